@@ -1,0 +1,74 @@
+"""Reading pickles of arrays without running any code that they carry."""
+
+import pickle
+
+import numpy as np
+
+
+def _empty_array(subtype, shape, typecode):
+    """What `numpy.core.multiarray._reconstruct` does for a pickled array, and nothing more."""
+    if subtype is not np.ndarray or tuple(shape) != (0,):
+        raise pickle.UnpicklingError(f"an array that starts as {subtype} of shape {shape}")
+    return np.ndarray((0,), dtype=np.int8)
+
+
+def _encode(text, encoding="latin1"):
+    """Python 3 pickles bytes for protocol 2 as `_codecs.encode(text, "latin1")`."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes encoded as {encoding!r}")
+    return text.encode("latin1")
+
+
+ARRAY_GLOBALS = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+    ("_codecs", "encode"): _encode,
+}
+
+
+class Unpickler(pickle.Unpickler):
+    """An unpickler that knows the globals it is given and refuses every other by its name.
+
+    Args:
+        file: A binary file, positioned at the pickle.
+        allowed: Dictionary `(module, name) -> object`. Defaults to what arrays need.
+        **kwargs: `encoding` and `errors` of `pickle.Unpickler`.
+
+    Raises:
+        pickle.UnpicklingError: From `load()`, on any global that is not in `allowed`.
+    """
+
+    def __init__(self, file, allowed=None, **kwargs):
+        super().__init__(file, **kwargs)
+        self._allowed = ARRAY_GLOBALS if allowed is None else allowed
+
+    def find_class(self, module, name):
+        try:
+            return self._allowed[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f"it imports {module}.{name}, which a file of arrays does not need"
+            ) from None
+
+
+def load(file, encoding="ASCII"):
+    """Returns what the pickle in `file` holds: arrays, numbers, text, and containers of them.
+
+    Args:
+        file: A binary file, positioned at the pickle.
+        encoding: How text of a Python 2 pickle is decoded; `"latin1"` or `"bytes"` for its arrays.
+
+    Raises:
+        ValueError: If the file is not a whole pickle, or imports anything but arrays; the
+            message names what it tried to import.
+    """
+    try:
+        return Unpickler(file, encoding=encoding).load()
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"Not a pickle of arrays: {error or 'the file ends too early'}") from None
+    except Exception as error:  # a damaged pickle raises whatever its opcodes run into
+        raise ValueError(
+            f"Not a pickle of arrays: {type(error).__name__} while reading it ({error})"
+        ) from None

@@ -1,0 +1,1 @@
+"""The application that trains: recipe → data → fit → evaluate → run folder."""
