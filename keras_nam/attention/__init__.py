@@ -1,0 +1,32 @@
+"""Attention by name: one file a mechanism, one row here."""
+
+from functools import partial
+from typing import NamedTuple
+
+from keras_nam.attention.bam import BAM
+from keras_nam.attention.cbam import CBAM
+from keras_nam.attention.eca import ECA
+from keras_nam.attention.nam import NAM, NAMChannelAttention, NAMSpatialAttention
+from keras_nam.attention.squeeze_excite import SqueezeExcite
+
+
+class Attention(NamedTuple):
+    """A row of the table: what makes the layer, and where it stands in a network.
+
+    `place` is `"block"`: after a block's last normalization, before the residual sum; or
+    `"stage"`: after a stage that is followed by a strided one.
+    """
+
+    layer: type
+    place: str = "block"
+
+
+ATTENTIONS = {
+    "nam": Attention(NAMChannelAttention),
+    "nam_spatial": Attention(NAMSpatialAttention),
+    "nam_full": Attention(partial(NAM, channel=True, spatial=True)),
+    "se": Attention(SqueezeExcite),
+    "cbam": Attention(CBAM),
+    "bam": Attention(BAM, place="stage"),
+    "eca": Attention(ECA),
+}

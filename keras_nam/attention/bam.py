@@ -1,0 +1,107 @@
+"""BAM: bottleneck attention module."""
+
+import keras
+from keras import ops
+
+from keras_nam.attention.base import ImageAttention
+from keras_nam.normalization import BatchNormalization
+
+
+@keras.saving.register_keras_serializable(package="keras_nam")
+class BAM(ImageAttention):
+    """Bottleneck attention: a channel and a spatial branch, which weigh the images together.
+
+    `y = x * (1 + sigmoid(channel(x) * spatial(x)))`
+
+    with `channel(x) = fc(relu(BN(fc(mean(x)))))`, [N, C], and `spatial(x)` a 1x1 convolution to
+    `channels // reduction`, two dilated 3x3 ones, each followed by a normalization and a relu,
+    and a 1x1 one to a single map, [N, H, W].
+
+    The paper adds the branches; the authors' code, and the official NAM repository, multiply
+    them. This layer does as the code does.
+
+    Args:
+        reduction: Integer, the branches have `channels // reduction` units, at least 1.
+        dilation: Integer, that of the 3x3 convolutions.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to Keras' setting.
+        **kwargs: Base layer keyword arguments (`name`, `dtype`).
+
+    Call arguments:
+        inputs: Tensor of shape [N, H, W, C], or [N, C, H, W] for `"channels_first"`.
+        training: Whether the batch's own statistics are used, and the moving ones updated.
+
+    Returns:
+        A tensor of the shape of the inputs.
+
+    Raises:
+        ValueError: If the inputs are not of rank 4, or their number of channels is not defined.
+
+    Reference:
+
+    - [Park et al., 2018](https://arxiv.org/abs/1807.06514)
+    """
+
+    def __init__(self, reduction=16, dilation=4, data_format=None, **kwargs):
+        super().__init__(data_format=data_format, **kwargs)
+        self.reduction = reduction
+        self.dilation = dilation
+
+    def build_gates(self, channels):
+        hidden = max(1, channels // self.reduction)
+        self.channel_branch = [
+            self._dense("channel_fc1", hidden),
+            self._normalization("channel_bn", axis=-1),
+            self._relu(),
+            self._dense("channel_fc2", channels),
+        ]
+        self.spatial_branch = [
+            self._conv("spatial_reduce_conv", hidden, 1),
+            self._normalization("spatial_reduce_bn", self.channels_axis),
+            self._relu(),
+            self._conv("spatial_dilated1_conv", hidden, 3, self.dilation),
+            self._normalization("spatial_dilated1_bn", self.channels_axis),
+            self._relu(),
+            self._conv("spatial_dilated2_conv", hidden, 3, self.dilation),
+            self._normalization("spatial_dilated2_bn", self.channels_axis),
+            self._relu(),
+            self._conv("spatial_conv", 1, 1),
+        ]
+        images = [None] * 4
+        images[self.channels_axis] = channels
+        for branch, shape in ((self.channel_branch, (None, channels)), (self.spatial_branch, images)):
+            for layer in branch:
+                layer.build(shape)
+                shape = layer.compute_output_shape(tuple(shape))
+
+    def _dense(self, name, units):
+        return keras.layers.Dense(units, dtype=self.dtype_policy, name=name)
+
+    def _relu(self):
+        return keras.layers.ReLU(dtype=self.dtype_policy)
+
+    def _normalization(self, name, axis):
+        return BatchNormalization(
+            axis=axis, momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy, name=name
+        )
+
+    def _conv(self, name, filters, kernel_size, dilation=1):
+        return keras.layers.Conv2D(
+            filters,
+            kernel_size,
+            padding="same",
+            dilation_rate=dilation,
+            data_format=self.data_format,
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def call(self, inputs, training=None):
+        channel, spatial = self.mean_over_positions(inputs), inputs
+        for layer in self.channel_branch:
+            channel = layer(channel)
+        for layer in self.spatial_branch:
+            spatial = layer(spatial)
+        return inputs * (1 + ops.sigmoid(self.over_positions(channel) * spatial))
+
+    def get_config(self):
+        return {**super().get_config(), "reduction": self.reduction, "dilation": self.dilation}

@@ -1,0 +1,85 @@
+"""What the attention layers share: the shapes they accept, and pooling over positions."""
+
+import keras
+from keras import ops
+
+
+def channel_axis(data_format=None):
+    """Returns the channels' axis, -1 or 1, of a data format (`None`: Keras' setting)."""
+    data_format = keras.config.image_data_format() if data_format is None else data_format
+    axes = {"channels_last": -1, "channels_first": 1}
+    if data_format not in axes:
+        raise ValueError(
+            f"The `data_format` must be one of {list(axes)}. Received: data_format={data_format}"
+        )
+    return axes[data_format]
+
+
+def positions(input_shape, channels):
+    """Returns (H, W) of an input shape whose channels are on the given axis."""
+    return tuple(input_shape[1:3] if channels in (-1, 3) else input_shape[2:4])
+
+
+def check_images(layer, input_shape, channels, positions=False):
+    """Raises a ValueError unless the inputs are images with a known number of channels.
+
+    Args:
+        layer: The layer that asks; its name stands in the message.
+        input_shape: Tuple, `None` where a dimension is not known.
+        channels: The channels' axis.
+        positions: Whether the height and width must be known too.
+    """
+    name = layer.__class__.__name__
+    if len(input_shape) != 4:
+        raise ValueError(
+            f"{name} expects inputs of rank 4, images [N, H, W, C] or [N, C, H, W]. "
+            f"Received: input_shape={tuple(input_shape)}"
+        )
+    if input_shape[channels] is None:
+        raise ValueError(
+            f"The channel dimension (axis {channels}) of the inputs to {name} must be defined. "
+            f"Received: input_shape={tuple(input_shape)}"
+        )
+    if positions and None in input_shape[1:]:
+        raise ValueError(
+            f"The height and width of the inputs to {name} must be defined, it has a weight for "
+            f"each position. Received: input_shape={tuple(input_shape)}"
+        )
+
+
+class ImageAttention(keras.layers.Layer):
+    """Base of the layers that weigh images with a small network of their own.
+
+    A subclass creates its inner layers in `build_gates(channels)`, and weighs in `call`.
+
+    Args:
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to Keras' setting.
+        **kwargs: Base layer keyword arguments (`name`, `dtype`).
+    """
+
+    def __init__(self, data_format=None, **kwargs):
+        super().__init__(**kwargs)
+        self.data_format = keras.config.image_data_format() if data_format is None else data_format
+        self.channels_axis = channel_axis(self.data_format)
+        self.positions_axes = (1, 2) if self.channels_axis == -1 else (2, 3)
+
+    def build(self, input_shape):
+        check_images(self, input_shape, channels=self.channels_axis)
+        self.input_spec = keras.InputSpec(
+            ndim=4, axes={self.channels_axis: input_shape[self.channels_axis]}
+        )
+        self.build_gates(input_shape[self.channels_axis])
+
+    def mean_over_positions(self, inputs):
+        """Returns the mean of each channel, [N, C]."""
+        return ops.mean(inputs, axis=self.positions_axes)
+
+    def over_positions(self, vectors):
+        """Returns vectors [N, C] in a shape that broadcasts against the images."""
+        return ops.expand_dims(vectors, self.positions_axes)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "data_format": self.data_format}

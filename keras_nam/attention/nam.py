@@ -1,0 +1,250 @@
+"""NAM: attention whose weights are the scales of a batch normalization."""
+
+import keras
+from keras import ops
+
+from keras_nam.attention.base import channel_axis, check_images, positions
+from keras_nam.normalization import BatchNormalization
+
+
+class NormalizationGate(BatchNormalization):
+    """`y = x * sigmoid(w * BN(x))` along the normalized axis, `w = |gamma| / sum(|gamma|)`.
+
+    Since `w` holds one number for each gamma, `w * BN(x; gamma, beta)` is
+    `BN(x; gamma * w, beta * w)`: a single normalization, with another scale and offset.
+    """
+
+    def __init__(self, momentum=0.9, epsilon=1e-5, gate_gradient=True, **kwargs):
+        super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
+        if not self.scale or self.renorm:
+            raise ValueError(
+                "The gate is made of the normalization's own gamma: it needs `scale=True` and "
+                f"`renorm=False`. Received: scale={self.scale}, renorm={self.renorm}"
+            )
+        self.gate_gradient = gate_gradient
+        self.supports_masking = False
+
+    @property
+    def gate_weights(self):
+        """The weights `|gamma| / sum(|gamma|)`, a tensor of gamma's shape; 0 if every gamma is."""
+        magnitude = ops.abs(ops.convert_to_tensor(self.gamma))
+        total = ops.sum(magnitude)
+        # Where every gamma is 0, 0/1: a small number instead would overflow in the gradient.
+        return magnitude / ops.where(total > 0, total, ops.ones_like(total))
+
+    def call(self, inputs, training=None):
+        # w is about 1/C, so the gate is 0.5 plus what float16 cannot hold: float32 throughout.
+        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        weights = self.gate_weights
+        if not self.gate_gradient:
+            weights = ops.stop_gradient(weights)
+        gamma = self.gamma * weights
+        beta = None if self.beta is None else self.beta * weights
+        outputs = x * ops.sigmoid(self._normalize(x, gamma, beta, training))
+        return ops.cast(outputs, self.compute_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "gate_gradient": self.gate_gradient}
+
+
+@keras.saving.register_keras_serializable(package="keras_nam")
+class NAMChannelAttention(NormalizationGate):
+    """Channel attention by normalization.
+
+    `y = x * sigmoid(w * BN(x))`, `w = |gamma| / sum(|gamma|)`
+
+    where `gamma` is the scale of that batch normalization: a channel that varies much has a large
+    scale, and weighs more. It has two parameters a channel, those of the normalization. The gate
+    is computed in float32 under every dtype policy.
+
+    Args:
+        axis: Integer, the axis of the channels. Defaults to that of `data_format`.
+        momentum: Momentum of the moving statistics.
+        epsilon: Added to the variance.
+        gate_gradient: Whether the gradient flows through `w`, as in the Paddle port, or stops
+            there, as in the official PyTorch code.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to Keras' setting.
+        **kwargs: Those of `BatchNormalization`. `gamma_regularizer=keras.regularizers.L1(s)` is
+            the sparsity penalty of the paper's equation 4.
+
+    Call arguments:
+        inputs: Tensor of shape [N, H, W, C], or [N, C, H, W] for `axis=1`.
+        training: Whether the batch's own statistics are used, and the moving ones updated.
+
+    Returns:
+        A tensor of the shape of the inputs.
+
+    Raises:
+        ValueError: If the inputs are not of rank 4, or their number of channels is not defined.
+
+    Reference:
+
+    - [Liu et al., 2021, NAM: Normalization-based Attention Module](https://arxiv.org/abs/2111.12419)
+    """
+
+    def __init__(
+        self, axis=None, momentum=0.9, epsilon=1e-5, gate_gradient=True, data_format=None, **kwargs
+    ):
+        if axis is None:
+            axis = channel_axis(data_format)
+        super().__init__(
+            axis=axis, momentum=momentum, epsilon=epsilon, gate_gradient=gate_gradient, **kwargs
+        )
+
+    def build(self, input_shape):
+        check_images(self, input_shape, channels=self.axis)
+        super().build(input_shape)
+
+
+@keras.saving.register_keras_serializable(package="keras_nam")
+class NAMSpatialAttention(NormalizationGate):
+    """Spatial attention by normalization: the channel attention's formula over H·W positions.
+
+    `y = x * sigmoid(w * BN(x))`, `w = |gamma| / sum(|gamma|)`
+
+    The normalization has a scale and an offset for each position, and its statistics are those
+    over the batch and the channels; so the height and width of the inputs are fixed once built.
+
+    Args:
+        momentum: Momentum of the moving statistics.
+        epsilon: Added to the variance.
+        gate_gradient: Whether the gradient flows through `w`.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to Keras' setting.
+        **kwargs: Those of `BatchNormalization`, without `axis`.
+
+    Call arguments:
+        inputs: Tensor of shape [N, H, W, C], or [N, C, H, W] for `"channels_first"`.
+        training: Whether the batch's own statistics are used, and the moving ones updated.
+
+    Returns:
+        A tensor of the shape of the inputs.
+
+    Raises:
+        ValueError: If the inputs are not of rank 4, or any of H, W and C is not defined.
+
+    Reference:
+
+    - [Liu et al., 2021, NAM: Normalization-based Attention Module](https://arxiv.org/abs/2111.12419)
+    """
+
+    def __init__(
+        self, momentum=0.9, epsilon=1e-5, gate_gradient=True, data_format=None, **kwargs
+    ):
+        super().__init__(
+            axis=-1, momentum=momentum, epsilon=epsilon, gate_gradient=gate_gradient, **kwargs
+        )
+        self.data_format = keras.config.image_data_format() if data_format is None else data_format
+        self._channels = channel_axis(self.data_format)
+
+    def build(self, input_shape):
+        check_images(self, input_shape, channels=self._channels, positions=True)
+        height, width = positions(input_shape, self._channels)
+        super().build((None, input_shape[self._channels], 1, height * width))
+        self.input_spec = keras.InputSpec(shape=(None, *input_shape[1:]))
+
+    def call(self, inputs, training=None):
+        # The positions become the last axis, where the fused normalization works.
+        channels_last = self._channels == -1
+        channels = inputs.shape[self._channels]
+        x = ops.transpose(inputs, (0, 3, 1, 2)) if channels_last else inputs
+        height, width = x.shape[2:]
+        x = ops.reshape(x, (-1, channels, 1, height * width))
+        x = super().call(x, training=training)
+        x = ops.reshape(x, (-1, channels, height, width))
+        return ops.transpose(x, (0, 2, 3, 1)) if channels_last else x
+
+    def get_config(self):
+        config = super().get_config()
+        del config["axis"]
+        return {**config, "data_format": self.data_format}
+
+
+@keras.saving.register_keras_serializable(package="keras_nam")
+class NAM(keras.layers.Layer):
+    """NAM: channel attention, then spatial attention, each optional.
+
+    Args:
+        channel: Whether there is a `NAMChannelAttention`.
+        spatial: Whether there is a `NAMSpatialAttention`. The official code and its ports train
+            without it.
+        momentum: Momentum of the moving statistics.
+        epsilon: Added to the variances.
+        gate_gradient: Whether the gradient flows through the gates' weights.
+        gamma_regularizer: Regularizer of the gammas: `keras.regularizers.L1(s)` is equation 4.
+        data_format: `"channels_last"` or `"channels_first"`. Defaults to Keras' setting.
+        **kwargs: Base layer keyword arguments (`name`, `dtype`).
+
+    Call arguments:
+        inputs: Tensor of shape [N, H, W, C], or [N, C, H, W] for `"channels_first"`.
+        training: Whether the batch's own statistics are used, and the moving ones updated.
+
+    Returns:
+        A tensor of the shape of the inputs.
+
+    Raises:
+        ValueError: If neither is asked for, or as the two layers raise it.
+
+    Reference:
+
+    - [Liu et al., 2021, NAM: Normalization-based Attention Module](https://arxiv.org/abs/2111.12419)
+    """
+
+    def __init__(
+        self,
+        channel=True,
+        spatial=False,
+        momentum=0.9,
+        epsilon=1e-5,
+        gate_gradient=True,
+        gamma_regularizer=None,
+        data_format=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not (channel or spatial):
+            raise ValueError(
+                "NAM needs `channel=True`, `spatial=True` or both. "
+                f"Received: channel={channel}, spatial={spatial}"
+            )
+        self.channel = channel
+        self.spatial = spatial
+        self.options = {
+            "momentum": momentum,
+            "epsilon": epsilon,
+            "gate_gradient": gate_gradient,
+            "gamma_regularizer": keras.regularizers.get(gamma_regularizer),
+            "data_format": data_format,
+        }
+        options = {**self.options, "dtype": self.dtype_policy}
+        self.gates = {}
+        if channel:
+            self.gates["channel"] = NAMChannelAttention(**options, name="channel")
+        if spatial:
+            self.gates["spatial"] = NAMSpatialAttention(**options, name="spatial")
+
+    @property
+    def gate_weights(self):
+        """Dictionary `"channel"`, `"spatial"` -> the weights `|gamma| / sum(|gamma|)` of each."""
+        return {name: gate.gate_weights for name, gate in self.gates.items()}
+
+    def build(self, input_shape):
+        for gate in self.gates.values():
+            gate.build(input_shape)
+
+    def call(self, inputs, training=None):
+        for gate in self.gates.values():
+            inputs = gate(inputs, training=training)
+        return inputs
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        regularizer = keras.regularizers.serialize(self.options["gamma_regularizer"])
+        return {
+            **super().get_config(),
+            "channel": self.channel,
+            "spatial": self.spatial,
+            **self.options,
+            "gamma_regularizer": regularizer,
+        }
