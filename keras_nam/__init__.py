@@ -1,6 +1,13 @@
 """NAM, normalization-based attention, for Keras 3."""
 
-from keras_nam.attention import BAM, CBAM, ECA, NAM, NAMChannelAttention, NAMSpatialAttention
-from keras_nam.attention import SqueezeExcite
+from keras_nam.attention import (
+    BAM,
+    CBAM,
+    ECA,
+    NAM,
+    NAMChannelAttention,
+    NAMSpatialAttention,
+    SqueezeExcite,
+)
 from keras_nam.models import create_model, list_archs
 from keras_nam.normalization import BatchNormalization

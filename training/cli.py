@@ -1,6 +1,10 @@
 """What every command line of the project shares: its exit statuses and its one-line errors."""
 
+import os
 import sys
+
+# TensorFlow logs what it does not find; its own errors arrive as exceptions.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 class InputError(Exception):

@@ -68,7 +68,10 @@ class BAM(ImageAttention):
         ]
         images = [None] * 4
         images[self.channels_axis] = channels
-        for branch, shape in ((self.channel_branch, (None, channels)), (self.spatial_branch, images)):
+        for branch, shape in (
+            (self.channel_branch, (None, channels)),
+            (self.spatial_branch, images),
+        ):
             for layer in branch:
                 layer.build(shape)
                 shape = layer.compute_output_shape(tuple(shape))

@@ -127,9 +127,7 @@ class NAMSpatialAttention(NormalizationGate):
     - [Liu et al., 2021, NAM: Normalization-based Attention Module](https://arxiv.org/abs/2111.12419)
     """
 
-    def __init__(
-        self, momentum=0.9, epsilon=1e-5, gate_gradient=True, data_format=None, **kwargs
-    ):
+    def __init__(self, momentum=0.9, epsilon=1e-5, gate_gradient=True, data_format=None, **kwargs):
         super().__init__(
             axis=-1, momentum=momentum, epsilon=epsilon, gate_gradient=gate_gradient, **kwargs
         )

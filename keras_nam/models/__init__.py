@@ -54,9 +54,7 @@ def parse_arch(arch):
     return backbone, int(width or BACKBONES[backbone].width), attention
 
 
-def create_model(
-    arch, num_classes=100, input_shape=(32, 32, 3), stem="cifar", **attention_options
-):
+def create_model(arch, num_classes=100, input_shape=(32, 32, 3), stem="cifar", **attention_options):
     """Creates a network by name.
 
     Args:

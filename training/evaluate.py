@@ -1,0 +1,39 @@
+"""Evaluates a run, or a .keras file, on the test set: accuracy by class, confusions, mistakes."""
+
+import argparse
+
+from training import cli
+
+
+def parser():
+    """Returns the parser; it needs no heavy import."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "run", nargs="?", help="run folder or .keras file (default: the newest finished run)"
+    )
+    parser.add_argument(
+        "--split", default="test", help="test or validation, the run's own (default: %(default)s)"
+    )
+    parser.add_argument("--data-dir", help="as for train.py")
+    parser.add_argument(
+        "--recipe", default="paddle", help="whose mean and std a .keras file takes without a run"
+    )
+    parser.add_argument(
+        "--dataset",
+        default="cifar100",
+        help="for a .keras file without a run (default: %(default)s)",
+    )
+    return parser
+
+
+def main(argv=None):
+    """Parses, evaluates and prints."""
+    args = parser().parse_args(argv)
+
+    from training.report import report
+
+    report(args.run, args.split, args.data_dir, args.recipe, args.dataset)
+
+
+if __name__ == "__main__":
+    cli.run(main)

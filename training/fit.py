@@ -1,0 +1,274 @@
+"""From a recipe to a finished run folder."""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import keras_nam
+from keras_nam.models import parse_arch
+from training import augment, callbacks, data, runs, saved_model, schedules
+from training.cli import InputError
+from training.evaluation import evaluate
+from training.optimizers import SGD
+from training.recipes import nearest
+
+PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+STRATEGIES = ("auto", "none", "mirrored")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A training: what is trained, on what, how, and where its run folder is."""
+
+    arch: str
+    recipe_name: str
+    recipe: object
+    dataset: str = "cifar100"
+    data_dir: str | None = None
+    validation_split: float = 0.0
+    steps_per_epoch: int | None = None
+    precision: str = "auto"
+    strategy: str = "auto"
+    seed: int = 0
+    stem: str = "cifar"
+    run_dir: str | None = None
+    resume: bool = False
+    quiet: bool = False
+
+    @property
+    def folder(self):
+        """The run folder."""
+        name = f"{self.arch}-{self.recipe_name}-s{self.seed}"
+        return Path(self.run_dir) if self.run_dir else Path(runs.ROOT) / name
+
+
+def train(job, say=print):
+    """Trains, evaluates on the test set and leaves the run folder.
+
+    Args:
+        job: A `Job`.
+        say: Function of a line for a person.
+
+    Returns:
+        The result, what `result.json` holds.
+
+    Raises:
+        InputError: On settings that do not fit; nothing has been written then.
+        Failure: If the loss is not finite.
+    """
+    check_arch(job.arch)
+    if runs.is_finished(job.folder) and job.resume:
+        say(f"{job.folder} is finished already.")
+        return runs.read_json(job.folder / "result.json")
+    keras.utils.set_random_seed(job.seed)
+    recipe = job.recipe
+    dataset = data.load(job.dataset, job.data_dir, job.validation_split, job.seed)
+    whole_epoch = data.steps_per_epoch(dataset.train, recipe.batch_size)
+    steps = min(job.steps_per_epoch or whole_epoch, whole_epoch)
+    strategy = make_strategy(job.strategy, recipe.batch_size, say)
+    precision = choose_precision(job.precision, say)
+    folder = runs.start(job.folder, configuration(job, dataset, steps, precision), job.resume)
+    say(f"{dataset.source}: {len(dataset.train)} training images, {dataset.held_out_name} held out")
+
+    with strategy.scope():
+        model, epochs_done, warnings = callbacks.load_newest_checkpoint(folder)
+        if model is None:
+            model = compiled_model(job, dataset, steps, precision)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    say(
+        f"{job.arch}: {model.count_params():,} parameters, {precision}, "
+        f"epochs {epochs_done + 1}–{recipe.epochs} of {steps} steps, into {folder}"
+    )
+    rows = fit(job, model, dataset, steps, epochs_done, folder, say)
+
+    if job.validation_split:
+        model = keras.saving.load_model(folder / "best.keras")
+    return finish(job, model, dataset, rows, folder, say)
+
+
+def configuration(job, dataset, steps, precision):
+    """Returns what `config.json` holds: every resolved setting, and where it ran."""
+    return {
+        "arch": job.arch,
+        "recipe": job.recipe_name,
+        "recipe_settings": dataclasses.asdict(job.recipe),
+        "stem": job.stem,
+        "seed": job.seed,
+        "dataset": job.dataset,
+        "classes": len(dataset.class_names),
+        "training_images": len(dataset.train),
+        "validation_split": job.validation_split,
+        "held_out": dataset.held_out_name,
+        "steps_per_epoch": steps,
+        "precision": precision,
+        "strategy": job.strategy,
+        "environment": {"data": dataset.source, **runs.environment()},
+    }
+
+
+def check_arch(arch):
+    """Raises an InputError for an arch that is not in the table."""
+    try:
+        parse_arch(arch)
+    except ValueError as error:
+        raise InputError(f"--arch {arch}: {error}") from None
+
+
+def choose_precision(asked, say):
+    """Returns the dtype policy: `auto` is float16 on a GPU with tensor cores, else float32."""
+    if asked not in PRECISIONS:
+        raise InputError(
+            f"Unknown precision {asked!r}; there are {', '.join(PRECISIONS)}. "
+            f"Did you mean {nearest(asked, PRECISIONS)!r}?"
+        )
+    gpus = tf.config.list_physical_devices("GPU")
+    if asked == "mixed_float16" and not gpus:
+        say("warning: --precision mixed_float16 without a GPU is slower than float32.")
+    if asked != "auto":
+        return asked
+    capabilities = [
+        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+        for gpu in gpus
+    ]
+    return "mixed_float16" if gpus and min(capabilities) >= (7, 0) else "float32"
+
+
+def make_strategy(asked, batch_size, say):
+    """Returns the `tf.distribute` strategy: `auto` mirrors over the GPUs if there are several."""
+    if asked not in STRATEGIES:
+        raise InputError(
+            f"Unknown strategy {asked!r}; there are {', '.join(STRATEGIES)}. "
+            f"Did you mean {nearest(asked, STRATEGIES)!r}?"
+        )
+    several = len(tf.config.list_logical_devices("GPU")) > 1
+    if asked == "none" or (asked == "auto" and not several):
+        return tf.distribute.get_strategy()
+    devices = None if several else tf.config.list_logical_devices("CPU")
+    strategy = tf.distribute.MirroredStrategy(devices and [device.name for device in devices])
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise InputError(
+            f"--batch-size {batch_size} does not divide over {replicas} devices; "
+            f"{batch_size // replicas * replicas or replicas} would."
+        )
+    say(f"mirrored over {replicas} device(s)")
+    return strategy
+
+
+def compiled_model(job, dataset, steps, precision):
+    """Returns the network, ready to fit."""
+    recipe = job.recipe
+    options = {}
+    if "nam" in (parse_arch(job.arch)[2] or ""):
+        penalty = keras.regularizers.L1(recipe.gamma_penalty) if recipe.gamma_penalty else None
+        options = {"gate_gradient": recipe.gate_gradient, "gamma_regularizer": penalty}
+    keras.config.set_dtype_policy(precision)
+    try:
+        model = keras_nam.create_model(
+            job.arch, num_classes=len(dataset.class_names), stem=job.stem, **options
+        )
+    finally:
+        keras.config.set_dtype_policy("float32")
+    optimizer = SGD(
+        schedules.from_recipe(recipe, steps),
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=recipe.nesterov,
+    )
+    if precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    model.compile(
+        optimizer,
+        keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=recipe.label_smoothing
+        ),
+        metrics=[
+            keras.metrics.CategoricalAccuracy(name="top1"),
+            keras.metrics.TopKCategoricalAccuracy(k=5, name="top5"),
+        ],
+        # On the CPU, XLA's convolutions are slower than oneDNN's.
+        jit_compile=bool(tf.config.list_physical_devices("GPU")),
+    )
+    return model
+
+
+def fit(job, model, dataset, steps, epochs_done, folder, say):
+    """Trains the epochs that are left; returns the history's rows."""
+    recipe = job.recipe
+    classes = len(dataset.class_names)
+    stream = data.training_stream(
+        dataset.train,
+        recipe.batch_size,
+        recipe.mean,
+        recipe.std,
+        augment=augment.compose(recipe.augment),
+        seed=job.seed,
+        first_epoch=epochs_done,
+        steps=steps,
+    )
+    held_out = data.evaluation_stream(dataset.held_out, recipe.batch_size, recipe.mean, recipe.std)
+    rows = [row for row in runs.read_history(folder / "history.csv") if row["epoch"] <= epochs_done]
+    grid = data.preview(dataset.train, augment.compose(recipe.augment), job.seed)
+    tensorboard = folder / "tensorboard"
+    model.fit(
+        stream.map(lambda images, labels: (images, tf.one_hot(labels, classes))),
+        validation_data=held_out.map(lambda images, labels: (images, tf.one_hot(labels, classes))),
+        initial_epoch=epochs_done,
+        epochs=recipe.epochs,
+        steps_per_epoch=steps,
+        shuffle=False,  # the stream is shuffled already
+        verbose=2 if job.quiet else 1,
+        callbacks=[
+            callbacks.StopOnNaN(),
+            callbacks.TimeEstimate(steps, recipe.epochs - epochs_done, say),
+            callbacks.History(folder, rows, images_per_epoch=steps * recipe.batch_size),
+            callbacks.Checkpoint(folder, rows, choose_best=dataset.validation is not None),
+            callbacks.TensorBoardExtras(tensorboard, grid),
+            keras.callbacks.TensorBoard(tensorboard, write_graph=False),
+        ],
+    )
+    return rows
+
+
+def finish(job, model, dataset, rows, folder, say):
+    """Evaluates on the test set, writes the SavedModel and, last of all, `result.json`."""
+    recipe = job.recipe
+    started = time.perf_counter()
+    test = data.evaluation_stream(dataset.test, recipe.batch_size, recipe.mean, recipe.std)
+    scores = evaluate(model, test)
+    saved_model.save(
+        in_float32(model), folder / "saved_model", dataset.class_names, recipe.mean, recipe.std
+    )
+    result = {
+        "arch": job.arch,
+        "split": f"test ({len(dataset.test)} images)",
+        "weights": "best.keras",
+        **{key: round(scores[key], 6) for key in ("loss", "top1", "top5")},
+        "parameters": model.count_params(),
+        "epochs": rows[-1]["epoch"],
+        "minutes": round(sum(row["seconds"] for row in rows) / 60, 2),
+        "data": dataset.source,
+    }
+    runs.write_json(folder / "result.json", result)
+    say(
+        f"test top-1 {scores['top1']:.2%}, top-5 {scores['top5']:.2%}, loss {scores['loss']:.4f} "
+        f"({time.perf_counter() - started:.0f} s to evaluate and save)"
+    )
+    return result
+
+
+def in_float32(model):
+    """Returns a float32 copy of a model of any dtype policy, which it shares no variable with."""
+
+    def float32_layer(layer):
+        config = layer.get_config()
+        return layer.__class__.from_config({**config, "dtype": "float32"})
+
+    copy = keras.models.clone_model(model, clone_function=float32_layer)
+    copy.set_weights([np.asarray(weight) for weight in model.get_weights()])
+    return copy

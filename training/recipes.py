@@ -1,0 +1,142 @@
+"""Recipes: every setting of a training by one name. Each field is also a command-line option."""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+
+from training.cli import InputError
+
+
+def _setting(default, text):
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a training, all but the network, the data set and the machine."""
+
+    epochs: int = _setting(90, "passes over the training images")
+    batch_size: int = _setting(256, "images a step, over all devices")
+    learning_rate: float = _setting(0.01, "the schedule's peak")
+    schedule: str = _setting("warmup_cosine", "warmup_cosine, step_decay or one_cycle")
+    warmup_steps: int = _setting(2000, "steps of linear warm-up (warmup_cosine)")
+    warmup_fraction: float = _setting(0.25, "share of the steps up to the peak (one_cycle)")
+    milestones: tuple[int, ...] = _setting((60, 120, 160), "epochs of the decays (step_decay)")
+    decay_factor: float = _setting(0.2, "factor of each decay (step_decay)")
+    momentum: float = _setting(0.9, "of the SGD")
+    nesterov: bool = _setting(False, "Nesterov's momentum")
+    weight_decay: float = _setting(5e-4, "coupled L2, on every trainable parameter")
+    label_smoothing: float = _setting(0.0, "share of the target spread over all classes")
+    gate_gradient: bool = _setting(True, "whether the gradient flows through NAM's weights")
+    gamma_penalty: float = _setting(0.0, "L1 on the gammas of the NAM layers (equation 4)")
+    augment: tuple = _setting(("random_crop", "random_flip"), "name[:option=value,…] …")
+    mean: tuple[float, ...] = _setting((0.5071, 0.4865, 0.4409), "of R, G, B in 0–1")
+    std: tuple[float, ...] = _setting((0.1942, 0.1918, 0.1958), "of R, G, B in 0–1")
+
+
+PADDLE = Recipe(
+    augment=(
+        "random_crop",
+        "random_brightness",
+        "random_contrast",
+        "random_flip",
+        "random_rotation",
+    ),
+)
+"""The reference article's (ResNet50-NAM reproduced in Paddle), the default.
+
+Command: python training/train.py --arch r50_nam
+Cost: 90 epochs; about 25 minutes each on 2 CPU cores (r50_nam), so one GPU is what it is for.
+"""
+
+OFFICIAL = Recipe(
+    epochs=200,
+    batch_size=128,
+    learning_rate=0.1,
+    schedule="step_decay",
+    gate_gradient=False,
+    gamma_penalty=1e-4,
+    mean=(0.49139968, 0.48215827, 0.44653124),
+    std=(0.24703233, 0.24348505, 0.26158768),
+)
+"""The official PyTorch code's (github.com/Christian-lyc/NAM, train_cifar100.py).
+
+There the penalty did nothing under DataParallel, which hides the layers that it looked for.
+Mean and deviation are those of CIFAR-10, as there.
+
+Command: python training/train.py --arch r50_nam --recipe official
+Cost: 200 epochs, twice the default's images; one GPU.
+"""
+
+FAST = Recipe(
+    epochs=20,
+    batch_size=256,
+    learning_rate=0.4,
+    schedule="one_cycle",
+    nesterov=True,
+    label_smoothing=0.1,
+    augment=("random_crop:mode=reflect", "random_flip"),
+    std=(0.2673, 0.2564, 0.2762),
+)
+"""Ours, for a CPU or a tight budget; tuned on a part of the training set, never on the test set.
+
+Command: python training/train.py --arch r18w16_nam --recipe fast
+Cost: see results/README.md for the minutes that were measured.
+"""
+
+RECIPES = {"paddle": PADDLE, "official": OFFICIAL, "fast": FAST}
+
+POSITIVE = ("epochs", "batch_size", "learning_rate", "decay_factor")
+NOT_NEGATIVE = ("warmup_steps", "momentum", "weight_decay", "gamma_penalty")
+SHARES = {"warmup_fraction": (0, 1), "label_smoothing": (0, 1)}
+
+
+def nearest(name, names):
+    """Returns the one of `names` that resembles `name` most."""
+    return difflib.get_close_matches(str(name), list(names), n=1, cutoff=0)[0]
+
+
+def get(name, **overrides):
+    """Returns a recipe with some of its settings changed; those of value `None` are not.
+
+    Raises:
+        InputError: If there is no such recipe, or a setting is out of its range.
+    """
+    if name not in RECIPES:
+        raise InputError(
+            f"Unknown recipe {name!r}; there are {', '.join(RECIPES)}. "
+            f"Did you mean {nearest(name, RECIPES)!r}?"
+        )
+    changes = {key: value for key, value in overrides.items() if value is not None}
+    recipe = dataclasses.replace(RECIPES[name], **changes)
+    check(recipe)
+    return recipe
+
+
+def check(recipe):
+    """Raises an InputError at the first setting that is out of its range."""
+    for key in POSITIVE:
+        if not getattr(recipe, key) > 0:
+            _refuse(recipe, key, "a number above 0")
+    for key in NOT_NEGATIVE:
+        if not getattr(recipe, key) >= 0:
+            _refuse(recipe, key, "0 or more")
+    for key, (low, high) in SHARES.items():
+        if not low <= getattr(recipe, key) < high:
+            _refuse(recipe, key, f"at least {low} and below {high}")
+    if recipe.schedule == "one_cycle" and recipe.warmup_fraction == 0:
+        _refuse(recipe, "warmup_fraction", "above 0 for the schedule one_cycle")
+    for key in ("mean", "std"):
+        if len(getattr(recipe, key)) != 3:
+            _refuse(recipe, key, "three numbers, of R, G and B")
+    if min(recipe.std) <= 0:
+        _refuse(recipe, "std", "three numbers above 0")
+    schedules = ("warmup_cosine", "step_decay", "one_cycle")
+    if recipe.schedule not in schedules:
+        expected = f"one of {', '.join(schedules)} (nearest: {nearest(recipe.schedule, schedules)})"
+        _refuse(recipe, "schedule", expected)
+
+
+def _refuse(recipe, key, expected):
+    option = "--" + key.replace("_", "-")
+    raise InputError(f"{option} {getattr(recipe, key)}: expected {expected}.")

@@ -1,0 +1,116 @@
+"""The report on a trained network: a table for a person, a picture of its mistakes."""
+
+import zipfile
+from pathlib import Path
+
+import keras
+from rich.console import Console
+from rich.table import Table
+
+import keras_nam  # noqa: F401 - registers the layers that a .keras file names
+from training import data, optimizers, plots, recipes, runs, schedules  # noqa: F401 - likewise
+from training.cli import InputError
+from training.evaluation import accuracy_by_class, evaluate, surest_mistakes, worst_confusions
+
+SHOWN = 10
+
+
+def report(run, split_name, data_dir, recipe_name, dataset_name):
+    """Evaluates and prints, and draws `mistakes.png` beside the model.
+
+    Args:
+        run: Path of a run folder or a `.keras` file; the newest finished run if `None`.
+        split_name: `"test"` or `"validation"`.
+        data_dir: Where the data set lies, or `None`.
+        recipe_name: Whose normalization is used where no run folder says it.
+        dataset_name: The data set where no run folder says it.
+
+    Returns:
+        The scores, as `evaluation.evaluate` gives them.
+    """
+    path = Path(run) if run else runs.newest_finished()
+    file = path / "best.keras" if path.is_dir() else path
+    config = _configuration(file, recipe_name, dataset_name)
+    dataset = data.load(config["dataset"], data_dir, config["validation_split"], config["seed"])
+    split = {"test": dataset.test, "validation": dataset.validation}.get(split_name)
+    if split is None:
+        raise InputError(
+            f"--split {split_name}: {path} has no such part; expected test, or validation for a "
+            "run with --validation-split."
+        )
+    model = load_model(file)
+    if model.output_shape[-1] != len(dataset.class_names):
+        raise InputError(
+            f"{file} has {model.output_shape[-1]} classes and {config['dataset']} "
+            f"{len(dataset.class_names)}; name its set with --dataset."
+        )
+    recipe = config["recipe_settings"]
+    stream = data.evaluation_stream(split, 256, recipe["mean"], recipe["std"])
+    scores = evaluate(model, stream)
+    _print(scores, file, f"{split_name}, {len(split)} images", dataset)
+    picture = file.parent / f"{'' if path.is_dir() else file.stem + '-'}mistakes.png"
+    _draw(scores, split, dataset.class_names, picture)
+    print(f"mistakes: {picture}")
+    return scores
+
+
+def load_model(file):
+    """Returns the model of a `.keras` file; InputError if it is not one."""
+    try:
+        return keras.saving.load_model(file, compile=False)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{file} is no model that can be loaded: {reason}") from None
+
+
+def _configuration(file, recipe_name, dataset_name):
+    """Returns the run's configuration, or that of the command line without a run."""
+    if not file.is_file():
+        raise InputError(f"{file} is missing; give a run folder or a .keras file.")
+    if (file.parent / "config.json").is_file():
+        return runs.read_json(file.parent / "config.json")
+    recipe = recipes.get(recipe_name)
+    settings = {"mean": recipe.mean, "std": recipe.std}
+    return {
+        "dataset": dataset_name,
+        "validation_split": 0.0,
+        "seed": 0,
+        "recipe_settings": settings,
+    }
+
+
+def _print(scores, file, split, dataset):
+    console = Console(highlight=False)
+    console.print(f"{file} on {split}: {dataset.source}")
+    console.print(
+        f"loss {scores['loss']:.4f}   top-1 {scores['top1']:.2%}   top-5 {scores['top5']:.2%}"
+    )
+    classes = accuracy_by_class(scores, dataset.class_names)
+    table = Table("worst classes", "top-1", "best classes", "top-1", "label", "taken for", "images")
+    confusions = worst_confusions(scores, dataset.class_names, SHOWN)
+    best = classes[::-1]
+    for i in range(min(SHOWN, len(classes))):
+        confusion = confusions[i] if i < len(confusions) else ("", "", "")
+        table.add_row(
+            classes[i][0],
+            f"{classes[i][1]:.0%}",
+            best[i][0],
+            f"{best[i][1]:.0%}",
+            *map(str, confusion),
+        )
+    console.print(table)
+
+
+def _draw(scores, split, class_names, path):
+    chosen = surest_mistakes(scores)
+    captions = [
+        f"{class_names[split.labels[i]]}\nnot {class_names[scores['predictions'][i]]} "
+        f"({scores['probabilities'][i].max():.0%})"
+        for i in chosen
+    ]
+    runs.write_atomically(
+        path,
+        lambda temporary: plots.image_grid(
+            split.images[chosen], captions, "the mistakes it was surest of", temporary
+        ),
+    )

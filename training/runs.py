@@ -1,0 +1,190 @@
+"""Run folders: what a training leaves, and how it is found again."""
+
+import csv
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from training.cli import InputError
+
+ROOT = "runs"
+HISTORY_COLUMNS = (
+    "epoch",
+    "loss",
+    "top1",
+    "top5",
+    "val_loss",
+    "val_top1",
+    "val_top5",
+    "learning_rate",
+    "seconds",
+    "images_per_second",
+)
+PACKAGES = ("keras-nam", "keras", "tensorflow", "numpy", "tensorflow-datasets")
+
+
+def write_atomically(path, write):
+    """Calls `write(temporary_path)`, then renames to `path`: there is no half-written file.
+
+    The temporary file keeps the suffix of `path`, since savers choose the format by it.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.writing{path.suffix}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, content):
+    """Writes JSON atomically, readable by a person."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_json(path):
+    """Returns a JSON file's content; InputError if it is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; is {Path(path).parent} a run folder?") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
+def write_history(path, rows):
+    """Writes `history.csv`: a row (a dictionary of `HISTORY_COLUMNS`) an epoch."""
+
+    def write(temporary):
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, HISTORY_COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_atomically(path, write)
+
+
+def read_history(path):
+    """Returns the rows of a `history.csv`, numbers as numbers; none if there is no file."""
+    if not Path(path).exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
+        for row in rows
+    ]
+
+
+def environment():
+    """Returns what a number of this run depends on beside its settings: versions and machine."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "machine": machine,
+        "git_revision": git_revision(),
+    }
+
+
+def git_revision():
+    """Returns the commit of the checkout, with `+changes` if files differ; `None` outside one."""
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def start(folder, config, resume):
+    """Creates a run folder, or opens an unfinished one to resume it.
+
+    Args:
+        folder: Path of the run folder.
+        config: Dictionary, every setting that the numbers depend on; what is under the key
+            `"environment"` may differ when a run is resumed.
+        resume: Whether an existing folder is continued.
+
+    Raises:
+        InputError: If the folder cannot be written, exists without `resume`, or was started with
+            other settings; the message says which.
+    """
+    folder = Path(folder)
+    path = folder / "config.json"
+    if path.exists():
+        differences = _differences(read_json(path), config)
+        if differences:
+            raise InputError(
+                f"{folder} was started with other settings: {'; '.join(differences)}. "
+                "Give those settings, or another --run-dir."
+            )
+        if not resume:
+            raise InputError(
+                f"{folder} exists. Continue it with --resume, or give another --run-dir."
+            )
+        return folder
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty and no run folder. Give another --run-dir.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, config)
+    except OSError as error:
+        raise InputError(
+            f"The run folder {folder} cannot be written ({error.strerror}). Give another --run-dir."
+        ) from None
+    return folder
+
+
+def _differences(old, new):
+    """Returns "key: old → new" for each setting, nested ones included, that is not the same."""
+    old, new = _flat(old), _flat(json.loads(json.dumps(new)))
+    return [
+        f"{key}: {old.get(key)} there, {new.get(key)} now"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(config):
+    settings = {key: value for key, value in config.items() if key != "environment"}
+    recipe = settings.pop("recipe_settings", {})
+    return {**settings, **recipe}
+
+
+def is_finished(folder):
+    """Whether a run has its result: `result.json` is what a training writes last."""
+    return (Path(folder) / "result.json").is_file()
+
+
+def newest_finished(root=ROOT):
+    """Returns the folder of the run that finished last.
+
+    Raises:
+        InputError: If no run under `root` has finished.
+    """
+    results = Path(root).glob("*/result.json") if Path(root).is_dir() else ()
+    newest = max(results, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        raise InputError(
+            f"No finished run under {root}/. Train one (python training/train.py), or name one."
+        )
+    return newest.parent
