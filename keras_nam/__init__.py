@@ -11,3 +11,4 @@ from keras_nam.attention import (
 )
 from keras_nam.models import create_model, list_archs
 from keras_nam.normalization import BatchNormalization
+from keras_nam.weights import load_weights, to_paddle_state_dict, to_torch_state_dict

@@ -5,9 +5,13 @@ import pickle
 import numpy as np
 
 
+# Stands for the class, which a pickle could otherwise call with a shape of its own choice.
+_NDARRAY = "numpy.ndarray"
+
+
 def _empty_array(subtype, shape, typecode):
     """What `numpy.core.multiarray._reconstruct` does for a pickled array, and nothing more."""
-    if subtype is not np.ndarray or tuple(shape) != (0,):
+    if subtype is not _NDARRAY or tuple(shape) != (0,):
         raise pickle.UnpicklingError(f"an array that starts as {subtype} of shape {shape}")
     return np.ndarray((0,), dtype=np.int8)
 
@@ -19,12 +23,18 @@ def _encode(text, encoding="latin1"):
     return text.encode("latin1")
 
 
+def _empty_bytes():
+    """Protocols up to 2 pickle `b""`, an empty array's content too, as `bytes()`."""
+    return b""
+
+
 ARRAY_GLOBALS = {
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): np.dtype,
     ("numpy.core.multiarray", "_reconstruct"): _empty_array,
     ("numpy._core.multiarray", "_reconstruct"): _empty_array,
     ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _empty_bytes,
 }
 
 
@@ -64,8 +74,17 @@ def load(file, encoding="ASCII"):
         ValueError: If the file is not a whole pickle, or imports anything but arrays; the
             message names what it tried to import.
     """
+    return run(Unpickler(file, encoding=encoding))
+
+
+def run(unpickler):
+    """Returns what an unpickler reads.
+
+    Raises:
+        ValueError: Whatever goes wrong, as `load` says it.
+    """
     try:
-        return Unpickler(file, encoding=encoding).load()
+        return unpickler.load()
     except (pickle.UnpicklingError, EOFError) as error:
         raise ValueError(f"Not a pickle of arrays: {error or 'the file ends too early'}") from None
     except Exception as error:  # a damaged pickle raises whatever its opcodes run into

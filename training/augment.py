@@ -3,9 +3,9 @@
 Each draws for every image by itself, from a stateless seed [2]: the same seed, the same draws.
 """
 
-import json
 import math
 from functools import partial
+from inspect import signature
 
 import tensorflow as tf
 
@@ -18,22 +18,19 @@ def random_crop(images, seed, padding=4, mode="constant"):
     batch, height, width, _ = images.shape
     padded = tf.pad(images, [[0, 0], [padding] * 2, [padding] * 2, [0, 0]], mode)
     offsets = tf.random.stateless_uniform([batch, 2], seed, 0, 2 * padding + 1, tf.int32)
-    rows = offsets[:, :1] + tf.range(height)
-    columns = offsets[:, 1:] + tf.range(width)
-    # One gather of pixels: faster than one of rows and one of columns.
-    index = rows[:, :, None] * padded.shape[2] + columns[:, None, :]
-    pixels = tf.reshape(padded, [batch, -1, images.shape[-1]])
-    return tf.gather(pixels, index, batch_dims=1)
+    return _pixels(padded, offsets[:, :1] + tf.range(height), offsets[:, 1:] + tf.range(width))
 
 
 def random_flip(images, seed):
     """Mirrors left and right with probability 0.5."""
-    flips = _uniform(images, seed) < 0.5
-    return tf.where(flips, images[:, :, ::-1], images)
+    _, height, width, _ = images.shape
+    flips = _uniform(images, seed)[:, :, 0, 0] < 0.5
+    columns = tf.where(flips, tf.range(width - 1, -1, -1), tf.range(width))
+    return _pixels(images, tf.range(height)[None], columns)
 
 
 def random_brightness(images, seed, amount=0.1, probability=0.5):
-    """Multiplies by a factor in 1 ± `amount` with the probability, as Paddle's adjust_brightness."""
+    """Multiplies by a factor in 1 ± `amount`, with the probability (Paddle's adjust_brightness)."""
     return _blend(images, tf.zeros_like(images[:, :1, :1]), seed, amount, probability)
 
 
@@ -47,7 +44,7 @@ def random_contrast(images, seed, amount=0.1, probability=0.5):
     return _blend(images, mean, seed, amount, probability)
 
 
-def random_rotation(images, seed, degrees=15):
+def random_rotation(images, seed, degrees=15.0):
     """Rotates about the centre by a uniform angle in ± `degrees`: nearest pixel, filled by 0."""
     batch, height, width, _ = images.shape
     angles = _uniform(images, seed, -math.radians(degrees), math.radians(degrees))[:, 0, 0, 0]
@@ -66,6 +63,14 @@ def random_rotation(images, seed, degrees=15):
     )
 
 
+def _pixels(images, rows, columns):
+    """Returns each image's pixels at its rows [B or 1, h] and columns [B, w]."""
+    batch, _, width, channels = images.shape
+    # One gather of pixels: faster than one of rows and one of columns, or than a reversal.
+    index = rows[:, :, None] * width + columns[:, None, :]
+    return tf.gather(tf.reshape(images, [batch, -1, channels]), index, batch_dims=1)
+
+
 def _uniform(images, seed, low=0.0, high=1.0):
     """Returns a draw for each image, [B, 1, 1, 1]."""
     return tf.random.stateless_uniform([images.shape[0], 1, 1, 1], seed, low, high)
@@ -74,7 +79,7 @@ def _uniform(images, seed, low=0.0, high=1.0):
 def _blend(images, other, seed, amount, probability):
     """Returns `other + factor * (images - other)` in 0–255 where the probability has it."""
     which, how_much = tf.unstack(tf.random.split(seed, 2))
-    factor = _uniform(images, how_much, 1 - amount, 1 + amount)
+    factor = _uniform(images, how_much, max(0.0, 1 - amount), 1 + amount)
     factor = tf.where(_uniform(images, which) < probability, factor, 1.0)
     return tf.clip_by_value(other + factor * (images - other), 0.0, 255.0)
 
@@ -101,21 +106,30 @@ def parse(text):
             f"Did you mean {nearest(name, AUGMENTATIONS)!r}?"
         )
     function = AUGMENTATIONS[name]
-    taken = function.__code__.co_varnames[2 : function.__code__.co_argcount]
-    pairs = dict(option.partition("=")[::2] for option in options.split(",") if option)
-    for key in pairs:
-        if key not in taken:
-            raise InputError(
-                f"--augment {text}: {name} has no option {key!r}; it has {list(taken)}."
+    kinds = {key: type(p.default) for key, p in list(signature(function).parameters.items())[2:]}
+    chosen = {}
+    for option in filter(None, options.split(",")):
+        key, _, value = option.partition("=")
+        if key not in kinds:
+            there_is = (
+                f"it has {', '.join(kinds)}. Did you mean {nearest(key, kinds)!r}?"
+                if kinds
+                else "it has none."
             )
-    return partial(function, **{key: _value(value) for key, value in pairs.items()})
-
-
-def _value(text):
+            raise InputError(f"--augment {text}: {name} has no option {key!r}; {there_is}")
+        try:
+            chosen[key] = kinds[key](value)
+        except ValueError:
+            raise InputError(
+                f"--augment {text}: {key} is {value!r}; expected a value like "
+                f"{signature(function).parameters[key].default}."
+            ) from None
+    function = partial(function, **chosen)
     try:
-        return json.loads(text)
-    except ValueError:
-        return text
+        function(tf.zeros([1, 32, 32, 3]), [0, 0])
+    except (ValueError, tf.errors.InvalidArgumentError) as error:
+        raise InputError(f"--augment {text} cannot be applied: {error}") from None
+    return function
 
 
 def compose(names):

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_nam.attention.nam import NormalizationGate
 from training import plots, runs
-from training.cli import Failure
+from training.cli import FailedError
 
 EPOCH_FILE = "training.json"
 
@@ -116,7 +116,7 @@ class StopOnNaN(keras.callbacks.Callback):
         if not np.isfinite(loss):
             step = int(np.asarray(self.model.optimizer.iterations))
             rate = float(np.asarray(self.model.optimizer.learning_rate))
-            raise Failure(
+            raise FailedError(
                 f"The loss became {loss} at step {step} (learning rate {rate:.4g}). "
                 "The checkpoint of the last whole epoch is kept; try a lower --learning-rate."
             )

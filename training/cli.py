@@ -11,18 +11,18 @@ class InputError(Exception):
     """Bad usage or bad input; the message says what was received, expected, and what to do."""
 
 
-class Failure(Exception):
+class FailedError(Exception):
     """The work was done and its result is bad: a diverged training, a failed verification."""
 
 
 def run(main):
     """Runs `main()` and exits: 0 done, 1 a bad result, 2 bad input, 130 interrupted.
 
-    An `InputError` or a `Failure` becomes one line on standard error, without a traceback.
+    An `InputError` or a `FailedError` becomes one line on standard error, without a traceback.
     """
     try:
         main()
-    except (InputError, Failure) as error:
+    except (InputError, FailedError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:

@@ -33,6 +33,7 @@ class Split:
 class Dataset:
     """A data set in memory: its splits, its classes' names by label, and where it came from."""
 
+    name: str
     train: Split
     validation: Split | None
     test: Split
@@ -77,12 +78,12 @@ def load(name, data_dir=None, validation_split=0.0, seed=0):
     if not 0 <= validation_split < 1:
         raise InputError(f"--validation-split {validation_split}: expected a share in [0, 1).")
     train, test, class_names, source = DATASETS[name](name, data_dir)
-    train, test = Split(*train), Split(*test)
+    train, test = (Split(images, labels.astype(np.int64)) for images, labels in (train, test))
     validation = None
     if validation_split:
         chosen = _held_out(train.labels, validation_split, seed)
         train, validation = train.take(~chosen), train.take(chosen)
-    return Dataset(train, validation, test, class_names, source)
+    return Dataset(name, train, validation, test, class_names, source)
 
 
 def _held_out(labels, share, seed):

@@ -58,7 +58,7 @@ def train(job, say=print):
 
     Raises:
         InputError: On settings that do not fit; nothing has been written then.
-        Failure: If the loss is not finite.
+        FailedError: If the loss is not finite.
     """
     check_arch(job.arch)
     if runs.is_finished(job.folder) and job.resume:

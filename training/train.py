@@ -48,8 +48,8 @@ def parser():
         "--validation-split",
         type=float,
         default=0.0,
-        help="share of the training images held out, 0–1 (default: %(default)s, and the test set is "
-        "what each epoch shows)",
+        help="share of the training images held out, 0–1 (default: %(default)s, and "
+        "each epoch shows the test set)",
     )
 
     how = parser.add_argument_group("the machine and the run")

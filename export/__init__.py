@@ -1,0 +1,1 @@
+"""The application that ships: a run's SavedModel → ONNX, LiteRT → verified → served."""

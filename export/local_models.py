@@ -1,0 +1,155 @@
+"""Models on the disk, with the interface of the clients in `serving`: a SavedModel, an ONNX file.
+
+Each imports its runtime when it is made: one may be installed without the other.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from export.serving import one_line
+from export.signatures import IMAGE, IMAGE_BYTES, Scores, Signature, input_of, scores
+from training.cli import InputError
+
+
+def open_model(path):
+    """Returns the model in a run folder, a SavedModel (or its base path), or an ONNX file.
+
+    Raises:
+        InputError: If there is nothing, or no such model, or it is damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist: give a run folder, a SavedModel or an ONNX file")
+    return OnnxModel(path) if path.is_file() else SavedModel(_version_folder(path))
+
+
+class SavedModel:
+    """A SavedModel, run by TensorFlow in this process.
+
+    `labels` is the list of class names in `assets/labels.txt`, `None` without that file.
+    """
+
+    def __init__(self, folder):
+        import tensorflow as tf
+
+        self._tf = tf
+        self.source = str(folder)
+        try:
+            self._signatures = tf.saved_model.load(self.source).signatures
+        except Exception as error:  # a damaged file raises whatever its reader runs into
+            raise InputError(f"{folder} is a damaged SavedModel: {one_line(str(error))}") from None
+        labels = Path(folder) / "assets" / "labels.txt"
+        self.labels = read_labels(labels) if labels.exists() else None
+
+    def signatures(self):
+        """Returns what the model declares: dictionary name -> `Signature`."""
+        return {
+            name: Signature(
+                _tensor_shapes(function.structured_input_signature[1]),
+                _tensor_shapes(function.structured_outputs),
+            )
+            for name, function in self._signatures.items()
+        }
+
+    def predict(self, pictures):
+        """Returns the `Scores` of pictures, as `RestClient.predict`."""
+        wanted = input_of(pictures)
+        dtype = self._tf.string if wanted is IMAGE_BYTES else self._tf.float32
+        tensors = {wanted.name: self._tf.constant(pictures, dtype)}
+        try:
+            outputs = self._signatures[wanted.signature](**tensors)
+        except self._tf.errors.OpError as error:
+            raise InputError(f"{self.source}: {one_line(error.message)}") from None
+        return scores(outputs, len(pictures), self.source)
+
+
+class OnnxModel:
+    """An ONNX file, run by ONNX Runtime on the CPU.
+
+    `labels` is the list of class names in its metadata (`class_names`), `None` without it.
+    """
+
+    def __init__(self, path):
+        import onnxruntime
+
+        self.source = str(path)
+        try:
+            self._session = onnxruntime.InferenceSession(
+                self.source, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime's exceptions have no public base class
+            raise InputError(f"{path} is no valid ONNX model: {one_line(str(error))}") from None
+        self.labels = self._class_names()
+
+    def _class_names(self):
+        text = self._session.get_modelmeta().custom_metadata_map.get("class_names", "null")
+        try:
+            names = json.loads(text)
+        except ValueError:
+            names = text
+        if names is not None and not isinstance(names, list):
+            raise InputError(f"{self.source}: its class_names are no JSON list: {text[:40]!r}")
+        return names
+
+    def signatures(self):
+        """Returns the one signature that an ONNX file has, under the name `serving_default`."""
+        sides = self._session.get_inputs(), self._session.get_outputs()
+        return {
+            IMAGE.signature: Signature(
+                *({tensor.name: _lengths(tensor.shape) for tensor in side} for side in sides)
+            )
+        }
+
+    def predict(self, pictures):
+        """Returns the `Scores` of pictures, an array of shape [N, 32, 32, 3], 0–255."""
+        names = list(Scores._fields)
+        try:
+            outputs = self._session.run(names, {IMAGE.name: np.asarray(pictures, np.float32)})
+        except Exception as error:
+            raise InputError(f"{self.source}: {one_line(str(error))}") from None
+        return scores(dict(zip(names, outputs, strict=True)), len(pictures), self.source)
+
+
+def read_labels(path):
+    """Returns the class names in a text file, one a line.
+
+    Raises:
+        InputError: If the file cannot be read, or holds no names.
+    """
+    try:
+        labels = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read the class names in {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text with a class name a line") from None
+    if not any(labels):
+        raise InputError(f"{path} holds no class names, one a line")
+    return labels
+
+
+def _version_folder(path):
+    """Returns the SavedModel in `path`: itself, or the newest version in it or in a run."""
+    if (path / "saved_model.pb").exists():
+        return path
+    base = path / "saved_model" if (path / "saved_model").is_dir() else path
+    versions = [pb.parent for pb in base.glob("*/saved_model.pb") if pb.parent.name.isdecimal()]
+    if not versions:
+        raise InputError(
+            f"{path} holds no SavedModel: neither saved_model.pb, nor <version>/saved_model.pb, nor"
+            " saved_model/<version>/saved_model.pb"
+        )
+    return max(versions, key=lambda version: int(version.name))
+
+
+def _tensor_shapes(specs):
+    return {
+        name: None if spec.shape.rank is None else _lengths(spec.shape.as_list())
+        for name, spec in specs.items()
+    }
+
+
+def _lengths(shape):
+    """The axes without a fixed length have a name (ONNX) or `None`."""
+    return tuple(length if isinstance(length, int) else None for length in shape)

@@ -1,0 +1,117 @@
+"""The signatures of a served model: what goes in and comes out, under which names and shapes."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from training.cli import InputError
+
+
+class Input(NamedTuple):
+    """An input of a model to be served; `None` in `shape` is any length."""
+
+    signature: str
+    name: str
+    shape: tuple
+
+
+class Signature(NamedTuple):
+    """The inputs and outputs that a model declares: name -> shape (`None`: any rank)."""
+
+    inputs: dict
+    outputs: dict
+
+
+class Scores(NamedTuple):
+    """What a model answers: two float32 arrays of shape [N, classes]."""
+
+    logits: np.ndarray
+    probabilities: np.ndarray
+
+
+IMAGE = Input("serving_default", "image", (None, 32, 32, 3))
+IMAGE_BYTES = Input("serving_bytes", "image_bytes", (None,))
+OUTPUT_SHAPE = (None, None)
+
+
+def input_of(pictures):
+    """Returns `IMAGE_BYTES` for a list of `bytes`, else `IMAGE`."""
+    return IMAGE_BYTES if any(isinstance(picture, bytes) for picture in pictures) else IMAGE
+
+
+def check(signatures, wanted, source):
+    """Checks that a model takes what will be sent, and answers `Scores`.
+
+    Args:
+        signatures: Dictionary name -> `Signature`, what the model has.
+        wanted: The `Input` that will be sent.
+        source: The model in words, for the message.
+
+    Raises:
+        InputError: If the signature, its one input or one of its outputs is missing or has
+            another shape; the message says what was found.
+    """
+    if wanted.signature not in signatures:
+        found = ", ".join(sorted(signatures)) or "none"
+        raise InputError(f"{source} has no signature {wanted.signature} (it has: {found})")
+    declared = signatures[wanted.signature]
+    inputs_fit = declared.inputs.keys() == {wanted.name} and _fits(
+        declared.inputs[wanted.name], wanted.shape
+    )
+    outputs_fit = all(
+        name in declared.outputs and _fits(declared.outputs[name], OUTPUT_SHAPE)
+        for name in Scores._fields
+    )
+    if not (inputs_fit and outputs_fit):
+        raise InputError(
+            f"{source} is another kind of model: {_text(declared.inputs)} → "
+            f"{_text(declared.outputs)}, where {_text({wanted.name: wanted.shape})} → "
+            f"{_text(dict.fromkeys(Scores._fields, OUTPUT_SHAPE))} is expected"
+        )
+
+
+def scores(outputs, count, source):
+    """Returns the `Scores` in a model's outputs.
+
+    Args:
+        outputs: Dictionary name -> numbers, nested lists or an array.
+        count: Number of pictures that were sent.
+        source: The model in words, for the message.
+
+    Raises:
+        InputError: If an output is missing, is no table of numbers, or has not a row for each
+            picture.
+    """
+    try:
+        found = Scores(*(np.asarray(outputs[name], np.float32) for name in Scores._fields))
+    except KeyError as missing:
+        raise InputError(
+            f"{source} answers {', '.join(sorted(outputs)) or 'nothing'}, without {missing}"
+        ) from None
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{source} answers {' and '.join(Scores._fields)} that are no tables of numbers"
+        ) from None
+    shapes = [array.shape for array in found]
+    if len(shapes[0]) != 2 or shapes[0] != shapes[1] or shapes[0][0] != count:
+        raise InputError(
+            f"{source} answers logits of shape {shapes[0]} and probabilities of shape"
+            f" {shapes[1]} for {count} pictures"
+        )
+    return found
+
+
+def _fits(declared, wanted):
+    if declared is None:
+        return True
+    return len(declared) == len(wanted) and all(
+        ours == theirs or None in (ours, theirs)
+        for ours, theirs in zip(wanted, declared, strict=True)
+    )
+
+
+def _text(tensors):
+    return ", ".join(
+        f"{name} [?]" if shape is None else f"{name} [{','.join(str(d or 'N') for d in shape)}]"
+        for name, shape in sorted(tensors.items())
+    )

@@ -1,0 +1,158 @@
+"""Pictures of every kind become 32×32 RGB; what cannot is refused by one line that names it."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from export import images
+from training.cli import InputError
+
+RANDOM = np.random.default_rng(0)
+PIXELS = RANDOM.integers(0, 256, (32, 32, 3), np.uint8)
+
+
+def png(width, height, rows, depth=8, colour=2):
+    """Returns a PNG file written by hand: it may declare what its rows do not hold."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def encoded(image, form="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(data, name="picture"):
+        path = tmp_path / name
+        path.write_bytes(data)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF"])
+def test_lossless_picture_of_the_size_keeps_its_pixels(write, form):
+    array = images.read(write(encoded(Image.fromarray(PIXELS), form)))
+    assert array.dtype == np.uint8
+    np.testing.assert_array_equal(array, PIXELS)
+
+
+def test_resize_is_antialiased(write):
+    fine = np.tile(np.array([[0, 255], [255, 0]], np.uint8), (64, 64))  # a checkerboard, 128×128
+    array = images.read(write(encoded(Image.fromarray(fine))))
+    assert array.shape == (32, 32, 3)
+    # Four pixels to one: the mean is 127.5, and without antialiasing the squares would be seen.
+    assert np.abs(array.astype(float) - 127.5).max() <= 8
+
+
+def test_resize_keeps_the_whole_picture(write):
+    wide = np.zeros((40, 400, 3), np.uint8)
+    wide[:, :100], wide[:, -100:] = 200, 100
+    array = images.read(write(encoded(Image.fromarray(wide))))
+    assert array[16, 2].tolist() == [200] * 3
+    assert array[16, 29].tolist() == [100] * 3
+
+
+def test_grey(write):
+    array = images.read(write(encoded(Image.fromarray(PIXELS[..., 0]))))
+    np.testing.assert_array_equal(array, np.repeat(PIXELS[..., :1], 3, axis=-1))
+
+
+def test_palette(write):
+    image = Image.fromarray(PIXELS // 128 * 128).convert("P", palette=Image.Palette.ADAPTIVE)
+    np.testing.assert_array_equal(images.read(write(encoded(image))), image.convert("RGB"))
+
+
+def test_16_bit_grey_keeps_the_upper_byte(write):
+    values = RANDOM.integers(0, 65536, (32, 32), np.uint16)
+    array = images.read(write(encoded(Image.fromarray(values))))
+    np.testing.assert_array_equal(array[..., 1], values >> 8)
+
+
+def test_16_bit_rgb_keeps_the_upper_byte(write):
+    values = RANDOM.integers(0, 65536, (32, 32, 3), np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    np.testing.assert_array_equal(images.read(write(png(32, 32, rows, depth=16))), values >> 8)
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(0, 255), (255, 51), (51, 214)])
+def test_transparency_is_laid_over_white(write, alpha, expected):
+    # 51 of 255 opaque: 0.2 · 51 + 0.8 · 255 = 214.2.
+    image = Image.new("RGBA", (32, 32), (51, 51, 51, alpha))
+    assert np.unique(images.read(write(encoded(image)))).tolist() == [expected]
+
+
+def test_exif_orientation(write):
+    top = np.zeros((32, 32, 3), np.uint8)
+    top[:16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    array = images.read(write(encoded(Image.fromarray(top), exif=exif)))
+    np.testing.assert_array_equal(array, top[::-1])
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP"])
+def test_animation_gives_its_first_frame(write, form):
+    red, blue = (Image.new("RGB", (32, 32), colour) for colour in ("red", "blue"))
+    data = encoded(red, form, save_all=True, append_images=[blue], lossless=True)
+    np.testing.assert_array_equal(images.read(write(data)), np.asarray(red))
+
+
+BAD_PICTURES = {
+    "empty": (b"", "is not a picture"),
+    "text": (b"not a picture at all", "is not a picture"),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture"),
+    "cut PNG": (encoded(Image.fromarray(PIXELS))[:1000], "damaged or cut short"),
+    "cut JPEG": (encoded(Image.fromarray(PIXELS), "JPEG")[:900], "damaged or cut short"),
+    "PNG without its rows": (png(32, 32, b"\0"), "damaged or cut short"),
+    "51 megapixels": (png(5100, 10_000, b"\0"), "more than 50 million pixels"),
+    "100 megapixels": (png(10_000, 10_000, b"\0"), "more than 50 million pixels"),
+    "4 gigapixels": (png(65_000, 65_000, b"\0"), "more than 50 million pixels"),
+    "32 bits": (encoded(Image.new("F", (32, 32)), "TIFF"), "32 bits a channel"),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", BAD_PICTURES)
+def test_bad_picture_is_refused_by_name(write, kind):
+    data, message = BAD_PICTURES[kind]
+    path = write(data, "holiday.png")
+    with pytest.raises(InputError, match=message) as error:
+        images.read(path)
+    assert str(path) in str(error.value)
+
+
+def test_unreadable_path_says_why(tmp_path):
+    with pytest.raises(InputError, match=r"none\.png: No such file"):
+        images.read(tmp_path / "none.png")
+    with pytest.raises(InputError, match="Is a directory"):
+        images.read(tmp_path)
+
+
+def test_encoded_file_is_returned_as_it_is(write):
+    data = encoded(Image.fromarray(PIXELS), "JPEG")
+    assert images.read_encoded(write(data)) == data
+
+
+def test_encoded_file_of_another_format_is_refused(write):
+    with pytest.raises(InputError, match="is a GIF file"):
+        images.read_encoded(write(encoded(Image.fromarray(PIXELS), "GIF")))
+
+
+def test_damaged_encoded_file_is_refused_before_it_is_sent(write):
+    with pytest.raises(InputError, match="damaged or cut short"):
+        images.read_encoded(write(BAD_PICTURES["cut PNG"][0]))

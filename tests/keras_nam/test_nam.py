@@ -1,0 +1,208 @@
+"""NAM as a Keras layer: formats, precision, limits, serialization, errors."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from golden_modules import relative_error
+
+from keras_nam import NAM, NAMChannelAttention, NAMSpatialAttention
+
+SHAPE = (4, 6, 5, 8)
+LAYERS = {
+    "channel": NAMChannelAttention,
+    "spatial": NAMSpatialAttention,
+    "both": lambda **options: NAM(channel=True, spatial=True, **options),
+}
+
+
+def images(shape=SHAPE, seed=0):
+    return np.random.default_rng(seed).normal(0.3, 1.5, shape).astype("float32")
+
+
+def randomize(layer, seed=1):
+    """Draws the weights, the gammas negative too."""
+    rng = np.random.default_rng(seed)
+    drawn = [
+        rng.uniform(0.5, 1.5, w.shape) if "variance" in w.name else rng.normal(0, 1, w.shape)
+        for w in layer.weights
+    ]
+    layer.set_weights(drawn)
+    return layer
+
+
+def built(kind, shape=SHAPE, **options):
+    layer = LAYERS[kind](**options)
+    layer.build(shape)
+    return randomize(layer)
+
+
+def formula(x, gamma, beta, mean, variance, epsilon=1e-5):
+    """The paper's equations 1 and 2, in float64."""
+    x, gamma, beta, mean, variance = (
+        np.asarray(a, "float64") for a in (x, gamma, beta, mean, variance)
+    )
+    weights = np.abs(gamma) / np.abs(gamma).sum()
+    normalized = gamma * (x - mean) / np.sqrt(variance + epsilon) + beta
+    return x / (1 + np.exp(-weights * normalized))
+
+
+def test_channel_formula_with_negative_gammas():
+    layer = built("channel")
+    assert np.any(np.asarray(layer.gamma) < 0)
+    assert relative_error(layer(images()), formula(images(), *layer.get_weights())) < 1e-6
+
+
+def test_spatial_formula():
+    layer = built("spatial")
+    weights = [np.reshape(w, (*SHAPE[1:3], 1)) for w in layer.get_weights()]
+    assert relative_error(layer(images()), formula(images(), *weights)) < 1e-6
+
+
+def test_both_is_channel_then_spatial():
+    layer = built("both")
+    channel, spatial = layer.gates["channel"], layer.gates["spatial"]
+    np.testing.assert_array_equal(layer(images()), spatial(channel(images())))
+
+
+def test_gate_weights():
+    layer = built("both")
+    for name, size in (("channel", 8), ("spatial", 30)):
+        gamma = np.asarray(layer.gates[name].gamma)
+        weights = np.asarray(layer.gate_weights[name])
+        assert weights.shape == (size,)
+        np.testing.assert_allclose(weights, abs(gamma) / abs(gamma).sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("training", [False, True])
+def test_channels_first_is_channels_last_transposed(kind, training):
+    shape = (SHAPE[0], SHAPE[3], *SHAPE[1:3])
+    last = built(kind, data_format="channels_last")
+    first = built(kind, shape, data_format="channels_first")
+    outputs = first(images().transpose(0, 3, 1, 2), training=training)
+    # In training one is the fused operation and the other is not.
+    assert relative_error(np.transpose(outputs, (0, 2, 3, 1)), last(images(), training)) < 1e-5
+
+
+def test_axis_is_that_of_the_data_format():
+    assert NAMChannelAttention().axis == -1
+    assert NAMChannelAttention(data_format="channels_first").axis == 1
+    assert NAMChannelAttention(axis=1).axis == 1
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("gate_gradient", [False, True])
+def test_no_nan_when_every_gamma_is_zero(kind, gate_gradient):
+    layer = LAYERS[kind](gate_gradient=gate_gradient)
+    layer.build(SHAPE)
+    for variable in layer.trainable_variables:
+        if variable.name == "gamma":
+            variable.assign(np.zeros(variable.shape))
+    x = tf.constant(images())
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        loss = tf.reduce_sum(layer(x, training=True) * 1e6)
+    halvings = 2 if kind == "both" else 1
+    np.testing.assert_allclose(layer(x), images() * 0.5**halvings, rtol=1e-6)
+    for gradient in tape.gradient(loss, [x, *(v.value for v in layer.trainable_variables)]):
+        assert np.all(np.isfinite(gradient))
+
+
+def test_detached_weights_change_the_gamma_gradient_only():
+    gradients = {}
+    for gate_gradient in (False, True):
+        layer = built("channel", gate_gradient=gate_gradient)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(images(), training=True) ** 2)
+        gradients[gate_gradient] = tape.gradient(loss, [layer.gamma.value, layer.beta.value])
+    assert relative_error(gradients[False][0], gradients[True][0]) > 0.01
+    np.testing.assert_array_equal(gradients[False][1], gradients[True][1])
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_gate_is_float32_under_every_policy(policy):
+    channels = 2048
+    layer, reference = (NAMChannelAttention(dtype=dtype) for dtype in (policy, "float32"))
+    x = images((2, 3, 3, channels)).astype(layer.compute_dtype).astype("float32")
+    for nam in (layer, reference):
+        nam.build(x.shape)
+    outputs, expected = layer(x, training=True), reference(x, training=True)
+    assert outputs.dtype == layer.compute_dtype
+    # The right answer, rounded once: a gate in half precision would be 0.5 throughout, and the
+    # outputs x / 2, which differ from these in many places.
+    rounded = keras.ops.cast(expected, layer.compute_dtype)
+    differ = np.mean(np.asarray(outputs, "float32") != np.asarray(rounded, "float32"))
+    assert differ < 1e-3
+    halves = np.mean(np.asarray(outputs, "float32") != x / 2)
+    assert halves > 0.05 if policy == "mixed_float16" else halves > 0
+
+
+def test_gamma_regularizer_is_the_penalty_of_equation_4():
+    layer = built("both", gamma_regularizer=keras.regularizers.L1(0.01))
+    gammas = [gate.gamma for gate in layer.gates.values()]
+    expected = 0.01 * sum(np.abs(np.asarray(gamma)).sum() for gamma in gammas)
+    np.testing.assert_allclose(sum(layer.losses), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_unknown_batch_size_and_symbolic_inputs(kind):
+    inputs = keras.Input(SHAPE[1:])
+    model = keras.Model(inputs, LAYERS[kind]()(inputs))
+    assert model.output_shape == (None, *SHAPE[1:])
+    assert model(images((3, *SHAPE[1:]))).shape == (3, *SHAPE[1:])
+    assert model.predict(images((7, *SHAPE[1:])), verbose=0).shape == (7, *SHAPE[1:])
+
+
+def test_channel_attention_takes_any_image_size():
+    inputs = keras.Input((None, None, 8))
+    model = keras.Model(inputs, NAMChannelAttention()(inputs))
+    assert model(images((2, 9, 3, 8))).shape == (2, 9, 3, 8)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_config_round_trip(kind):
+    layer = built(kind, gate_gradient=False, gamma_regularizer="l1", epsilon=1e-4, momentum=0.7)
+    copy = layer.__class__.from_config(layer.get_config())
+    assert copy.get_config() == layer.get_config()
+    copy.build(SHAPE)
+    copy.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(copy(images()), layer(images()))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_keras_file_round_trip_without_custom_objects(kind, tmp_path):
+    inputs = keras.Input(SHAPE[1:])
+    model = keras.Model(inputs, built(kind)(inputs))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(images()), model(images()))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((2, 8), "rank 4"), ((2, 5, 8), "rank 4"), ((None, 4, 4, None), "must be defined")],
+)
+def test_shapes_that_are_refused(kind, shape, message):
+    with pytest.raises(ValueError, match=f"{message}.*Received: input_shape="):
+        LAYERS[kind]().build(shape)
+
+
+def test_spatial_refuses_unknown_positions():
+    with pytest.raises(ValueError, match="height and width"):
+        NAMSpatialAttention().build((None, None, 4, 8))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: NAM(channel=False), "Received: channel=False, spatial=False"),
+        (lambda: NAMChannelAttention(scale=False), "Received: scale=False"),
+        (lambda: NAMChannelAttention(renorm=True), "renorm=True"),
+        (lambda: NAMSpatialAttention(data_format="NCHW"), "Received: data_format=NCHW"),
+    ],
+)
+def test_arguments_that_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,35 @@
+"""NAM against the numbers of the official PyTorch modules and of the Paddle port."""
+
+import pytest
+import tensorflow as tf
+from golden_modules import biased_variance, cases, layer_of, relative_error
+
+CASES = cases()
+# Float32 rounding in sums of some hundred terms; 3e-7 was measured.
+TOLERANCE = 1e-5
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_inference(case):
+    arrays = CASES[case]
+    outputs = layer_of(case, arrays)(arrays["x"], training=False)
+    assert relative_error(outputs, arrays["y_eval"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_training_outputs_gradients_and_statistics(case):
+    arrays = CASES[case]
+    layer = layer_of(case, arrays)
+    x = tf.constant(arrays["x"])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        outputs = layer(x, training=True)
+        loss = tf.reduce_sum(outputs * arrays["gy"])
+    dx, dgamma, dbeta = tape.gradient(loss, [x, layer.gamma.value, layer.beta.value])
+
+    assert relative_error(outputs, arrays["y_train"]) < TOLERANCE
+    assert relative_error(dx, arrays["dx"]) < TOLERANCE
+    assert relative_error(dgamma, arrays["dgamma"]) < TOLERANCE
+    assert relative_error(dbeta, arrays["dbeta"]) < TOLERANCE
+    assert relative_error(layer.moving_mean, arrays["new_running_mean"]) < TOLERANCE
+    assert relative_error(layer.moving_variance, biased_variance(case, arrays)) < TOLERANCE

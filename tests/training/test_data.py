@@ -1,0 +1,227 @@
+"""Splits, normalization and streams, on images that carry their own index."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from training import augment, data
+from training.cli import InputError
+
+MEAN, STD = (0.5071, 0.4865, 0.4409), (0.1942, 0.1918, 0.1958)
+UNIT = (0, 0, 0), (1, 1, 1)
+
+
+def numbered(count):
+    """Returns a split whose image i has the pixels i and the label 3 * i."""
+    images = (
+        np.zeros((count, 4, 4, 3), np.uint8) + np.arange(count, dtype=np.uint8)[:, None, None, None]
+    )
+    return data.Split(images, 3 * np.arange(count))
+
+
+def numbers(batch):
+    """Returns the indices of the images of a batch of a stream that was normalized by `UNIT`."""
+    images, labels = batch
+    found = np.rint(images.numpy()[:, 0, 0, 0] * 255).astype(int)
+    np.testing.assert_array_equal(3 * found, labels)  # an image keeps its label
+    return found.tolist()
+
+
+def take(stream, count):
+    return list(stream.take(count))
+
+
+def assert_equal_batches(first, second):
+    for one, two in zip(first, second, strict=True):
+        for part, other in zip(one, two, strict=True):
+            np.testing.assert_array_equal(part, other)
+
+
+def test_an_unknown_name_is_an_input_error_with_the_nearest():
+    with pytest.raises(InputError, match=r"'cifar1000'; there are cifar100, cifar10, synthetic.*"):
+        data.load("cifar1000")
+    with pytest.raises(InputError, match="Did you mean 'synthetic'"):
+        data.load("sintetic")
+
+
+def test_without_a_validation_split_the_test_set_is_held_out():
+    dataset = data.load("synthetic")
+    assert dataset.name == "synthetic"
+    assert dataset.validation is None
+    assert dataset.held_out is dataset.test
+    assert dataset.held_out_name == "500 test images"
+
+
+def test_validation_is_the_same_share_of_each_class_and_disjoint():
+    whole = data.load("synthetic")
+    dataset = data.load("synthetic", validation_split=0.1, seed=1)
+    assert np.bincount(dataset.validation.labels).tolist() == [20] * 10
+    assert np.bincount(dataset.train.labels).tolist() == [180] * 10
+    parts = [
+        {(image.tobytes(), label) for image, label in zip(part.images, part.labels, strict=True)}
+        for part in (whole.train, dataset.train, dataset.validation)
+    ]
+    assert parts[0] == parts[1] | parts[2]
+    assert not parts[1] & parts[2]
+    np.testing.assert_array_equal(dataset.test.images, whole.test.images)
+    assert dataset.held_out is dataset.validation
+
+
+def test_validation_is_chosen_by_the_seed():
+    chosen = [
+        data.load("synthetic", validation_split=0.1, seed=seed).validation.images
+        for seed in (1, 1, 2)
+    ]
+    np.testing.assert_array_equal(chosen[0], chosen[1])
+    assert (chosen[0] != chosen[2]).any()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1, 1.5, float("nan"), 0.999999, 1e-6])
+def test_a_wrong_share_is_an_input_error(share):
+    with pytest.raises(InputError, match=f"--validation-split {share}"):
+        data.load("synthetic", validation_split=share)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_normalize_divides_by_255_and_by_the_deviation(dtype):
+    images = np.array([[[[0, 51, 255], [255, 0, 102]]]], dtype)
+    expected = (images.astype(np.float64) / 255 - MEAN) / STD
+    normalized = data.normalize(images, MEAN, STD)
+    assert normalized.dtype == tf.float32
+    np.testing.assert_allclose(normalized, expected, rtol=0, atol=1e-6)
+
+
+def test_normalize_can_be_traced_for_any_batch():
+    spec = tf.TensorSpec([None, 4, 4, 3], tf.float32)
+    traced = tf.function(lambda x: data.normalize(x, MEAN, STD), input_signature=[spec])
+    images = np.full((2, 4, 4, 3), 100, np.float32)
+    np.testing.assert_allclose(traced(images), data.normalize(images, MEAN, STD), atol=1e-6)
+    nodes = traced.get_concrete_function().graph.as_graph_def().node
+    assert not {node.op for node in nodes} & {"PyFunc", "EagerPyFunc"}
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(1, 10), (3, 3), (10, 1)])
+def test_an_epoch_has_the_whole_batches(batch_size, steps):
+    assert data.steps_per_epoch(numbered(10), batch_size) == steps
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 11])
+def test_a_batch_size_without_a_batch_is_an_input_error(batch_size):
+    with pytest.raises(InputError, match=f"--batch-size {batch_size}: expected 1 to 10"):
+        data.steps_per_epoch(numbered(10), batch_size)
+    with pytest.raises(InputError, match=f"--batch-size {batch_size}"):
+        data.training_stream(numbered(10), batch_size, *UNIT)
+
+
+def test_an_epoch_has_each_image_once_in_an_order_of_its_own():
+    batches = take(data.training_stream(numbered(12), 4, *UNIT), 9)
+    epochs = [
+        [number for batch in batches[start : start + 3] for number in numbers(batch)]
+        for start in (0, 3, 6)
+    ]
+    assert all(sorted(epoch) == list(range(12)) for epoch in epochs)
+    assert len({*map(tuple, epochs), tuple(range(12))}) == 4
+
+
+def test_an_epoch_drops_the_remainder_and_another_one_drops_others():
+    batches = take(data.training_stream(numbered(11), 4, *UNIT), 40)
+    epochs = [{*numbers(batches[i]), *numbers(batches[i + 1])} for i in range(0, 40, 2)]
+    assert all(len(epoch) == 8 for epoch in epochs)
+    # Each of 11 images is left out of 20 epochs with probability 4e-11.
+    assert set().union(*epochs) == set(range(11))
+
+
+def test_fewer_steps_make_a_shorter_epoch():
+    batches = take(data.training_stream(numbered(12), 4, *UNIT, steps=2), 4)
+    assert numbers(batches[0]) + numbers(batches[1]) != numbers(batches[2]) + numbers(batches[3])
+    resumed = take(data.training_stream(numbered(12), 4, *UNIT, steps=2, first_epoch=1), 2)
+    assert_equal_batches(batches[2:], resumed)
+
+
+def test_batches_are_float32_and_int64_of_a_fixed_size():
+    stream = data.training_stream(numbered(12), 5, *UNIT, augment.compose(["random_flip"]))
+    assert stream.element_spec == (
+        tf.TensorSpec([5, 4, 4, 3], tf.float32),
+        tf.TensorSpec([5], tf.int64),
+    )
+
+
+def test_a_resumed_stream_is_the_uninterrupted_one():
+    dataset = data.load("synthetic")
+    every = augment.compose(list(augment.AUGMENTATIONS))
+
+    def stream(first_epoch):
+        return data.training_stream(
+            dataset.train, 1000, MEAN, STD, every, seed=5, first_epoch=first_epoch
+        )
+
+    assert_equal_batches(take(stream(0), 6)[4:], take(stream(2), 2))
+
+
+def test_the_seed_changes_order_and_draws():
+    def stream(seed, names=()):
+        return data.training_stream(numbered(12), 12, *UNIT, augment.compose(names), seed=seed)
+
+    orders = [numbers(next(iter(stream(seed)))) for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    drawn = [
+        next(iter(stream(seed, ["random_brightness:probability=1"])))[0].numpy()
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    factors = [np.sort(images[:, 0, 0, 0]) for images in (drawn[0], drawn[2])]
+    assert (factors[0] != factors[1]).any()
+
+
+def test_each_batch_has_a_seed_of_its_own():
+    def from_the_seed(images, seed):
+        return tf.zeros_like(images) + tf.cast(seed[0] % 100_003, tf.float32)
+
+    stream = data.training_stream(numbered(12), 4, *UNIT, from_the_seed)
+    seeds = {float(images[0, 0, 0, 0]) for images, _ in stream.take(12)}
+    assert len(seeds) == 12
+
+
+def test_augmentation_sees_0_to_255_and_normalization_comes_after():
+    split = data.Split(np.full((2, 4, 4, 3), 200, np.uint8), np.zeros(2, np.int64))
+    stream = data.training_stream(split, 2, MEAN, STD, lambda images, seed: images / 2)
+    images, _ = next(iter(stream))
+    expected = np.broadcast_to((100 / 255 - np.array(MEAN)) / STD, (2, 4, 4, 3))
+    np.testing.assert_allclose(images, expected, atol=1e-6)
+
+
+def test_evaluation_has_each_image_once_in_order_and_a_smaller_last_batch():
+    stream = data.evaluation_stream(numbered(11), 4, *UNIT)
+    for _ in range(2):  # a second pass is the same
+        assert [numbers(batch) for batch in stream] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+
+
+def test_evaluation_is_normalized():
+    images, _ = next(iter(data.evaluation_stream(numbered(11), 11, MEAN, STD)))
+    expected = (numbered(11).images / 255 - MEAN) / STD
+    np.testing.assert_allclose(images, expected, atol=1e-6)
+
+
+def test_a_preview_shows_the_images_row_by_row():
+    picture = data.preview(numbered(9), lambda images, seed: images, seed=0, columns=3)
+    assert picture.shape == (1, 12, 12, 3)
+    np.testing.assert_allclose(picture[0, ::4, ::4, 0] * 255, np.arange(9).reshape(3, 3), atol=1e-4)
+
+
+@pytest.mark.data
+def test_cifar100_itself():
+    folder = os.environ.get("TFDS_DATA_DIR")
+    if not folder or not (Path(folder) / "cifar100").is_dir():
+        pytest.skip("TFDS_DATA_DIR holds no cifar100")
+    dataset = data.load("cifar100", validation_split=0.1)
+    assert np.bincount(dataset.train.labels).tolist() == [450] * 100
+    assert np.bincount(dataset.validation.labels).tolist() == [50] * 100
+    assert np.bincount(dataset.test.labels).tolist() == [100] * 100
+    assert dataset.class_names[0] == "apple"
+    assert dataset.class_names[99] == "worm"
+    # The recipe's mean, R before B, is that of the official training images.
+    mean = dataset.train.images.mean((0, 1, 2)) / 255
+    np.testing.assert_allclose(mean, MEAN, atol=0.003)
