@@ -71,7 +71,9 @@ def _refuse_nan(found, paths, source):
     finite = np.isfinite(found.logits) & np.isfinite(found.probabilities)
     for path, row in zip(paths, finite, strict=True):
         if not row.all():
-            raise cli.FailedError(f"{source} answers NaN or infinity for {path}: the model is broken")
+            raise cli.FailedError(
+                f"{source} answers NaN or infinity for {path}: the model is broken"
+            )
 
 
 def _labels(path, model, classes):

@@ -4,7 +4,6 @@ import pickle
 
 import numpy as np
 
-
 # Stands for the class, which a pickle could otherwise call with a shape of its own choice.
 _NDARRAY = "numpy.ndarray"
 

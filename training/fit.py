@@ -61,6 +61,8 @@ def train(job, say=print):
         FailedError: If the loss is not finite.
     """
     check_arch(job.arch)
+    precision = choose_precision(job.precision, say)
+    strategy = make_strategy(job.strategy, job.recipe.batch_size, say)
     if runs.is_finished(job.folder) and job.resume:
         say(f"{job.folder} is finished already.")
         return runs.read_json(job.folder / "result.json")
@@ -69,8 +71,6 @@ def train(job, say=print):
     dataset = data.load(job.dataset, job.data_dir, job.validation_split, job.seed)
     whole_epoch = data.steps_per_epoch(dataset.train, recipe.batch_size)
     steps = min(job.steps_per_epoch or whole_epoch, whole_epoch)
-    strategy = make_strategy(job.strategy, recipe.batch_size, say)
-    precision = choose_precision(job.precision, say)
     folder = runs.start(job.folder, configuration(job, dataset, steps, precision), job.resume)
     say(f"{dataset.source}: {len(dataset.train)} training images, {dataset.held_out_name} held out")
 

@@ -6,8 +6,15 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_nam.attention import BAM, CBAM, ECA, NAM, NAMChannelAttention, NAMSpatialAttention
-from keras_nam.attention import SqueezeExcite
+from keras_nam.attention import (
+    BAM,
+    CBAM,
+    ECA,
+    NAM,
+    NAMChannelAttention,
+    NAMSpatialAttention,
+    SqueezeExcite,
+)
 from keras_nam.models.mobilenet_v2 import STAGES
 
 

@@ -41,7 +41,9 @@ def read(path):
         if len(pickles) != 1:
             raise ValueError(f"a zip archive with {len(pickles)} data.pkl, where PyTorch has one")
         with archive.open(pickles[0]) as file:
-            return safe_pickle.run(TensorUnpickler(file, archive, pickles[0].removesuffix("data.pkl")))
+            return safe_pickle.run(
+                TensorUnpickler(file, archive, pickles[0].removesuffix("data.pkl"))
+            )
 
 
 def check_sizes(path):
@@ -64,7 +66,9 @@ def bfloat16(bits):
 
 def from_bytes(data, dtype):
     """Returns the flat array of some bytes; `"bfloat16"` is a type too."""
-    return bfloat16(np.frombuffer(data, "<u2")) if dtype == "bfloat16" else np.frombuffer(data, dtype)
+    return (
+        bfloat16(np.frombuffer(data, "<u2")) if dtype == "bfloat16" else np.frombuffer(data, dtype)
+    )
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_):
