@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from dataclasses import dataclass, field
 
 from training.cli import InputError
@@ -116,10 +117,10 @@ def get(name, **overrides):
 def check(recipe):
     """Raises an InputError at the first setting that is out of its range."""
     for key in POSITIVE:
-        if not getattr(recipe, key) > 0:
+        if not 0 < getattr(recipe, key) < math.inf:
             _refuse(recipe, key, "a number above 0")
     for key in NOT_NEGATIVE:
-        if not getattr(recipe, key) >= 0:
+        if not 0 <= getattr(recipe, key) < math.inf:
             _refuse(recipe, key, "0 or more")
     for key, (low, high) in SHARES.items():
         if not low <= getattr(recipe, key) < high:
@@ -127,10 +128,12 @@ def check(recipe):
     if recipe.schedule == "one_cycle" and recipe.warmup_fraction == 0:
         _refuse(recipe, "warmup_fraction", "above 0 for the schedule one_cycle")
     for key in ("mean", "std"):
-        if len(getattr(recipe, key)) != 3:
+        if len(getattr(recipe, key)) != 3 or not all(map(math.isfinite, getattr(recipe, key))):
             _refuse(recipe, key, "three numbers, of R, G and B")
     if min(recipe.std) <= 0:
         _refuse(recipe, "std", "three numbers above 0")
+    if min(recipe.milestones, default=1) <= 0:
+        _refuse(recipe, "milestones", "epochs above 0")
     schedules = ("warmup_cosine", "step_decay", "one_cycle")
     if recipe.schedule not in schedules:
         expected = f"one of {', '.join(schedules)} (nearest: {nearest(recipe.schedule, schedules)})"

@@ -69,15 +69,22 @@ def write_history(path, rows):
 
 
 def read_history(path):
-    """Returns the rows of a `history.csv`, numbers as numbers; none if there is no file."""
+    """Returns the rows of a `history.csv`, numbers as numbers; none if there is no file.
+
+    Raises:
+        InputError: If it is damaged.
+    """
     if not Path(path).exists():
         return []
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return [
-        {key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
-        for row in rows
-    ]
+    try:
+        return [
+            {key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
+            for row in rows
+        ]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}). Delete it, or train anew.") from None
 
 
 def environment():
@@ -142,9 +149,9 @@ def start(folder, config, resume):
                 f"{folder} exists. Continue it with --resume, or give another --run-dir."
             )
         return folder
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty and no run folder. Give another --run-dir.")
     try:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"{folder} is not empty and no run folder. Give another --run-dir.")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, config)
     except OSError as error:

@@ -72,9 +72,13 @@ def test_inner_normalizations_train(cls):
     layer.build(SHAPE)
     before = [w.numpy().copy() for w in layer.non_trainable_variables]
     layer(images(), training=False)
-    assert all(np.array_equal(b, w) for b, w in zip(before, layer.non_trainable_variables))
+    assert all(
+        np.array_equal(b, w) for b, w in zip(before, layer.non_trainable_variables, strict=True)
+    )
     layer(images(), training=True)
-    assert not any(np.array_equal(b, w) for b, w in zip(before, layer.non_trainable_variables))
+    assert not any(
+        np.array_equal(b, w) for b, w in zip(before, layer.non_trainable_variables, strict=True)
+    )
 
 
 @pytest.mark.parametrize("cls", LAYERS)

@@ -1,0 +1,267 @@
+"""A whole training on the synthetic set: the run folder, reproduction, interruption, resumption."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from training import callbacks, data, fit, recipes, runs, train
+from training.cli import FailedError, InputError
+
+TIMES = ("seconds", "images_per_second")
+ARGUMENTS = ["--arch", "r18w8_nam", "--recipe", "fast", "--dataset", "synthetic", "--quiet"]
+ARGUMENTS += ["--batch-size", "64", "--steps-per-epoch", "4", "--epochs", "3", "--strategy", "none"]
+
+
+def run(folder, *more):
+    """Trains into a folder; returns the history without its timings."""
+    train.main([*ARGUMENTS, "--run-dir", str(folder), *more])
+    return history(folder)
+
+
+def history(folder):
+    rows = runs.read_history(folder / "history.csv")
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    run(folder)
+    return folder
+
+
+def test_run_folder_is_whole(finished):
+    files = {path.name for path in finished.iterdir()}
+    assert files == {
+        "config.json",
+        "history.csv",
+        "curves.png",
+        "last.keras",
+        "previous.keras",
+        "best.keras",
+        "tensorboard",
+        "saved_model",
+        "result.json",
+    }
+    config = json.loads((finished / "config.json").read_text())
+    assert config["arch"] == "r18w8_nam"
+    assert config["recipe_settings"]["batch_size"] == 64
+    assert config["steps_per_epoch"] == 4
+    assert config["environment"]["versions"]["tensorflow"] == tf.__version__
+
+
+def test_history_has_a_row_an_epoch(finished):
+    with open(finished / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == runs.HISTORY_COLUMNS
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+
+
+def test_result_is_that_of_the_saved_weights(finished):
+    result = json.loads((finished / "result.json").read_text())
+    model = keras.saving.load_model(finished / "best.keras")
+    recipe = recipes.get("fast")
+    test = data.load("synthetic").test
+    logits = model.predict(data.normalize(test.images, recipe.mean, recipe.std), verbose=0)
+    assert result["top1"] == pytest.approx(np.mean(logits.argmax(-1) == test.labels), abs=1e-6)
+
+
+def test_saved_model_answers_as_the_keras_model(finished):
+    served = tf.saved_model.load(str(finished / "saved_model" / "1"))
+    model = keras.saving.load_model(finished / "best.keras")
+    recipe = recipes.get("fast")
+    images = data.load("synthetic").test.images[:5]
+    expected = model(data.normalize(images, recipe.mean, recipe.std), training=False)
+    outputs = served.signatures["serving_default"](image=tf.constant(images, tf.float32))
+    np.testing.assert_allclose(outputs["logits"], expected, atol=1e-5)
+    np.testing.assert_allclose(tf.reduce_sum(outputs["probabilities"], 1), np.ones(5), atol=1e-6)
+    pictures = tf.stack([tf.io.encode_png(image) for image in images])
+    of_bytes = served.signatures["serving_bytes"](image_bytes=pictures)
+    np.testing.assert_allclose(of_bytes["logits"], expected, atol=1e-5)
+
+
+def test_one_seed_gives_one_history(finished, tmp_path):
+    assert run(tmp_path / "again") == history(finished)
+
+
+def test_another_seed_gives_another(finished, tmp_path):
+    assert run(tmp_path / "other", "--seed", "1") != history(finished)
+
+
+@pytest.mark.parametrize("step", [5, 8])
+def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch, step):
+    """Ctrl-C in the midst of the second epoch, and in its last step."""
+    interrupt_at(monkeypatch, step)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run")
+    assert not runs.is_finished(tmp_path / "run")
+    assert len(history(tmp_path / "run")) == 1
+    monkeypatch.undo()
+    assert run(tmp_path / "run", "--resume") == history(finished)
+
+
+def interrupt_at(monkeypatch, step):
+    original = callbacks.TimeEstimate.on_train_batch_end
+
+    def on_train_batch_end(self, batch, logs=None):
+        original(self, batch, logs)
+        if self.seen == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks.TimeEstimate, "on_train_batch_end", on_train_batch_end)
+
+
+def test_damaged_checkpoint_falls_back_and_says_so(finished, tmp_path, monkeypatch, capsys):
+    interrupt_at(monkeypatch, 9)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run")
+    monkeypatch.undo()
+    last = tmp_path / "run" / "last.keras"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    last.write_bytes(content)
+    assert run(tmp_path / "run", "--resume") == history(finished)
+    output = capsys.readouterr().out
+    assert "last.keras is damaged" in output
+    assert "epochs 2–3" in output
+
+
+def test_finished_run_is_not_trained_again(finished, capsys):
+    before = (finished / "result.json").stat().st_mtime_ns
+    run(finished, "--resume")
+    assert (finished / "result.json").stat().st_mtime_ns == before
+    assert "finished already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "Continue it with --resume"),
+        (["--resume", "--learning-rate", "0.1"], r"learning_rate: 0.4 there, 0.1 now"),
+        (["--resume", "--seed", "3"], r"seed: 0 there, 3 now"),
+    ],
+)
+def test_existing_folder(finished, more, message):
+    interrupted = finished / "result.json"
+    content = interrupted.read_text()
+    interrupted.unlink()
+    try:
+        with pytest.raises(InputError, match=message):
+            run(finished, *more)
+    finally:
+        interrupted.write_text(content)
+
+
+def test_nan_stops_with_a_message(tmp_path):
+    with pytest.raises(FailedError, match=r"The loss became (nan|inf).*--learning-rate"):
+        run(tmp_path / "run", "--learning-rate", "1e30")
+    assert not runs.is_finished(tmp_path / "run")
+
+
+def test_best_is_chosen_on_the_validation_split(tmp_path):
+    run(tmp_path / "run", "--validation-split", "0.1", "--epochs", "2")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["held_out"] == "200 validation images"
+    assert config["training_images"] == 1800
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["split"].startswith("test")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--arch", "r50_namm"], "Did you mean 'r50_nam'"),
+        (["--recipe", "fsat"], "Did you mean 'fast'"),
+        (["--dataset", "cifar1000"], "Did you mean 'cifar100'"),
+        (["--precision", "float16"], "Did you mean 'mixed_float16'"),
+        (["--strategy", "mirror"], "Did you mean 'mirrored'"),
+        (["--epochs", "0"], "--epochs 0: expected a number above 0"),
+        (["--epochs", "-3"], "--epochs -3"),
+        (["--steps-per-epoch", "0"], "--steps-per-epoch 0"),
+        (["--batch-size", "2001"], "--batch-size 2001: expected 1 to 2000"),
+        (["--validation-split", "1"], "--validation-split 1"),
+        (["--augment", "random_corp"], "Did you mean 'random_crop'"),
+        (["--dataset", "cifar100", "--data-dir", "/nowhere"], "/nowhere is missing"),
+        (["--stem", "cfar"], "stem"),
+        (["--mean", "0.5"], "--mean"),
+    ],
+)
+def test_bad_input_leaves_nothing(tmp_path, more, message):
+    with pytest.raises(InputError, match=message):
+        run(tmp_path / "run", *more)
+    assert not (tmp_path / "run").exists()
+
+
+def test_mixed_float16_without_a_gpu_is_a_warning():
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("there is a GPU")
+    said = []
+    assert fit.choose_precision("mixed_float16", said.append) == "mixed_float16"
+    assert "without a GPU" in said[0]
+    assert fit.choose_precision("auto", said.append) == "float32"
+
+
+def test_float32_copy_of_a_mixed_model_computes_in_float32():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        import keras_nam
+
+        model = keras_nam.create_model("r18w8_nam_full")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    copy = fit.in_float32(model)
+    assert {layer.compute_dtype for layer in copy._flatten_layers()} == {"float32"}
+    for ours, theirs in zip(copy.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*arguments, timeout=120):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def test_command_line_error_is_one_line_and_status_2(tmp_path):
+    process = command("training/train.py", "--recipe", "nope", "--run-dir", tmp_path / "run")
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: Unknown recipe 'nope'")
+    assert process.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["training.train", "training.evaluate"])
+def test_help_imports_nothing_heavy(module):
+    code = f"import sys, {module} as m; m.parser().format_help(); print(*sys.modules)"
+    modules = set(command("-c", code).stdout.split())
+    assert module in modules
+    assert not modules & {"tensorflow", "keras", "numpy", "matplotlib"}
+
+
+def test_mirrored_over_two_devices(tmp_path):
+    """Two logical CPUs; each replica normalizes by its own half of the batch."""
+    code = f"""
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from training import train
+train.main({[*ARGUMENTS, "--run-dir", str(tmp_path / "run"), "--strategy", "mirrored"]})
+"""
+    process = command("-c", code, timeout=300)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert "mirrored over 2 device(s)" in process.stdout
+    assert runs.is_finished(tmp_path / "run")

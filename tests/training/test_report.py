@@ -1,0 +1,74 @@
+"""The numbers of the report, on predictions small enough to count by hand."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from training import evaluate, report
+from training.cli import InputError
+from training.evaluation import accuracy_by_class, surest_mistakes, worst_confusions
+from training.evaluation import evaluate as scores_of
+
+NAMES = ["cat", "dog", "owl"]
+SCORES = {
+    "labels": np.array([0, 0, 0, 0, 1, 1, 2]),
+    "predictions": np.array([0, 1, 1, 2, 1, 0, 2]),
+    "probabilities": np.array(
+        [
+            [0.9, 0.1, 0],
+            [0, 1, 0],
+            [0.4, 0.6, 0],
+            [0, 0.3, 0.7],
+            [0, 1, 0],
+            [0.8, 0.2, 0],
+            [0, 0, 1],
+        ]
+    ),
+}
+
+
+def test_accuracy_by_class_worst_first():
+    assert accuracy_by_class(SCORES, NAMES) == [("cat", 0.25), ("dog", 0.5), ("owl", 1.0)]
+
+
+def test_worst_confusions():
+    assert worst_confusions(SCORES, NAMES, 2) == [("cat", "dog", 2), ("cat", "owl", 1)]
+
+
+def test_surest_mistakes():
+    assert surest_mistakes(SCORES, 3).tolist() == [1, 5, 3]
+
+
+def test_evaluate_in_batches():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(10, 7)).astype("float32"), rng.integers(0, 7, 10)
+
+    class Identity:
+        def predict(self, stream, verbose):
+            return np.concatenate(list(stream.as_numpy_iterator()))
+
+    stream = tf.data.Dataset.from_tensor_slices((logits, labels)).batch(4)
+    scores = scores_of(Identity(), stream)
+    ranks = (logits > logits[np.arange(10), labels][:, None]).sum(1)
+    log_softmax = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert scores["top1"] == pytest.approx(np.mean(ranks == 0))
+    assert scores["top5"] == pytest.approx(np.mean(ranks < 5))
+    assert scores["loss"] == pytest.approx(-log_softmax[np.arange(10), labels].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [("absent.keras", None, "is missing"), ("text.keras", b"not a zip", "cannot|no model")],
+)
+def test_files_that_are_refused(tmp_path, monkeypatch, name, content, message):
+    path = tmp_path / name
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        evaluate.main([str(path), "--dataset", "synthetic"])
+
+
+def test_unknown_split(tmp_path):
+    (tmp_path / "model.keras").write_bytes(b"")
+    with pytest.raises(InputError, match="expected test, or validation"):
+        report.report(tmp_path / "model.keras", "train", None, "fast", "synthetic")

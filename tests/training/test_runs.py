@@ -1,0 +1,215 @@
+"""Run folders: written whole or not at all, opened again only with the same settings."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from training import runs
+from training.cli import InputError
+
+CONFIG = {
+    "arch": "r18_nam",
+    "seed": 0,
+    "recipe_settings": {"epochs": 3, "std": (0.1, 0.2, 0.3)},
+    "environment": {"git_revision": "abc"},
+}
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
+    path = tmp_path / "model.keras"
+    path.write_text("old")
+    suffixes = []
+
+    def write(temporary):
+        assert path.read_text() == "old"  # until the new one is whole
+        suffixes.append(temporary.suffix)
+        temporary.write_text("new")
+
+    runs.write_atomically(path, write)
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["model.keras"]
+    assert suffixes == [".keras"]  # savers choose the format by it
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, error):
+    path = tmp_path / "result.json"
+    path.write_text("old")
+
+    def fail_half_way(temporary):
+        temporary.write_text("ne")
+        raise error
+
+    with pytest.raises(type(error)):
+        runs.write_atomically(path, fail_half_way)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["result.json"]
+
+
+def test_content_that_is_no_json_keeps_the_old_file(tmp_path):
+    path = tmp_path / "config.json"
+    runs.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        runs.write_json(path, {"a": object()})
+    assert runs.read_json(path) == {"a": 1}
+    assert names(tmp_path) == ["config.json"]
+
+
+def test_json_is_readable_text(tmp_path):
+    runs.write_json(tmp_path / "a.json", {"name": "übung", "share": 0.1})
+    assert (tmp_path / "a.json").read_text("utf-8") == '{\n  "name": "übung",\n  "share": 0.1\n}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [(None, "is missing"), ('{"a": ', "cannot be read"), ("", "cannot be")]
+)
+def test_json_that_is_missing_or_damaged_is_an_input_error(tmp_path, content, expected):
+    path = tmp_path / "config.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=f"{path} {expected}"):
+        runs.read_json(path)
+
+
+def test_history_comes_back_as_it_was(tmp_path):
+    rows = [
+        dict.fromkeys(runs.HISTORY_COLUMNS, 1 / 3) | {"epoch": 1},
+        dict.fromkeys(runs.HISTORY_COLUMNS, 1e-30) | {"epoch": 2},
+    ]
+    path = tmp_path / "history.csv"
+    assert runs.read_history(path) == []
+    runs.write_history(path, rows)
+    assert runs.read_history(path) == rows
+    assert path.read_text().splitlines()[0] == ",".join(runs.HISTORY_COLUMNS)
+    assert names(tmp_path) == ["history.csv"]
+
+
+@pytest.mark.parametrize("content", ["epoch,loss\n1,\n", "epoch,loss\nx,1\n", "epoch,loss\n1\n"])
+def test_a_damaged_history_is_an_input_error(tmp_path, content):
+    path = tmp_path / "history.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match=f"{path} is damaged"):
+        runs.read_history(path)
+
+
+def test_a_run_starts_with_its_configuration(tmp_path):
+    folder = runs.start(tmp_path / "runs" / "a", CONFIG, resume=False)
+    assert names(folder) == ["config.json"]
+    assert runs.read_json(folder / "config.json") == json.loads(json.dumps(CONFIG))
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_starts_in_an_empty_folder_too(tmp_path, resume):
+    assert runs.start(tmp_path, CONFIG, resume) == tmp_path
+    assert names(tmp_path) == ["config.json"]
+
+
+def test_an_existing_run_is_continued_only_when_asked(tmp_path):
+    runs.start(tmp_path, CONFIG, resume=False)
+    with pytest.raises(InputError, match="exists. Continue it with --resume"):
+        runs.start(tmp_path, CONFIG, resume=False)
+    elsewhere = {**CONFIG, "environment": {"git_revision": "def"}}
+    assert runs.start(tmp_path, elsewhere, resume=True) == tmp_path
+    assert runs.read_json(tmp_path / "config.json")["environment"] == CONFIG["environment"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_other_settings_are_named_and_change_nothing(tmp_path, resume):
+    runs.start(tmp_path, CONFIG, resume=False)
+    before = (tmp_path / "config.json").read_bytes()
+    recipe = {"epochs": 4, "std": (0.1, 0.2, 0.3)}
+    changed = {**CONFIG, "seed": 1, "recipe_settings": recipe}
+    expected = "other settings: epochs: 3 there, 4 now; seed: 0 there, 1 now. Give"
+    with pytest.raises(InputError, match=expected):
+        runs.start(tmp_path, changed, resume)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_setting_that_the_old_run_did_not_have_is_named(tmp_path):
+    runs.start(tmp_path, CONFIG, resume=False)
+    with pytest.raises(InputError, match="stem: None there, imagenet now"):
+        runs.start(tmp_path, {**CONFIG, "stem": "imagenet"}, resume=True)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="is not empty and no run folder"):
+        runs.start(tmp_path, CONFIG, resume=True)
+    assert names(tmp_path) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("path", ["file", "file/below"])
+def test_a_file_in_the_way_is_an_input_error(tmp_path, path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        runs.start(tmp_path / path, CONFIG, resume=False)
+
+
+def test_a_read_only_place_is_an_input_error(tmp_path):
+    tmp_path.chmod(0o500)
+    if os.access(tmp_path, os.W_OK):
+        pytest.skip("this user may write in read-only folders (root)")
+    with pytest.raises(InputError, match="cannot be written .Permission denied"):
+        runs.start(tmp_path / "run", CONFIG, resume=False)
+
+
+@pytest.mark.parametrize("reason", ["No space left on device", "Read-only file system"])
+def test_a_disk_that_refuses_is_an_input_error(tmp_path, monkeypatch, reason):
+    def refuse(*_):
+        raise OSError(0, reason)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(InputError, match=f"cannot be written .{reason}"):
+        runs.start(tmp_path / "run", CONFIG, resume=False)
+    assert names(tmp_path / "run") == []
+
+
+def test_newest_finished_is_by_the_time_of_the_result(tmp_path):
+    for name, time in (("a", 200), ("b", 300), ("c", 100)):
+        (tmp_path / name).mkdir()
+        runs.write_json(tmp_path / name / "result.json", {})
+        os.utime(tmp_path / name / "result.json", (time, time))
+    (tmp_path / "unfinished").mkdir()
+    runs.write_json(tmp_path / "unfinished" / "config.json", {})
+    assert runs.newest_finished(tmp_path) == tmp_path / "b"
+    assert runs.is_finished(tmp_path / "b")
+    assert not runs.is_finished(tmp_path / "unfinished")
+
+
+@pytest.mark.parametrize("root", ["", "missing"])
+def test_without_a_finished_run_the_error_says_how_to_get_one(tmp_path, root):
+    with pytest.raises(InputError, match=r"No finished run under .*python training/train.py"):
+        runs.newest_finished(tmp_path / root)
+
+
+def test_environment_has_versions_and_the_revision():
+    environment = runs.environment()
+    assert environment["versions"]["keras"].startswith("3.")
+    assert environment["git_revision"] == runs.git_revision()
+    json.dumps(environment)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"), [("", "abc"), (" M training/runs.py\n", "abc+changes")]
+)
+def test_the_revision_says_whether_files_were_changed(monkeypatch, changed, expected):
+    def git(command, **_):
+        output = changed if command[1] == "status" else "abc\n"
+        return subprocess.CompletedProcess(command, 0, stdout=output)
+
+    monkeypatch.setattr(subprocess, "run", git)
+    assert runs.git_revision() == expected
+
+
+def test_outside_a_checkout_there_is_no_revision(monkeypatch):
+    def no_git(*_, **__):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(subprocess, "run", no_git)
+    assert runs.git_revision() is None
