@@ -21,10 +21,8 @@ def main():
     if dataset == "synthetic":
         print("(CIFAR-100 was not found: set TFDS_DATA_DIR to a folder that holds it.)")
     shutil.rmtree(FOLDER, ignore_errors=True)
-    train.main(
-        ["--arch", "r18w16_nam", "--recipe", "fast", "--dataset", dataset]
-        + ["--run-dir", str(FOLDER), *SETTINGS[dataset]]
-    )
+    what = ["--arch", "r18w16_nam", "--recipe", "fast", "--dataset", dataset]
+    train.main([*what, *SETTINGS[dataset], "--run-dir", str(FOLDER)])
     evaluate.main([str(FOLDER)])
     print(
         f"""

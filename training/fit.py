@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_nam
-from keras_nam.models import parse_arch
+from keras_nam.models import STEMS, parse_arch
 from training import augment, callbacks, data, runs, saved_model, schedules
 from training.cli import InputError
 from training.evaluation import evaluate
@@ -60,7 +60,7 @@ def train(job, say=print):
         InputError: On settings that do not fit; nothing has been written then.
         FailedError: If the loss is not finite.
     """
-    check_arch(job.arch)
+    check(job)
     precision = choose_precision(job.precision, say)
     strategy = make_strategy(job.strategy, job.recipe.batch_size, say)
     if runs.is_finished(job.folder) and job.resume:
@@ -111,12 +111,15 @@ def configuration(job, dataset, steps, precision):
     }
 
 
-def check_arch(arch):
-    """Raises an InputError for an arch that is not in the table."""
+def check(job):
+    """Raises an InputError for names that are in no table, before anything is read or written."""
     try:
-        parse_arch(arch)
+        parse_arch(job.arch)
     except ValueError as error:
-        raise InputError(f"--arch {arch}: {error}") from None
+        raise InputError(f"--arch {job.arch}: {error}") from None
+    if job.stem not in STEMS:
+        raise InputError(f"--stem {job.stem}: expected one of {', '.join(STEMS)}.")
+    augment.compose(job.recipe.augment)
 
 
 def choose_precision(asked, say):

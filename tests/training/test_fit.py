@@ -11,7 +11,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from golden_modules import relative_error
 
+import keras_nam
 from training import callbacks, data, fit, recipes, runs, train
 from training.cli import FailedError, InputError
 
@@ -82,11 +84,12 @@ def test_saved_model_answers_as_the_keras_model(finished):
     images = data.load("synthetic").test.images[:5]
     expected = model(data.normalize(images, recipe.mean, recipe.std), training=False)
     outputs = served.signatures["serving_default"](image=tf.constant(images, tf.float32))
-    np.testing.assert_allclose(outputs["logits"], expected, atol=1e-5)
+    # Float32 rounding, of logits that are above 100 after so few steps.
+    assert relative_error(outputs["logits"], expected) < 1e-5
     np.testing.assert_allclose(tf.reduce_sum(outputs["probabilities"], 1), np.ones(5), atol=1e-6)
     pictures = tf.stack([tf.io.encode_png(image) for image in images])
     of_bytes = served.signatures["serving_bytes"](image_bytes=pictures)
-    np.testing.assert_allclose(of_bytes["logits"], expected, atol=1e-5)
+    assert relative_error(of_bytes["logits"], expected) < 1e-5
 
 
 def test_one_seed_gives_one_history(finished, tmp_path):
@@ -181,7 +184,7 @@ def test_best_is_chosen_on_the_validation_split(tmp_path):
         (["--arch", "r50_namm"], "Did you mean 'r50_nam'"),
         (["--recipe", "fsat"], "Did you mean 'fast'"),
         (["--dataset", "cifar1000"], "Did you mean 'cifar100'"),
-        (["--precision", "float16"], "Did you mean 'mixed_float16'"),
+        (["--precision", "mixed_float61"], "Did you mean 'mixed_float16'"),
         (["--strategy", "mirror"], "Did you mean 'mirrored'"),
         (["--epochs", "0"], "--epochs 0: expected a number above 0"),
         (["--epochs", "-3"], "--epochs -3"),
@@ -190,7 +193,7 @@ def test_best_is_chosen_on_the_validation_split(tmp_path):
         (["--validation-split", "1"], "--validation-split 1"),
         (["--augment", "random_corp"], "Did you mean 'random_crop'"),
         (["--dataset", "cifar100", "--data-dir", "/nowhere"], "/nowhere is missing"),
-        (["--stem", "cfar"], "stem"),
+        (["--stem", "cfar"], "expected one of cifar, imagenet"),
         (["--mean", "0.5"], "--mean"),
     ],
 )
@@ -212,8 +215,6 @@ def test_mixed_float16_without_a_gpu_is_a_warning():
 def test_float32_copy_of_a_mixed_model_computes_in_float32():
     keras.config.set_dtype_policy("mixed_float16")
     try:
-        import keras_nam
-
         model = keras_nam.create_model("r18w8_nam_full")
     finally:
         keras.config.set_dtype_policy("float32")
