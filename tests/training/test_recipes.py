@@ -136,5 +136,5 @@ def test_the_ends_of_the_ranges_are_allowed(name, value):
 
 def test_one_cycle_needs_a_warm_up():
     assert recipes.get("paddle", warmup_fraction=0).warmup_fraction == 0
-    with pytest.raises(InputError, match="--warmup-fraction 0: expected above 0 for .* one_cycle"):
+    with pytest.raises(InputError, match=r"--warmup-fraction 0: expected above 0 for .*one_cycle"):
         recipes.get("fast", warmup_fraction=0)

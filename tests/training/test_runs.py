@@ -112,7 +112,7 @@ def test_a_run_starts_in_an_empty_folder_too(tmp_path, resume):
 
 def test_an_existing_run_is_continued_only_when_asked(tmp_path):
     runs.start(tmp_path, CONFIG, resume=False)
-    with pytest.raises(InputError, match="exists. Continue it with --resume"):
+    with pytest.raises(InputError, match=r"exists\. Continue it with --resume"):
         runs.start(tmp_path, CONFIG, resume=False)
     elsewhere = {**CONFIG, "environment": {"git_revision": "def"}}
     assert runs.start(tmp_path, elsewhere, resume=True) == tmp_path
@@ -155,7 +155,7 @@ def test_a_read_only_place_is_an_input_error(tmp_path):
     tmp_path.chmod(0o500)
     if os.access(tmp_path, os.W_OK):
         pytest.skip("this user may write in read-only folders (root)")
-    with pytest.raises(InputError, match="cannot be written .Permission denied"):
+    with pytest.raises(InputError, match=r"cannot be written \(Permission denied"):
         runs.start(tmp_path / "run", CONFIG, resume=False)
 
 

@@ -1,0 +1,161 @@
+"""The SavedModel: what a server loads, what it answers, and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_nam
+from training import data, saved_model
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+NAMES = ["bear", "bee", "cup"]
+INVALID_ARGUMENT = 3
+
+
+@pytest.fixture(scope="module")
+def model():
+    return keras_nam.create_model("r18w8_nam", num_classes=3)
+
+
+@pytest.fixture(scope="module")
+def version(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    return saved_model.save(model, folder, NAMES, MEAN, STD)
+
+
+@pytest.fixture(scope="module")
+def served(version):
+    return tf.saved_model.load(str(version))
+
+
+def logits_of(model, images):
+    return np.asarray(model(data.normalize(images, MEAN, STD), training=False))
+
+
+def images(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+def test_version_folder(version):
+    assert version.name == "1"
+    assert [path.name for path in version.parent.iterdir()] == ["1"]
+    assert (version / "assets" / "labels.txt").read_text() == "bear\nbee\ncup\n"
+    assert (version / "assets.extra" / "tf_serving_warmup_requests").stat().st_size > 0
+
+
+def test_variables_are_stored_once(model, version):
+    stored = sum(path.stat().st_size for path in (version / "variables").glob("*.data*"))
+    assert stored < 1.05 * 4 * model.count_params()
+
+
+def test_signatures(served):
+    signatures = served.signatures
+    assert set(signatures) == {"serving_default", "serving_bytes"}
+    spec = signatures["serving_default"].structured_input_signature[1]["image"]
+    assert (spec.shape.as_list(), spec.dtype) == ([None, 32, 32, 3], tf.float32)
+    for signature in signatures.values():
+        outputs = signature.structured_outputs
+        assert {k: (v.shape.as_list(), v.dtype) for k, v in outputs.items()} == {
+            "logits": ([None, 3], tf.float32),
+            "probabilities": ([None, 3], tf.float32),
+        }
+
+
+def test_server_session(model, version):
+    """The loader that the server uses answers every request, and never aborts."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((version / "saved_model.pb").read_bytes())
+    signature = proto.meta_graphs[0].signature_def["serving_default"]
+    logits, index = signature.outputs["logits"].name.split(":")
+    assert index == "0"
+    process = subprocess.run(
+        [
+            sys.executable,
+            Path(__file__).with_name("server_session.py"),
+            version,
+            signature.inputs["image"].name.split(":")[0],
+            logits,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    answers = json.loads(process.stdout)
+    codes = {what: code for what, (code, _) in answers.items()}
+    good = ["two images", "many images", "two images again", "NaN"]
+    bad = ["rank 3", "rank 1", "another size", "four channels", "no image"]
+    assert codes == {**dict.fromkeys(good, 0), **dict.fromkeys(bad, INVALID_ARGUMENT)}
+    sent = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    for what in ("two images", "two images again"):
+        np.testing.assert_allclose(answers[what][1], logits_of(model, sent), atol=1e-5)
+    assert answers["NaN"][1] is True
+
+
+@pytest.mark.parametrize("encode", [tf.io.encode_png, tf.io.encode_jpeg])
+def test_encoded_images(model, served, encode):
+    pictures = [encode(image).numpy() for image in images(3)]
+    decoded = np.stack([tf.io.decode_image(picture) for picture in pictures])
+    outputs = served.signatures["serving_bytes"](image_bytes=tf.constant(pictures))
+    np.testing.assert_allclose(outputs["logits"], logits_of(model, decoded), atol=1e-5)
+
+
+def test_encoded_images_of_another_size_are_resized(served):
+    picture = tf.io.encode_png(np.full((70, 50, 3), 128, np.uint8)).numpy()
+    same = tf.io.encode_png(np.full((32, 32, 3), 128, np.uint8)).numpy()
+    outputs = served.signatures["serving_bytes"](image_bytes=tf.constant([picture, same]))
+    np.testing.assert_allclose(outputs["logits"][0], outputs["logits"][1], atol=1e-5)
+
+
+def declared(width, height):
+    """Returns a PNG of one pixel that declares another size."""
+    png = bytearray(tf.io.encode_png(np.zeros((1, 1, 3), np.uint8)).numpy())
+    png[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    return bytes(png)
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (b"", "substr|PNG nor a JPEG"),
+        (b"not a picture at all", "neither a PNG nor a JPEG"),
+        (b"GIF89a" + bytes(40), "neither a PNG nor a JPEG"),
+        (b"\x89PNG", "no header"),
+        (tf.io.encode_png(images(1)[0]).numpy()[:200], "PNG"),
+        (b"\xff\xd8\xff" + bytes(100), "JPEG"),
+        (declared(60_000, 60_000), "declares"),
+        (declared(2**31 - 1, 2**31 - 1), "declares"),
+    ],
+)
+def test_bytes_that_are_refused(served, picture, message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        served.signatures["serving_bytes"](image_bytes=tf.constant([picture]))
+
+
+def test_a_failed_save_leaves_the_old_version(model, version, monkeypatch):
+    before = (version / "fingerprint.pb").read_bytes()
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saved_model, "_write_warmup", full)
+    with pytest.raises(OSError, match="No space"):
+        saved_model.save(model, version.parent, NAMES, MEAN, STD)
+    assert [path.name for path in version.parent.iterdir()] == ["1"]
+    assert (version / "fingerprint.pb").read_bytes() == before
+
+
+def test_versions_stand_side_by_side(model, tmp_path):
+    for number in (1, 2):
+        saved_model.save(model, tmp_path, NAMES, MEAN, STD, version=number)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
