@@ -89,6 +89,15 @@ def _rebuild_parameter(tensor, *_):
     return tensor
 
 
+ALLOWED = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch", "Size"): tuple,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    **{("torch", name): dtype for name, dtype in STORAGES.items()},
+}
+
+
 class TensorUnpickler(safe_pickle.Unpickler):
     """The restricted unpickler for PyTorch's tensors.
 
@@ -98,16 +107,8 @@ class TensorUnpickler(safe_pickle.Unpickler):
         root: String, the members' common folder, with its slash.
     """
 
-    ALLOWED = {
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("torch", "Size"): tuple,
-        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-        ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-        **{("torch", name): dtype for name, dtype in STORAGES.items()},
-    }
-
     def __init__(self, file, archive, root):
-        super().__init__(file, allowed=self.ALLOWED)
+        super().__init__(file, allowed=ALLOWED)
         self._archive = archive
         self._root = root
         self._storages = {}

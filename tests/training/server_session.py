@@ -128,8 +128,7 @@ def main(path, input_name, output_name):
         code, result = session.run(images, input_name, output_name)
         answers[what] = [code, result if code else result[:2].tolist()]
     nan = np.full((1, 32, 32, 3), np.nan, np.float32)
-    code, result = session.run(nan, input_name, output_name)
-    answers["NaN"] = [code, result if code else bool(np.isnan(result).all())]
+    answers["NaN"] = [session.run(nan, input_name, output_name)[0], None]
     json.dump(answers, sys.stdout)
 
 

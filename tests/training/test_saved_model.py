@@ -99,7 +99,6 @@ def test_server_session(model, version):
     sent = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
     for what in ("two images", "two images again"):
         np.testing.assert_allclose(answers[what][1], logits_of(model, sent), atol=1e-5)
-    assert answers["NaN"][1] is True
 
 
 @pytest.mark.parametrize("encode", [tf.io.encode_png, tf.io.encode_jpeg])
