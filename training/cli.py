@@ -16,7 +16,7 @@ class FailedError(Exception):
 
 
 def run(main):
-    """Runs `main()` and exits: 0 done, 1 a bad result, 2 bad input, 130 interrupted.
+    """Runs `main()` and exits: 0 done, 1 a bad result, 2 bad input or a full disk, 130 interrupted.
 
     An `InputError` or a `FailedError` becomes one line on standard error, without a traceback.
     """
@@ -25,5 +25,13 @@ def run(main):
     except (InputError, FailedError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except OSError as error:  # a full or read-only disk, met in the midst of the work
+        print(
+            f"error: {error.filename or 'a file'}: {error.strerror or error}. "
+            "What was whole before is kept; make room, then go on.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
         sys.exit(130)

@@ -99,7 +99,12 @@ def main(argv=None):
 
     from training.fit import Job, train
 
-    train(Job(recipe_name=recipe_name, recipe=recipe, **args))
+    job = Job(recipe_name=recipe_name, recipe=recipe, **args)
+    try:
+        train(job)
+    except KeyboardInterrupt:
+        print(f"\n{job.folder} keeps the last whole epoch: --resume continues after it.")
+        raise
 
 
 if __name__ == "__main__":

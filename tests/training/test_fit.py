@@ -1,25 +1,20 @@
-"""A whole training on the synthetic set: the run folder, reproduction, interruption, resumption."""
+"""A whole training on the synthetic set: its run folder, reproduction, resumption, bad input."""
 
 import csv
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from golden_modules import relative_error
+from small_run import ARGUMENTS
 
 import keras_nam
 from training import callbacks, data, fit, recipes, runs, train
 from training.cli import FailedError, InputError
 
 TIMES = ("seconds", "images_per_second")
-ARGUMENTS = ["--arch", "r18w8_nam", "--recipe", "fast", "--dataset", "synthetic", "--quiet"]
-ARGUMENTS += ["--batch-size", "64", "--steps-per-epoch", "4", "--epochs", "3", "--strategy", "none"]
 
 
 def run(folder, *more):
@@ -222,47 +217,3 @@ def test_float32_copy_of_a_mixed_model_computes_in_float32():
     assert {layer.compute_dtype for layer in copy._flatten_layers()} == {"float32"}
     for ours, theirs in zip(copy.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-
-
-ROOT = Path(__file__).parents[2]
-
-
-def command(*arguments, timeout=120):
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-
-
-def test_command_line_error_is_one_line_and_status_2(tmp_path):
-    process = command("training/train.py", "--recipe", "nope", "--run-dir", tmp_path / "run")
-    assert process.returncode == 2
-    assert process.stderr.startswith("error: Unknown recipe 'nope'")
-    assert process.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("module", ["training.train", "training.evaluate"])
-def test_help_imports_nothing_heavy(module):
-    code = f"import sys, {module} as m; m.parser().format_help(); print(*sys.modules)"
-    modules = set(command("-c", code).stdout.split())
-    assert module in modules
-    assert not modules & {"tensorflow", "keras", "numpy", "matplotlib"}
-
-
-def test_mirrored_over_two_devices(tmp_path):
-    """Two logical CPUs; each replica normalizes by its own half of the batch."""
-    code = f"""
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from training import train
-train.main({[*ARGUMENTS, "--run-dir", str(tmp_path / "run"), "--strategy", "mirrored"]})
-"""
-    process = command("-c", code, timeout=300)
-    assert process.returncode == 0, process.stderr[-2000:]
-    assert "mirrored over 2 device(s)" in process.stdout
-    assert runs.is_finished(tmp_path / "run")
