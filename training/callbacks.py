@@ -166,7 +166,7 @@ def duration(seconds):
 
 
 class TensorBoardExtras(keras.callbacks.Callback):
-    """Writes the images/s, a grid of augmented images, and histograms of the gates' weights.
+    """Writes a grid of augmented images, and histograms of the gates' weights.
 
     Args:
         folder: Path of the TensorBoard logs.
@@ -184,7 +184,6 @@ class TensorBoardExtras(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         with self.writer.as_default():
-            tf.summary.scalar("images_per_second", logs["images_per_second"], step=epoch)
             for gate in gates(self.model):
                 tf.summary.histogram(f"gate_weights/{gate.path}", gate.gate_weights, step=epoch)
         self.writer.flush()
