@@ -41,7 +41,7 @@ def curves(rows, title, path):
 
 def image_grid(images, captions, title, path, columns=8):
     """Draws images [N, H, W, 3], values 0–255, in rows with a caption each."""
-    rows = -(-len(images) // columns)
+    rows = max(1, -(-len(images) // columns))
     figure, panels = plt.subplots(
         rows, columns, figsize=(1.7 * columns, 2.1 * rows), layout="constrained", squeeze=False
     )

@@ -111,6 +111,9 @@ def _draw(scores, split, class_names, path):
     runs.write_atomically(
         path,
         lambda temporary: plots.image_grid(
-            split.images[chosen], captions, "the mistakes it was surest of", temporary
+            split.images[chosen],
+            captions,
+            "the mistakes it was surest of" if len(chosen) else "no mistakes",
+            temporary,
         ),
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training import evaluate, report
+from training import data, evaluate, report
 from training.cli import InputError
 from training.evaluation import accuracy_by_class, surest_mistakes, worst_confusions
 from training.evaluation import evaluate as scores_of
@@ -37,6 +37,15 @@ def test_worst_confusions():
 
 def test_surest_mistakes():
     assert surest_mistakes(SCORES, 3).tolist() == [1, 5, 3]
+
+
+def test_a_picture_of_no_mistakes(tmp_path):
+    right = {**SCORES, "predictions": SCORES["labels"]}
+    assert len(surest_mistakes(right)) == 0
+    assert worst_confusions(right, NAMES) == []
+    images = data.Split(np.zeros((7, 32, 32, 3), np.uint8), right["labels"])
+    report._draw(right, images, NAMES, tmp_path / "mistakes.png")
+    assert (tmp_path / "mistakes.png").stat().st_size > 0
 
 
 def test_evaluate_in_batches():
