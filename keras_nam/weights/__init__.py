@@ -50,7 +50,7 @@ class LoadReport(NamedTuple):
             for key, ours, theirs in self.mismatched
         ]
         return (
-            f"{len(self.loaded)} loaded, "
+            f"{len(self.loaded)} fit, "
             f"{_first(self.missing, 'missing')}, {_first(self.unexpected, 'unexpected')}, "
             f"{_first(shapes, 'of another shape')}"
         )
@@ -185,12 +185,16 @@ def compare(entries, arrays, format):
 
 
 def _detect(model, arrays):
-    """Returns the format with the most of the keys; the statistics' names tell Paddle's."""
-    found = {
-        name: sum(entry.key in arrays for entry in formats.entries(model, name))
-        for name in formats.FORMATS
-    }
-    return max(found, key=found.get)
+    """Returns the format with the most of the keys, and among equals with the most of the shapes.
+
+    Of a layer without statistics, it is the shapes that tell Paddle's transposed Linear.
+    """
+
+    def agreement(format):
+        report = compare(formats.entries(model, format), arrays, format)
+        return len(report.loaded) + len(report.mismatched), len(report.loaded)
+
+    return max(formats.FORMATS, key=agreement)
 
 
 def _state_dict_of(model, format):

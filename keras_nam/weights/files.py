@@ -42,38 +42,44 @@ def read_torch(path):
     is_zip = zipfile.is_zipfile(path)
     if is_zip:
         torch_zip.check_sizes(path)
+    else:
+        _check_is_pickle(path)
     try:
         import torch
     except ImportError:
         if not is_zip:
-            raise ValueError(_not_a_zip(path)) from None
+            raise ValueError(
+                "it is in the format from before PyTorch 1.6, which only PyTorch reads: "
+                "install torch"
+            ) from None
         return torch_zip.read(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise ValueError("it declares more than the memory holds") from None
     except Exception as error:  # PyTorch raises what its own readers run into
-        raise ValueError(_reason(error)) from None
+        raise ValueError(_reason(str(error) or type(error).__name__)) from None
 
 
-def _not_a_zip(path):
+def _check_is_pickle(path):
+    """Raises a ValueError unless the file starts as a binary pickle does."""
     with path.open("rb") as file:
-        start = file.read(2)
-    if start == b"PK":
-        return "the zip archive is truncated"
-    if start[:1] == b"\x80":
-        return (
-            "it is in the format from before PyTorch 1.6, which only PyTorch reads: install torch"
-        )
-    return f"it is no zip archive, it starts with {start!r}"
+        start = file.read(16)
+    if start[:2] == b"PK":
+        raise ValueError("the zip archive is truncated")
+    if start[:1] != b"\x80":
+        raise ValueError(f"it is neither a zip archive nor a pickle, it starts with {start!r}")
 
 
-def _reason(error):
-    """Returns one line: what PyTorch refused to import, or the first line of what it says."""
-    imported = re.search(r"(?:GLOBAL|import|class) ([\w.]+\.[\w.]+)", str(error))
-    if "nsupported" in str(error) and imported:
+def _reason(message):
+    """Returns one line of PyTorch's many, some of which advise to run what the file carries."""
+    imported = re.search(r"(?:GLOBAL|import|class) ([\w.]+\.[\w.]+)", message)
+    if "nsupported" in message and imported:
         return f"it imports {imported[1]}, which a file of tensors does not need"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    inner = re.search(r"WeightsUnpickler error: *(.+)", message)
+    if message.startswith("Weights only load failed"):
+        return inner[1] if inner else "it is not a pickle of tensors"
+    return message.strip().splitlines()[0]
 
 
 # The types of safetensors that NumPy has; BF16 comes as the upper half of float32's bits.
@@ -86,7 +92,7 @@ def read_safetensors(path):
         import safetensors
     except ImportError:
         raise ImportError(
-            f"Reading {path} needs the package safetensors: pip install 'keras-nam[convert]'"
+            "Reading safetensors needs that package: pip install 'keras-nam[convert]'"
         ) from None
     try:
         tensors = safetensors.deserialize(path.read_bytes())
@@ -160,7 +166,7 @@ def write_torch(arrays, path):
         import torch
     except ImportError:
         raise ImportError(
-            f"Writing {path} needs PyTorch: install torch, or write a .safetensors file"
+            "Writing PyTorch's format needs PyTorch: install torch, or write a .safetensors file"
         ) from None
     torch.save({key: torch.from_numpy(array) for key, array in arrays.items()}, path)
 
@@ -171,7 +177,7 @@ def write_safetensors(arrays, path):
         from safetensors.numpy import save_file
     except ImportError:
         raise ImportError(
-            f"Writing {path} needs the package safetensors: pip install 'keras-nam[convert]'"
+            "Writing safetensors needs that package: pip install 'keras-nam[convert]'"
         ) from None
     save_file(arrays, path)
 

@@ -155,8 +155,8 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    "official": Format(OFFICIAL, TORCH_PARAMETERS, TORCH_LAYOUTS),
     "weiaicunzai": Format(WEIAICUNZAI, TORCH_PARAMETERS, TORCH_LAYOUTS),
+    "official": Format(OFFICIAL, TORCH_PARAMETERS, TORCH_LAYOUTS),
     "paddle": Format(OFFICIAL, PADDLE_PARAMETERS, PADDLE_LAYOUTS, counts_batches=False),
 }
 # torchvision's ResNets have the official repository's names.

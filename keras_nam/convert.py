@@ -1,0 +1,197 @@
+"""Converts a checkpoint of PyTorch or Paddle to Keras, or back, and proves it with PyTorch.
+
+python -m keras_nam.convert r50_nam.pth r50_nam.keras --arch r50_nam
+"""
+
+import argparse
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+
+TARGETS = {
+    "keras": (".keras", ".weights.h5"),
+    "torch": (".pth", ".pt", ".bin"),
+    "paddle": (".pdparams",),
+    "safetensors": (".safetensors",),
+}
+SOURCES = ("auto", "official", "torchvision", "weiaicunzai", "paddle", "keras")
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_nam.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Exit status: 0 done, 1 the networks differ by more than the tolerance, "
+        "2 bad usage or bad input.",
+    )
+    parser.add_argument("source", metavar="IN", type=Path, help="the checkpoint")
+    parser.add_argument("target", metavar="OUT", type=Path, help="the file to write")
+    network = parser.add_argument_group("the network")
+    network.add_argument("--arch", required=True, help="such as r50_nam")
+    network.add_argument(
+        "--num-classes", type=_positive, default=100, metavar="N", help="default: 100"
+    )
+    network.add_argument("--stem", choices=("cifar", "imagenet"), default="cifar")
+    network.add_argument(
+        "--image-size",
+        type=_positive,
+        metavar="N",
+        help="height and width, pixels (default: 32, or 224 for the imagenet stem)",
+    )
+    formats = parser.add_argument_group("the formats")
+    formats.add_argument(
+        "--from", dest="source_format", choices=SOURCES, default="auto", help="default: auto"
+    )
+    formats.add_argument(
+        "--to", dest="target_format", choices=TARGETS, help="default: by the suffix of OUT"
+    )
+    formats.add_argument(
+        "--names",
+        choices=("official", "weiaicunzai"),
+        default="official",
+        help="whose names a torch or safetensors OUT has (default: official)",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=5e-6,
+        metavar="D",
+        help="largest difference of the logits, relative to the largest logit (default: 5e-6)",
+    )
+    return parser.parse_args(argv)
+
+
+def _positive(text):
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"a positive integer is expected, not {text!r}")
+    return int(text)
+
+
+def main(argv=None):
+    """Runs the command; returns its exit status."""
+    arguments = parse_arguments(argv)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        try:
+            status = 0 if convert(arguments) else 1
+        except (ValueError, ImportError, OSError) as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    return status
+
+
+def convert(arguments):
+    """Converts, prints what was done and proved; returns `False` where the networks differ."""
+    target_format = arguments.target_format or _format_of(arguments.target)
+    if arguments.source.resolve() == arguments.target.resolve():
+        raise ValueError(f"IN and OUT are the same file, {arguments.source}")
+    if not arguments.source.is_file():
+        raise ValueError(f"There is no file {arguments.source}")
+    if not arguments.target.parent.is_dir():
+        raise ValueError(f"There is no folder {arguments.target.parent} to write into")
+
+    from keras_nam import create_model
+    from keras_nam.weights import load_weights, state_dict
+
+    size = arguments.image_size or (224 if arguments.stem == "imagenet" else 32)
+    model = create_model(
+        arguments.arch, arguments.num_classes, input_shape=(size, size, 3), stem=arguments.stem
+    )
+    proofs = {}
+    if _is_keras(arguments):
+        read_keras(model, arguments.source)
+        print(f"read {arguments.source}: keras, {len(model.weights)} weights")
+    else:
+        arrays = state_dict(arguments.source)
+        report = load_weights(model, arrays, format=arguments.source_format)
+        print(f"read {arguments.source}: {report.format}, {len(report.loaded)} weights")
+        proofs[arguments.source] = (arrays, report.format)
+    names = write(model, arguments.target, target_format, arguments.names)
+    print(f"wrote {arguments.target}: {target_format}" + (f", {names} names" if names else ""))
+    if target_format != "keras":
+        proofs[arguments.target] = (state_dict(arguments.target), names or "paddle")
+    return prove(model, proofs, arguments, size)
+
+
+def _format_of(path):
+    for name, suffixes in TARGETS.items():
+        if path.name.endswith(suffixes):
+            return name
+    known = ", ".join(suffix for suffixes in TARGETS.values() for suffix in suffixes)
+    raise ValueError(f"{path} has none of the suffixes {known}: say --to, and name OUT after it")
+
+
+def _is_keras(arguments):
+    by_suffix = arguments.source.name.endswith(TARGETS["keras"])
+    return arguments.source_format == "keras" or (arguments.source_format == "auto" and by_suffix)
+
+
+def read_keras(model, path):
+    """Loads a `.keras` or `.weights.h5` file into a model."""
+    try:
+        model.load_weights(path)
+    except Exception as error:  # Keras lists every layer, in many lines, or raises h5py's errors
+        reason = str(error).split(". ")[0].splitlines()[0]
+        raise ValueError(f"{path} does not hold the weights of {model.name!r}: {reason}") from None
+
+
+def write(model, path, target_format, names):
+    """Writes a model in a format; returns whose names the file has, if there is a choice."""
+    from keras_nam.weights import files, to_paddle_state_dict, to_torch_state_dict
+
+    if not path.name.endswith(TARGETS[target_format]):
+        raise ValueError(
+            f"{path} is to be a {target_format} file, and these end in "
+            f"{' or '.join(TARGETS[target_format])}"
+        )
+    is_mobilenet = any(layer.name == "head_conv" for layer in model.layers)
+    names = "weiaicunzai" if is_mobilenet else names
+    writers = {
+        "keras": lambda part: (model.save if path.suffix == ".keras" else model.save_weights)(part),
+        "torch": lambda part: files.write_torch(to_torch_state_dict(model, names), part),
+        "paddle": lambda part: files.write_paddle(to_paddle_state_dict(model), part),
+        "safetensors": lambda part: files.write_safetensors(
+            to_torch_state_dict(model, names), part
+        ),
+    }
+    # Under its own name only once it is whole.
+    part = path.with_name(f".part-{path.name}")
+    try:
+        writers[target_format](part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return names if target_format in ("torch", "safetensors") else None
+
+
+def prove(model, proofs, arguments, size):
+    """Runs the same images through the model and through PyTorch's network of each checkpoint."""
+    if not proofs:
+        print("not proved: Keras to Keras, there is no other framework to compare with")
+        return True
+    if importlib.util.find_spec("torch") is None:
+        print("not proved: PyTorch is not installed, so nothing else has run these weights")
+        return True
+    from keras_nam.torch_twin import largest_difference
+
+    is_equal = True
+    for path, (arrays, format) in proofs.items():
+        difference = largest_difference(model, arrays, format, arguments.arch, arguments.stem)
+        # Written so that NaN, from weights that hold it, is not within the tolerance.
+        within = difference <= arguments.tolerance
+        is_equal = is_equal and within
+        print(
+            f"{'proved' if within else 'DIFFERENT'}: {path} in PyTorch and the model in Keras give "
+            f"logits that differ by {difference:.1e} of the largest "
+            f"(tolerance {arguments.tolerance:.0e})"
+        )
+    return is_equal
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The command: what it writes, says and returns."""
+
+import itertools
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from golden_weights import GOLDEN, weights_for
+
+import keras_nam
+from keras_nam import convert
+from keras_nam.weights import files, read_checkpoint
+
+KEYS = np.load(GOLDEN / "resnet_torch.npz")["r18_nam/keys"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A `.npz` of a small network's weights by the official names."""
+    arrays = keras_nam.to_torch_state_dict(keras_nam.create_model("r18w8_nam"))
+    shapes = {key: array.shape for key, array in arrays.items()}
+    path = tmp_path_factory.mktemp("source") / "r18w8_nam.npz"
+    np.savez(path, **weights_for(shapes))
+    return path
+
+
+@pytest.fixture
+def without_torch(monkeypatch):
+    monkeypatch.setattr(convert.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+
+def run(*arguments, arch="r18w8_nam"):
+    return convert.main([*map(str, arguments), "--arch", arch])
+
+
+def test_through_every_format_and_back_bit_equal(source, tmp_path, without_torch, capsys):
+    pytest.importorskip("safetensors")
+    steps = ["a.keras", "b.pdparams", "c.weights.h5", "d.safetensors", "e.pdparams"]
+    paths = [source, *(tmp_path / name for name in steps)]
+    for before, after in itertools.pairwise(paths):
+        assert run(before, after) == 0
+        assert f"wrote {after}" in capsys.readouterr().out
+    first = keras_nam.create_model("r18w8_nam")
+    keras_nam.load_weights(first, source)
+    last = read_checkpoint(paths[-1])
+    for key, value in keras_nam.to_paddle_state_dict(first).items():
+        np.testing.assert_array_equal(last[key], value, err_msg=key)
+    assert {path.name for path in tmp_path.iterdir()} == set(steps)
+
+
+def test_it_says_what_was_read_and_that_nothing_was_proved(source, tmp_path, without_torch, capsys):
+    assert run(source, tmp_path / "out.keras", "--from", "official") == 0
+    said = capsys.readouterr().out
+    assert "official, 134 weights" in said
+    assert "not proved: PyTorch is not installed" in said
+
+
+def test_names_of_the_output(source, tmp_path):
+    pytest.importorskip("safetensors")
+    path = tmp_path / "out.safetensors"
+    assert run(source, path, "--names", "weiaicunzai") == 0
+    assert "conv2_x.0.residual_function.0.weight" in read_checkpoint(path)
+
+
+BAD = {
+    "missing": (["none.pth", "out.keras"], {}, "There is no file"),
+    "suffix": (["SOURCE", "out.onnx"], {}, "none of the suffixes"),
+    "suffix-of-another": (["SOURCE", "out.pth", "--to", "paddle"], {}, "end in .pdparams"),
+    "folder": (["SOURCE", "none/out.keras"], {}, "There is no folder"),
+    "same": (["SOURCE", "SOURCE", "--to", "torch"], {}, "are the same file"),
+    "arch": (["SOURCE", "out.keras"], {"arch": "r18w8_man"}, "Did you mean 'r18_nam'"),
+    "wrong-arch": (["SOURCE", "out.keras"], {"arch": "r34w8_cbam"}, "create_model('r18w8_nam'"),
+    "classes": (["SOURCE", "out.keras", "--num-classes", "10"], {}, "num_classes=100"),
+    "format": (["SOURCE", "out.keras", "--from", "weiaicunzai"], {}, "missing (conv1.0.weight"),
+    "torch": (["SOURCE", "out.pth"], {}, "needs PyTorch"),
+    "malicious": (["evil.pdparams", "out.keras"], {}, "it imports builtins.eval"),
+    "keras": (["other.weights.h5", "out.pdparams"], {}, "does not hold the weights of 'r18w8_nam'"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_status_2(
+    name, source, tmp_path, monkeypatch, without_torch, capsys
+):
+    class Evil:
+        def __reduce__(self):
+            return eval, ("1",)
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.pdparams").write_bytes(pickle.dumps({"a": Evil()}))
+    if name == "keras":
+        keras_nam.create_model("r18w16").save_weights(tmp_path / "other.weights.h5")
+    arguments, options, message = BAD[name]
+    present = set(tmp_path.iterdir())
+    assert run(*(source if a == "SOURCE" else a for a in arguments), **options) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert set(tmp_path.iterdir()) == present
+
+
+def test_nan_weights_are_warned_of(source, tmp_path, without_torch, capsys):
+    arrays = dict(np.load(source))
+    arrays["fc.bias"][0] = np.nan
+    np.savez(tmp_path / "nan.npz", **arrays)
+    assert run(tmp_path / "nan.npz", tmp_path / "out.keras") == 0
+    assert "warning: The checkpoint holds NaN" in capsys.readouterr().err
+
+
+def test_a_failed_write_leaves_no_file(source, tmp_path, without_torch, monkeypatch, capsys):
+    def full(arrays, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "write_paddle", full)
+    (tmp_path / "out.pdparams").write_bytes(b"before")
+    assert run(source, tmp_path / "out.pdparams") == 2
+    assert "No space left" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["out.pdparams"]
+    assert (tmp_path / "out.pdparams").read_bytes() == b"before"
+
+
+def test_as_a_module(source, tmp_path):
+    """`python -m`: the exit status reaches the shell."""
+    command = [sys.executable, "-m", "keras_nam.convert", tmp_path / "none.pth", "a.keras"]
+    done = subprocess.run([*command, "--arch", "r18"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "error: There is no file" in done.stderr
