@@ -148,11 +148,11 @@ def to_paddle_state_dict(model):
 def state_dict(source):
     """Returns a path's or dictionary's arrays by their keys, without wrappers and prefixes."""
     contents = source if isinstance(source, dict) else read_checkpoint(source)
-    while isinstance(contents, dict):
-        inner = next((contents[w] for w in WRAPPERS if isinstance(contents.get(w), dict)), None)
-        if inner is None:
-            break
-        contents = inner
+    # No deeper than there are wrappers: a pickled dictionary may hold itself.
+    for _ in WRAPPERS:
+        if isinstance(contents, dict):
+            inner = (contents[w] for w in WRAPPERS if isinstance(contents.get(w), dict))
+            contents = next(inner, contents)
     arrays = {}
     for key, value in contents.items() if isinstance(contents, dict) else ():
         if not (hasattr(value, "shape") and hasattr(value, "dtype")):

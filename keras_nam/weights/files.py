@@ -4,12 +4,24 @@ import math
 import pickle
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from keras_nam import safe_pickle
 from keras_nam.weights import torch_zip
+
+# What a damaged archive raises on its way through zipfile, zlib and NumPy.
+DAMAGES = (
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    MemoryError,
+)
 
 
 def read_checkpoint(path):
@@ -33,7 +45,7 @@ def read_checkpoint(path):
         return reader(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, zipfile.BadZipFile) as error:
+    except DAMAGES as error:
         raise ValueError(f"{path} is not a whole {path.suffix} checkpoint: {error}") from None
 
 
@@ -55,8 +67,6 @@ def read_torch(path):
         return torch_zip.read(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise ValueError("it declares more than the memory holds") from None
     except Exception as error:  # PyTorch raises what its own readers run into
         raise ValueError(_reason(str(error) or type(error).__name__)) from None
 

@@ -100,6 +100,7 @@ def test_bad_input_is_one_line_and_status_2(
     assert printed.startswith("error: ")
     assert message in printed
     assert printed.count("\n") == 1
+    assert len(printed) < 800
     assert set(tmp_path.iterdir()) == present
 
 

@@ -2,6 +2,9 @@
 
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,6 +14,7 @@ import keras_nam
 from keras_nam.attention import ATTENTIONS
 from keras_nam.models import BACKBONES, parse_arch
 
+ROOT = Path(__file__).parents[2]
 # The deep ones differ from r50 in the number of blocks only; their width is cut to be quick.
 NARROW = {"r18": "r18w8", "r34": "r34w8", "r50": "r50w8", "r101": "r101w4", "r152": "r152w4"}
 QUICK = [
@@ -136,6 +140,14 @@ def test_keras_file_round_trip(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     x = np.random.default_rng(0).normal(size=(2, 32, 32, 3))
     np.testing.assert_array_equal(loaded(x), model(x))
+
+
+def test_import_alone_registers_the_layers(tmp_path):
+    """In a process that has named no layer: a lazy package would not find the classes."""
+    keras_nam.create_model("r18w8_nam_full").save(tmp_path / "model.keras")
+    code = f"import keras, keras_nam; keras.saving.load_model({str(tmp_path / 'model.keras')!r})"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert process.returncode == 0, process.stderr[-2000:]
 
 
 def test_logits_are_float32_under_mixed_precision():

@@ -172,6 +172,30 @@ def test_a_call_of_the_shell_is_refused_by_name(tmp_path, layer, name, write, to
     assert not victim.exists()
 
 
+@pytest.mark.parametrize("name", ["bad.pth", "bad.npz"])
+def test_whatever_byte_is_damaged_the_error_is_a_value_error(tmp_path, name, without_torch):
+    path = tmp_path / name
+    if name == "bad.pth":
+        content = (CHECKPOINTS / "channel_att_16_dataparallel.pth").read_bytes()
+    else:
+        np.savez_compressed(path, **weights_for(SHAPES))
+        content = path.read_bytes()
+    for at in range(0, len(content), 7):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+        try:
+            read_checkpoint(path)
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017 (some bytes may change unnoticed)
+
+
+def test_a_dictionary_that_holds_itself_ends(tmp_path, layer):
+    contents = {}
+    contents["model"] = contents
+    (tmp_path / "bad.pdparams").write_bytes(pickle.dumps(contents))
+    with pytest.raises(ValueError, match="No array"):
+        keras_nam.load_weights(layer, tmp_path / "bad.pdparams")
+
+
 def test_numpy_is_not_called_with_a_shape_of_the_pickle(tmp_path):
     path = tmp_path / "bad.pdparams"
     path.write_bytes(b"\x80\x02cnumpy\nndarray\n(I1099511627776\ntR.")
@@ -275,7 +299,12 @@ def test_npz_and_paddle_files_round_trip(tmp_path, layer):
     expected = weights_for(SHAPES)
     keras_nam.load_weights(layer, expected)
     arrays = keras_nam.to_torch_state_dict(layer)
+    fortran = {"matrix": np.asfortranarray(np.arange(6.0).reshape(2, 3))}
     np.savez_compressed(tmp_path / "a.npz", **arrays)
+    np.savez(tmp_path / "fortran.npz", **fortran)
+    np.testing.assert_array_equal(
+        read_checkpoint(tmp_path / "fortran.npz")["matrix"], fortran["matrix"]
+    )
     files.write_paddle(keras_nam.to_paddle_state_dict(layer), tmp_path / "b.pdparams")
     pytest.importorskip("safetensors")
     files.write_safetensors(arrays, tmp_path / "c.safetensors")
