@@ -9,8 +9,7 @@ from inspect import signature
 
 import tensorflow as tf
 
-from training.cli import InputError
-from training.recipes import nearest
+from training.cli import InputError, check_name
 
 
 def random_crop(images, seed, padding=4, mode="constant"):
@@ -100,23 +99,13 @@ def parse(text):
         InputError: If there is no such augmentation, or it does not take the option.
     """
     name, _, options = text.partition(":")
-    if name not in AUGMENTATIONS:
-        raise InputError(
-            f"Unknown augmentation {name!r}; there are {', '.join(AUGMENTATIONS)}. "
-            f"Did you mean {nearest(name, AUGMENTATIONS)!r}?"
-        )
+    check_name("augmentation", name, AUGMENTATIONS)
     function = AUGMENTATIONS[name]
     kinds = {key: type(p.default) for key, p in list(signature(function).parameters.items())[2:]}
     chosen = {}
     for option in filter(None, options.split(",")):
         key, _, value = option.partition("=")
-        if key not in kinds:
-            there_is = (
-                f"it has {', '.join(kinds)}. Did you mean {nearest(key, kinds)!r}?"
-                if kinds
-                else "it has none."
-            )
-            raise InputError(f"--augment {text}: {name} has no option {key!r}; {there_is}")
+        check_name(f"option of {name}", key, kinds)
         try:
             chosen[key] = kinds[key](value)
         except ValueError:

@@ -1,5 +1,6 @@
 """What every command line of the project shares: its exit statuses and its one-line errors."""
 
+import difflib
 import os
 import sys
 
@@ -13,6 +14,20 @@ class InputError(Exception):
 
 class FailedError(Exception):
     """The work was done and its result is bad: a diverged training, a failed verification."""
+
+
+def check_name(kind, name, names):
+    """Raises an InputError unless `name` is one of `names`; the message has them and the nearest.
+
+    Args:
+        kind: What is named, such as `"recipe"`.
+        name: String, as it was received.
+        names: The names that there are.
+    """
+    if name not in names:
+        nearest = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise InputError(f"Unknown {kind} {name!r}; there are {', '.join(names) or 'none'}.{hint}")
 
 
 def run(main):

@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from training import cifar, synthetic
-from training.cli import InputError
-from training.recipes import nearest
+from training.cli import InputError, check_name
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,7 @@ def load(name, data_dir=None, validation_split=0.0, seed=0):
     Raises:
         InputError: If there is no such set, or it is not found, or it is damaged.
     """
-    if name not in DATASETS:
-        raise InputError(
-            f"Unknown dataset {name!r}; there are {', '.join(DATASETS)}. "
-            f"Did you mean {nearest(name, DATASETS)!r}?"
-        )
+    check_name("dataset", name, DATASETS)
     if not 0 <= validation_split < 1:
         raise InputError(f"--validation-split {validation_split}: expected a share in [0, 1).")
     train, test, class_names, source = DATASETS[name](name, data_dir)

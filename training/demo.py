@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from training import cli, evaluate, train
+from training.cifar import ARCHIVES
 
 FOLDER = Path("runs/demo")
 # (epochs, why these): an epoch of r18w16_nam takes about 50 s on 2 CPU cores, 2 s of synthetic.
@@ -38,10 +39,8 @@ next:        .venv/bin/python export/predict.py IMAGE.png
 def on_disk():
     """Whether CIFAR-100 can be read without a download."""
     folder = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
-    return any((folder / name).exists() for name in CIFAR100_NAMES)
-
-
-CIFAR100_NAMES = ("cifar100", "cifar-100-python.tar.gz", "cifar-100-python")
+    archive = ARCHIVES["cifar100"]
+    return any((folder / name).exists() for name in ("cifar100", archive.file, archive.folder))
 
 
 if __name__ == "__main__":

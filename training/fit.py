@@ -10,14 +10,10 @@ import tensorflow as tf
 
 import keras_nam
 from keras_nam.models import STEMS, parse_arch
-from training import augment, callbacks, data, runs, saved_model, schedules
-from training.cli import InputError
+from training import augment, callbacks, data, devices, runs, saved_model, schedules
+from training.cli import InputError, check_name
 from training.evaluation import evaluate
 from training.optimizers import SGD
-from training.recipes import nearest
-
-PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
-STRATEGIES = ("auto", "none", "mirrored")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,17 +57,17 @@ def train(job, say=print):
         FailedError: If the loss is not finite.
     """
     check(job)
-    precision = choose_precision(job.precision, say)
-    strategy = make_strategy(job.strategy, job.recipe.batch_size, say)
-    if runs.is_finished(job.folder) and job.resume:
-        say(f"{job.folder} is finished already.")
-        return runs.read_json(job.folder / "result.json")
+    precision = devices.choose_precision(job.precision, say)
+    strategy = devices.make_strategy(job.strategy, job.recipe.batch_size, say)
     keras.utils.set_random_seed(job.seed)
     recipe = job.recipe
     dataset = data.load(job.dataset, job.data_dir, job.validation_split, job.seed)
     whole_epoch = data.steps_per_epoch(dataset.train, recipe.batch_size)
     steps = min(job.steps_per_epoch or whole_epoch, whole_epoch)
     folder = runs.start(job.folder, configuration(job, dataset, steps, precision), job.resume)
+    if runs.is_finished(folder):
+        say(f"{folder} is finished already.")
+        return runs.read_json(folder / "result.json")
     say(f"{dataset.source}: {len(dataset.train)} training images, {dataset.held_out_name} held out")
 
     with strategy.scope():
@@ -117,50 +113,8 @@ def check(job):
         parse_arch(job.arch)
     except ValueError as error:
         raise InputError(f"--arch {job.arch}: {error}") from None
-    if job.stem not in STEMS:
-        raise InputError(f"--stem {job.stem}: expected one of {', '.join(STEMS)}.")
+    check_name("stem", job.stem, STEMS)
     augment.compose(job.recipe.augment)
-
-
-def choose_precision(asked, say):
-    """Returns the dtype policy: `auto` is float16 on a GPU with tensor cores, else float32."""
-    if asked not in PRECISIONS:
-        raise InputError(
-            f"Unknown precision {asked!r}; there are {', '.join(PRECISIONS)}. "
-            f"Did you mean {nearest(asked, PRECISIONS)!r}?"
-        )
-    gpus = tf.config.list_physical_devices("GPU")
-    if asked == "mixed_float16" and not gpus:
-        say("warning: --precision mixed_float16 without a GPU is slower than float32.")
-    if asked != "auto":
-        return asked
-    capabilities = [
-        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
-        for gpu in gpus
-    ]
-    return "mixed_float16" if gpus and min(capabilities) >= (7, 0) else "float32"
-
-
-def make_strategy(asked, batch_size, say):
-    """Returns the `tf.distribute` strategy: `auto` mirrors over the GPUs if there are several."""
-    if asked not in STRATEGIES:
-        raise InputError(
-            f"Unknown strategy {asked!r}; there are {', '.join(STRATEGIES)}. "
-            f"Did you mean {nearest(asked, STRATEGIES)!r}?"
-        )
-    several = len(tf.config.list_logical_devices("GPU")) > 1
-    if asked == "none" or (asked == "auto" and not several):
-        return tf.distribute.get_strategy()
-    devices = None if several else tf.config.list_logical_devices("CPU")
-    strategy = tf.distribute.MirroredStrategy(devices and [device.name for device in devices])
-    replicas = strategy.num_replicas_in_sync
-    if batch_size % replicas:
-        raise InputError(
-            f"--batch-size {batch_size} does not divide over {replicas} devices; "
-            f"{batch_size // replicas * replicas or replicas} would."
-        )
-    say(f"mirrored over {replicas} device(s)")
-    return strategy
 
 
 def compiled_model(job, dataset, steps, precision):

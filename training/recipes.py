@@ -1,11 +1,10 @@
 """Recipes: every setting of a training by one name. Each field is also a command-line option."""
 
 import dataclasses
-import difflib
 import math
 from dataclasses import dataclass, field
 
-from training.cli import InputError
+from training.cli import InputError, check_name
 
 
 def _setting(default, text):
@@ -92,22 +91,13 @@ NOT_NEGATIVE = ("warmup_steps", "momentum", "weight_decay", "gamma_penalty")
 SHARES = {"warmup_fraction": (0, 1), "label_smoothing": (0, 1)}
 
 
-def nearest(name, names):
-    """Returns the one of `names` that resembles `name` most."""
-    return difflib.get_close_matches(str(name), list(names), n=1, cutoff=0)[0]
-
-
 def get(name, **overrides):
     """Returns a recipe with some of its settings changed; those of value `None` are not.
 
     Raises:
         InputError: If there is no such recipe, or a setting is out of its range.
     """
-    if name not in RECIPES:
-        raise InputError(
-            f"Unknown recipe {name!r}; there are {', '.join(RECIPES)}. "
-            f"Did you mean {nearest(name, RECIPES)!r}?"
-        )
+    check_name("recipe", name, RECIPES)
     changes = {key: value for key, value in overrides.items() if value is not None}
     recipe = dataclasses.replace(RECIPES[name], **changes)
     check(recipe)
@@ -134,10 +124,7 @@ def check(recipe):
         _refuse(recipe, "std", "three numbers above 0")
     if min(recipe.milestones, default=1) <= 0:
         _refuse(recipe, "milestones", "epochs above 0")
-    schedules = ("warmup_cosine", "step_decay", "one_cycle")
-    if recipe.schedule not in schedules:
-        expected = f"one of {', '.join(schedules)} (nearest: {nearest(recipe.schedule, schedules)})"
-        _refuse(recipe, "schedule", expected)
+    check_name("schedule", recipe.schedule, ("warmup_cosine", "step_decay", "one_cycle"))
 
 
 def _refuse(recipe, key, expected):

@@ -3,7 +3,7 @@
 from keras_nam.attention import ATTENTIONS
 from keras_nam.models import BACKBONES, list_archs, parse_arch
 from keras_nam.models.mobilenet_v2 import STAGES
-from keras_nam.weights import formats
+from keras_nam.weights import names
 
 
 def describe(arrays):
@@ -13,8 +13,8 @@ def describe(arrays):
     for arch in list_archs():
         backbone, _, attention = parse_arch(arch)
         for rows in _rows(backbone):
-            names = {formats.layer_name(path, rows) for path in _layers(backbone, attention)}
-            similarity = len(names & owners) / len(names | owners)
+            owned = {names.layer_name(path, rows) for path in _layers(backbone, attention)}
+            similarity = len(owned & owners) / len(owned | owners)
             if similarity > overlap:
                 best, overlap, best_rows = arch, similarity, rows
     return f"It fits {_call(arrays, best, best_rows)} best." if best else ""
@@ -22,8 +22,8 @@ def describe(arrays):
 
 def _rows(backbone):
     if _depths(backbone) is None:
-        return [formats.MOBILENET_V2]
-    return [formats.OFFICIAL, formats.WEIAICUNZAI]
+        return [names.MOBILENET_V2]
+    return [names.OFFICIAL, names.WEIAICUNZAI]
 
 
 def _depths(backbone):
@@ -39,7 +39,7 @@ def _layers(backbone, attention):
     else:
         convolutions = len(BACKBONES[backbone].features.keywords["block"])
     yield from ("stem_conv", "stem_bn", "logits")
-    parts = formats.ATTENTIONS[attention].parts if attention else {}
+    parts = names.ATTENTIONS[attention].parts if attention else {}
     per_block = attention and ATTENTIONS[attention].place == "block"
     for stage, depth in enumerate(depths, start=1):
         for block in range(1, depth + 1):
@@ -55,8 +55,8 @@ def _layers(backbone, attention):
 def _call(arrays, arch, rows):
     """Returns the `create_model` call; the stem tells the width and kind, the bias the classes."""
     backbone, default_width, attention = parse_arch(arch)
-    stem = getattr(arrays.get(f"{formats.layer_name('stem_conv', rows)}.weight"), "shape", ())
-    bias = getattr(arrays.get(f"{formats.layer_name('logits', rows)}.bias"), "shape", ())
+    stem = getattr(arrays.get(f"{names.layer_name('stem_conv', rows)}.weight"), "shape", ())
+    bias = getattr(arrays.get(f"{names.layer_name('logits', rows)}.bias"), "shape", ())
     width = f"w{stem[0]}" if stem and stem[0] != default_width else ""
     arguments = [repr(backbone + width + (f"_{attention}" if attention else ""))]
     if bias:

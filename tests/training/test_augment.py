@@ -211,8 +211,8 @@ def test_a_seed_gives_the_same_result_and_another_another():
     [
         ("random_flop", "Did you mean 'random_flip'"),
         ("", "Unknown augmentation ''"),
-        ("random_crop:pading=2", "no option 'pading'.*Did you mean 'padding'"),
-        ("random_flip:probability=1", "it has none"),
+        ("random_crop:pading=2", "Unknown option of random_crop 'pading'.*Did you mean 'padding'"),
+        ("random_flip:probability=1", "there are none"),
         ("random_crop:padding=two", "padding is 'two'; expected a value like 4"),
         ("random_brightness:amount", "amount is ''"),
         ("random_crop:mode=wrap", "random_crop:mode=wrap cannot be applied"),

@@ -11,7 +11,7 @@ from golden_modules import relative_error
 from small_run import ARGUMENTS
 
 import keras_nam
-from training import callbacks, data, fit, recipes, runs, train
+from training import callbacks, data, devices, fit, recipes, runs, train
 from training.cli import FailedError, InputError
 
 TIMES = ("seconds", "images_per_second")
@@ -133,6 +133,11 @@ def test_damaged_checkpoint_falls_back_and_says_so(finished, tmp_path, monkeypat
     assert "epochs 2–3" in output
 
 
+def test_finished_run_says_which_settings_changed(finished):
+    with pytest.raises(InputError, match=r"momentum: 0\.9 there, 0\.5 now"):
+        run(finished, "--resume", "--momentum", "0.5")
+
+
 def test_finished_run_is_not_trained_again(finished, capsys):
     before = (finished / "result.json").stat().st_mtime_ns
     run(finished, "--resume")
@@ -188,7 +193,7 @@ def test_best_is_chosen_on_the_validation_split(tmp_path):
         (["--validation-split", "1"], "--validation-split 1"),
         (["--augment", "random_corp"], "Did you mean 'random_crop'"),
         (["--dataset", "cifar100", "--data-dir", "/nowhere"], "/nowhere is missing"),
-        (["--stem", "cfar"], "expected one of cifar, imagenet"),
+        (["--stem", "cfar"], "Unknown stem 'cfar'; there are cifar, imagenet"),
         (["--mean", "0.5"], "--mean"),
     ],
 )
@@ -202,9 +207,9 @@ def test_mixed_float16_without_a_gpu_is_a_warning():
     if tf.config.list_physical_devices("GPU"):
         pytest.skip("there is a GPU")
     said = []
-    assert fit.choose_precision("mixed_float16", said.append) == "mixed_float16"
+    assert devices.choose_precision("mixed_float16", said.append) == "mixed_float16"
     assert "without a GPU" in said[0]
-    assert fit.choose_precision("auto", said.append) == "float32"
+    assert devices.choose_precision("auto", said.append) == "float32"
 
 
 def test_float32_copy_of_a_mixed_model_computes_in_float32():

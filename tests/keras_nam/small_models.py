@@ -1,0 +1,28 @@
+"""Models small enough to compare every weight of."""
+
+import keras
+import numpy as np
+
+import keras_nam
+
+
+def values_of(model):
+    return [keras.ops.convert_to_numpy(variable) for variable in model.weights]
+
+
+def randomize(model, seed=0):
+    rng = np.random.default_rng(seed)
+    for variable in model.weights:
+        variable.assign(rng.normal(size=variable.shape))
+    return values_of(model)
+
+
+def assert_equal(model, values):
+    for variable, ours, value in zip(model.weights, values_of(model), values, strict=True):
+        np.testing.assert_array_equal(ours, value, err_msg=variable.path)
+
+
+def tiny_checkpoint(arch="r18w8_nam", **options):
+    model = keras_nam.create_model(arch, **options)
+    randomize(model, seed=1)
+    return keras_nam.to_torch_state_dict(model)
