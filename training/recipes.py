@@ -46,7 +46,7 @@ PADDLE = Recipe(
 """The reference article's (ResNet50-NAM reproduced in Paddle), the default.
 
 Command: python training/train.py --arch r50_nam
-Cost: 90 epochs; about 25 minutes each on 2 CPU cores (r50_nam), so one GPU is what it is for.
+Cost: 90 epochs; r50_nam takes 20 minutes an epoch on 2 CPU cores, so a GPU is what it is for.
 """
 
 OFFICIAL = Recipe(

@@ -88,7 +88,7 @@ def test_an_option_left_out_changes_nothing(recipe):
 
 
 def test_an_unknown_schedule_is_an_input_error_with_the_nearest():
-    with pytest.raises(InputError, match="Unknown schedule 'cosine'.*'warmup_cosine'"):
+    with pytest.raises(InputError, match=r"Unknown schedule 'cosine'.*'warmup_cosine'"):
         recipes.get("paddle", schedule="cosine")
 
 
