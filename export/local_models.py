@@ -1,28 +1,36 @@
-"""Models on the disk, with the interface of the clients in `serving`: a SavedModel, an ONNX file.
+"""Models on the disk, with the interface of the clients in `serving`: SavedModel, ONNX, LiteRT.
 
 Each imports its runtime when it is made: one may be installed without the other.
 """
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 
+from export.native_log import silenced
 from export.serving import one_line
 from export.signatures import IMAGE, IMAGE_BYTES, Scores, Signature, input_of, scores
 from training.cli import InputError
 
 
 def open_model(path):
-    """Returns the model in a run folder, a SavedModel (or its base path), or an ONNX file.
+    """Returns the model in a run folder, a SavedModel (or its base path), an ONNX or LiteRT file.
+
+    A file is LiteRT's if its name ends in `.tflite`, else ONNX's.
 
     Raises:
         InputError: If there is nothing, or no such model, or it is damaged.
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(f"{path} does not exist: give a run folder, a SavedModel or an ONNX file")
-    return OnnxModel(path) if path.is_file() else SavedModel(_version_folder(path))
+        raise InputError(
+            f"{path} does not exist: give a run folder, a SavedModel, an ONNX or a LiteRT file"
+        )
+    if path.is_dir():
+        return SavedModel(version_folder(path))
+    return LiteRTModel(path) if path.suffix == ".tflite" else OnnxModel(path)
 
 
 class SavedModel:
@@ -66,21 +74,18 @@ class SavedModel:
 
 
 class OnnxModel:
-    """An ONNX file, run by ONNX Runtime on the CPU.
+    """An ONNX file, run by ONNX Runtime on the execution provider that is named.
 
-    `labels` is the list of class names in its metadata (`class_names`), `None` without it.
+    `labels` is the list of class names in its metadata (`class_names`), `None` without it;
+    `provider` is ONNX Runtime's name of the one that runs.
     """
 
-    def __init__(self, path):
-        import onnxruntime
+    def __init__(self, path, provider="cpu", options=None):
+        from export.providers import open_session
 
         self.source = str(path)
-        try:
-            self._session = onnxruntime.InferenceSession(
-                self.source, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime's exceptions have no public base class
-            raise InputError(f"{path} is no valid ONNX model: {one_line(str(error))}") from None
+        self._session = open_session(path, provider, options)
+        self.provider = self._session.get_providers()[0]
         self.labels = self._class_names()
 
     def _class_names(self):
@@ -112,6 +117,67 @@ class OnnxModel:
         return scores(dict(zip(names, outputs, strict=True)), len(pictures), self.source)
 
 
+class LiteRTModel:
+    """A LiteRT file, run by LiteRT's interpreter on the CPU, in `threads` threads (default: all).
+
+    `labels` is the list of class names in `labels.txt` beside the file, `None` without that file.
+    """
+
+    provider = "CPU"
+
+    def __init__(self, path, threads=None):
+        from ai_edge_litert.interpreter import Interpreter
+
+        path = Path(path)
+        self.source = str(path)
+        try:
+            # In memory: a file that shrinks while it is mapped kills the process. One byte for an
+            # empty file: no bytes are no argument.
+            content = path.read_bytes() or bytes(1)
+            with silenced():
+                self._interpreter = Interpreter(
+                    model_content=content, num_threads=threads or os.cpu_count()
+                )
+                self._interpreter.allocate_tensors()
+            self._signatures = self._declared()
+        except Exception as error:  # a damaged file raises whatever its reader runs into
+            raise InputError(f"{path} is no valid LiteRT model: {one_line(str(error))}") from None
+        labels = path.with_name("labels.txt")
+        self.labels = read_labels(labels) if labels.exists() else None
+
+    def _declared(self):
+        names = self._interpreter.get_signature_list()
+        runners = {name: self._interpreter.get_signature_runner(name) for name in names}
+        return {
+            name: Signature(
+                _known_lengths(runner.get_input_details()),
+                _known_lengths(runner.get_output_details()),
+            )
+            for name, runner in runners.items()
+        }
+
+    def signatures(self):
+        """Returns what the model declares: dictionary name -> `Signature`."""
+        return self._signatures
+
+    def predict(self, pictures):
+        """Returns the `Scores` of pictures, an array of shape [N, 32, 32, 3], 0–255."""
+        try:
+            pictures = np.asarray(pictures, np.float32)
+            # LiteRT would take any size, and spread one channel over three.
+            if pictures.shape[1:] != IMAGE.shape[1:] or not len(pictures):
+                raise ValueError(
+                    "expected images of shape [N, 32, 32, 3], N from 1; received: "
+                    f"{list(pictures.shape)}"
+                )
+            # It allocates anew only if N is another than before.
+            run = self._interpreter.get_signature_runner(IMAGE.signature)
+            outputs = run(**{IMAGE.name: pictures})
+        except Exception as error:
+            raise InputError(f"{self.source}: {one_line(str(error))}") from None
+        return scores(outputs, len(pictures), self.source)
+
+
 def read_labels(path):
     """Returns the class names in a text file, one a line.
 
@@ -129,7 +195,7 @@ def read_labels(path):
     return labels
 
 
-def _version_folder(path):
+def version_folder(path):
     """Returns the SavedModel in `path`: itself, or the newest version in it or in a run."""
     if (path / "saved_model.pb").exists():
         return path
@@ -147,6 +213,14 @@ def _tensor_shapes(specs):
     return {
         name: None if spec.shape.rank is None else _lengths(spec.shape.as_list())
         for name, spec in specs.items()
+    }
+
+
+def _known_lengths(details):
+    """Returns name -> shape from LiteRT's details of tensors, whose unknown lengths are -1."""
+    return {
+        name: tuple(None if n < 0 else int(n) for n in tensor["shape_signature"])
+        for name, tensor in details.items()
     }
 
 

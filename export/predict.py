@@ -1,4 +1,4 @@
-"""Classifies pictures: by a run's SavedModel, an ONNX file, or TensorFlow Serving."""
+"""Classifies pictures: by a run's SavedModel, an ONNX or LiteRT file, or TensorFlow Serving."""
 
 import argparse
 import json
@@ -133,7 +133,11 @@ def _parse(argv):
     model = parser.add_argument_group("model", "By default the newest finished run under runs/.")
     where = model.add_mutually_exclusive_group()
     add = where.add_argument
-    add("--model", metavar="PATH", help="a run folder, a SavedModel or its base path, an ONNX file")
+    add(
+        "--model",
+        metavar="PATH",
+        help="a run folder, a SavedModel or its base path, an ONNX file, a LiteRT file (.tflite)",
+    )
     add("--url", help="TensorFlow Serving over REST, such as http://localhost:8501")
     add("--grpc", metavar="HOST:PORT", help="TensorFlow Serving over gRPC, such as localhost:8500")
     add = model.add_argument

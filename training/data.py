@@ -95,9 +95,14 @@ def _held_out(labels, share, seed):
 
 def normalize(images, mean, std):
     """Returns `(images / 255 - mean) / std`, float32; mean and std are of R, G and B in 0–1."""
-    scale = 1 / (255 * np.asarray(std))
-    offset = np.asarray(mean) / np.asarray(std)
-    return tf.cast(images, tf.float32) * scale.astype("float32") - offset.astype("float32")
+    scale, offset = scale_and_offset(mean, std)
+    return tf.cast(images, tf.float32) * scale - offset
+
+
+def scale_and_offset(mean, std):
+    """Returns what `normalize` multiplies by, and what it then takes away, float32 [3] each."""
+    mean, std = np.asarray(mean), np.asarray(std)
+    return (1 / (255 * std)).astype("float32"), (mean / std).astype("float32")
 
 
 def steps_per_epoch(split, batch_size):

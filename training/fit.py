@@ -33,6 +33,7 @@ class Job:
     stem: str = "cifar"
     run_dir: str | None = None
     resume: bool = False
+    fold: bool = True
     quiet: bool = False
 
     @property
@@ -199,7 +200,12 @@ def finish(job, model, dataset, rows, folder, say):
     test = data.evaluation_stream(dataset.test, recipe.batch_size, recipe.mean, recipe.std)
     scores = evaluate(model, test)
     saved_model.save(
-        in_float32(model), folder / "saved_model", dataset.class_names, recipe.mean, recipe.std
+        in_float32(model),
+        folder / "saved_model",
+        dataset.class_names,
+        recipe.mean,
+        recipe.std,
+        fold=job.fold,
     )
     result = {
         "arch": job.arch,

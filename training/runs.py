@@ -87,10 +87,10 @@ def read_history(path):
         raise InputError(f"{path} is damaged ({error}). Delete it, or train anew.") from None
 
 
-def environment():
-    """Returns what a number of this run depends on beside its settings: versions and machine."""
+def environment(packages=PACKAGES):
+    """Returns what a number depends on beside its settings: the packages' versions, the machine."""
     versions = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

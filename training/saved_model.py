@@ -10,6 +10,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+import keras_nam
 from training.data import normalize
 
 # A picture's declared size is bounded before it is decoded: a small file can declare gigabytes.
@@ -90,7 +91,7 @@ def _png_shape(picture):
     return tf.stack([tf.reduce_sum(height * powers), tf.reduce_sum(width * powers)])
 
 
-def save(model, folder, class_names, mean, std, version=1):
+def save(model, folder, class_names, mean, std, version=1, fold=True):
     """Writes `folder/<version>/`, by a rename: the server never sees half a version.
 
     Args:
@@ -100,6 +101,7 @@ def save(model, folder, class_names, mean, std, version=1):
         mean: Of R, G and B, 0–1.
         std: Of R, G and B, 0–1.
         version: Integer.
+        fold: Whether the normalizations are folded, see `keras_nam.fold`.
 
     Returns:
         The path of the version.
@@ -109,7 +111,7 @@ def save(model, folder, class_names, mean, std, version=1):
     temporary = folder / f".version-{version}.writing"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        served = Served(model, mean, std)
+        served = Served(keras_nam.fold(model) if fold else model, mean, std)
         tf.saved_model.save(served, str(temporary), signatures=served.functions)
         (temporary / "assets").mkdir(exist_ok=True)
         labels = "".join(f"{name}\n" for name in class_names)

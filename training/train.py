@@ -64,6 +64,12 @@ def parser():
     how.add_argument("--steps-per-epoch", type=int, help="steps (default: all the images)")
     how.add_argument("--run-dir", help="the run folder (default: runs/<arch>-<recipe>-s<seed>)")
     how.add_argument("--resume", action="store_true", help="continue the run folder's training")
+    how.add_argument(
+        "--fold",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="fold the SavedModel's normalizations into its convolutions (default: they are)",
+    )
     how.add_argument("--quiet", action="store_true", help="a line an epoch, for logs")
 
     settings = parser.add_argument_group("the recipe's settings (defaults: the recipe's)")

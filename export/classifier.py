@@ -1,0 +1,89 @@
+"""The classifier in a SavedModel, under the project's names whatever its own are."""
+
+import numpy as np
+import tensorflow as tf
+
+from export.serving import one_line
+from export.signatures import IMAGE, Scores
+from training.cli import InputError
+
+SIZE = IMAGE.shape[1:]
+
+
+def classifier(folder):
+    """Returns the classifier in a SavedModel, whatever its signature's names.
+
+    The signature is `serving_default`, or the only one. It must take one image, float32
+    [N, 32, 32, 3], and give `logits` and `probabilities`, or one output [N, classes].
+
+    Args:
+        folder: Path of the SavedModel.
+
+    Returns:
+        A `tf.function`, image to a dictionary of `logits` and `probabilities`.
+
+    Raises:
+        InputError: If it is damaged, or its signatures are others; the message has them.
+    """
+    try:
+        loaded = tf.saved_model.load(str(folder))
+    except Exception as error:  # a damaged file raises whatever its reader runs into
+        raise InputError(f"{folder} is a damaged SavedModel: {one_line(str(error))}") from None
+    signatures = dict(loaded.signatures)
+    name = IMAGE.signature if IMAGE.signature in signatures or len(signatures) != 1 else None
+    signature = signatures.get(name or next(iter(signatures)))
+    if signature is None:
+        raise InputError(
+            f"{folder} has no signature {IMAGE.signature} (it has: "
+            f"{', '.join(sorted(signatures)) or 'none'})"
+        )
+    inputs = signature.structured_input_signature[1]
+    outputs = signature.structured_outputs
+    if len(inputs) != 1 or not _is_image(*inputs.values()) or not _are_scores(outputs):
+        raise InputError(
+            f"{folder} takes {_text(inputs)} and gives {_text(outputs)}; "
+            f"expected one image, float32 {list(IMAGE.shape)}, and {' and '.join(Scores._fields)}, "
+            "or one output [None, classes]"
+        )
+    (input_name,) = inputs
+    give = _as_scores(signature, input_name, outputs)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *SIZE], tf.float32, name=IMAGE.name)])
+    def classify(image):
+        return give(signature(**{input_name: image}))
+
+    classify.loaded = loaded  # which keeps the variables alive
+    return classify
+
+
+def _is_image(spec):
+    return spec.dtype == tf.float32 and spec.shape.is_compatible_with([None, *SIZE])
+
+
+def _as_scores(signature, input_name, outputs):
+    """Returns the function from a signature's outputs to `logits` and `probabilities`.
+
+    A single output is taken for probabilities if its rows are, else for logits.
+    """
+    if set(Scores._fields) <= set(outputs):
+        return lambda found: {name: found[name] for name in Scores._fields}
+    (name,) = outputs
+    probe = tf.random.stateless_uniform([8, *SIZE], seed=(0, 0), maxval=255.0)
+    rows = signature(**{input_name: probe})[name]
+    if np.all(rows >= 0) and np.allclose(np.sum(rows, -1), 1, atol=1e-4):
+        return lambda found: {"logits": tf.math.log(found[name]), "probabilities": found[name]}
+    return lambda found: {"logits": found[name], "probabilities": tf.nn.softmax(found[name])}
+
+
+def _is_image(spec):
+    return spec.dtype == tf.float32 and spec.shape.is_compatible_with([None, *SIZE])
+
+
+def _are_scores(specs):
+    wanted = [specs[name] for name in Scores._fields if name in specs] or list(specs.values())
+    named = len(wanted) == len(Scores._fields) or len(specs) == 1
+    return named and all(spec.dtype == tf.float32 and spec.shape.rank == 2 for spec in wanted)
+
+
+def _text(specs):
+    return ", ".join(f"{n} {s.dtype.name} {s.shape}" for n, s in sorted(specs.items()))

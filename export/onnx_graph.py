@@ -1,0 +1,119 @@
+"""The ONNX graph of a classifier: converted by tf2onnx, named, described and checked."""
+
+import json
+import logging
+from collections import Counter
+
+import numpy as np
+import onnx
+import tensorflow as tf
+import tf2onnx
+from onnx import helper, numpy_helper
+from tf2onnx import constants
+
+from export.signatures import IMAGE
+from training import runs
+from training.cli import InputError
+
+BATCH = "batch"
+OPSETS = range(13, max(constants.OPSET_TO_IR_VERSION) + 1)
+
+
+def convert(source, opset):
+    """Returns the ONNX graph of a `Source`.
+
+    Its input is `image`, its outputs those of `source.classify`, axis 0 of each is named `batch`;
+    its metadata say what it takes and where it is from.
+
+    Raises:
+        InputError: If the opset is not supported, or an operation has none in ONNX.
+    """
+    if opset not in OPSETS:
+        raise InputError(f"--opset {opset}: expected {OPSETS[0]} to {OPSETS[-1]}")
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    try:
+        model, _ = tf2onnx.convert.from_function(
+            source.classify, source.classify.input_signature, opset=opset
+        )
+    except (ValueError, NotImplementedError, tf.errors.OpError) as error:
+        raise InputError(f"{source.saved_model} has no ONNX form: {error}") from None
+    for tensor in (*model.graph.input, *model.graph.output):
+        tensor.type.tensor_type.shape.dim[0].dim_param = BATCH
+    model.graph.name = "classifier"
+    helper.set_model_props(model, metadata(source))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def metadata(source):
+    """Returns what is written into the file: a dictionary of strings."""
+    run = source.run
+    values = {
+        "class_names": source.class_names,
+        "input": f"{IMAGE.name}: float32 RGB [{BATCH},32,32,3], 0-255; normalized inside",
+        "arch": run and run.config["arch"],
+        "mean": run and run.mean,
+        "std": run and run.std,
+        "source_revision": run and run.config.get("environment", {}).get("git_revision"),
+        "exporter_revision": runs.git_revision(),
+        "data": source.dataset.source,
+        "data_licence": DATA_LICENCES[source.dataset.name],
+    }
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+CIFAR = (
+    "CIFAR ({}): Krizhevsky, 2009, Learning Multiple Layers of Features from Tiny Images. "
+    "Its authors name no licence; they ask to be cited."
+)
+DATA_LICENCES = {
+    "cifar100": CIFAR.format("CIFAR-100"),
+    "cifar10": CIFAR.format("CIFAR-10"),
+    "synthetic": "drawn by this project, under its own licence (Apache-2.0)",
+}
+
+
+def operators(model):
+    """Returns the operators of a graph: name -> how often it stands there, by name."""
+    return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
+
+
+def missing_weights(model, weights):
+    """Returns the names of the weights whose numbers are not in the graph, to the last bit.
+
+    The order of a tensor's axes is the format's: what is compared is the sorted bits.
+
+    Args:
+        model: A float32 ONNX model.
+        weights: Dictionary name -> float32 array.
+    """
+    there = {_bits(array) for array in _constants(model).values()}
+    return [name for name, array in weights.items() if _bits(array) not in there]
+
+
+def foreign_constants(model, weights):
+    """Returns the names of the float32 constants that are no weights, nor whole numbers.
+
+    The operators' own constants are whole: a ReLU's 6, the 0 and 1 of a folded normalization.
+    """
+    known = {_bits(array) for array in weights.values()}
+    return [
+        name
+        for name, array in _constants(model).items()
+        if _bits(array) not in known and np.any(array != np.round(array))
+    ]
+
+
+def _constants(model):
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return {name: array for name, array in arrays.items() if array.dtype == np.float32}
+
+
+def _bits(array):
+    return np.sort(
+        np.ascontiguousarray(array, dtype=np.float32).view(np.uint32), axis=None
+    ).tobytes()

@@ -1,0 +1,196 @@
+"""From an exported model to a file that may be trusted: verified, reported, named accordingly.
+
+A file stands under its good name only if its verification passed. One that failed is kept aside
+as `<name>.unverified<suffix>`, and an earlier good file as `<name>.previous<suffix>`.
+"""
+
+import hashlib
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from export.verify import Check, VerificationError
+from training import runs
+from training.cli import InputError
+
+# An accuracy's loss of half a point is five images of a thousand: int8 is measured on all.
+SAMPLES = {"float32": 1000, "float16": 1000, "int8": None}
+PACKAGES = ("tensorflow", "keras", "numpy", "tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu",
+            "ai-edge-litert")  # fmt: skip
+
+
+def output_folder(source, name, asked=None):
+    """Returns where an export is written: `asked`, or `name` in the run's folder."""
+    if asked:
+        return Path(asked)
+    return (source.run.folder if source.run else source.saved_model.parent) / name
+
+
+def file_name(precision, suffix):
+    """Returns `model.onnx`, `model.int8.onnx` and so on."""
+    return f"model.{suffix}" if precision == "float32" else f"model.{precision}.{suffix}"
+
+
+def calibration_images(source, count):
+    """Returns training images, float32 [count, 32, 32, 3], that no verification sees.
+
+    Raises:
+        InputError: If `count` is not from 1 to the number of training images.
+    """
+    train = source.dataset.train
+    if not 1 <= count <= len(train):
+        raise InputError(f"--calibration-images {count}: expected 1 to {len(train)}")
+    chosen = np.random.default_rng(0).permutation(len(train))[:count]
+    return train.images[np.sort(chosen)].astype(np.float32)
+
+
+def sample(source, precision, count=None):
+    """Returns the test images, uint8, and labels that an export is verified on: the first ones.
+
+    Raises:
+        InputError: If `count` is not from 1 to the number of test images.
+    """
+    test = source.dataset.test
+    if count is None:
+        count = min(len(test), SAMPLES[precision] or len(test))
+    if not 1 <= count <= len(test):
+        raise InputError(f"--samples {count}: expected 1 to {len(test)}, the test images")
+    return test.images[:count], test.labels[:count]
+
+
+def release(source, content, path, precision, images, labels, open_candidate, facts):
+    """Writes a model's file, verifies what was written, names it accordingly, and reports.
+
+    Args:
+        source: The `Source`.
+        content: The file's bytes.
+        path: The good name, such as `onnx/model.onnx`.
+        precision: A key of `limits.LIMITS`.
+        images: uint8 array [N, 32, 32, 3].
+        labels: Integer array [N].
+        open_candidate: Function of a path: the model, as `verify.Check` takes it, and a
+            dictionary of more facts for the report, such as the provider.
+        facts: Dictionary for the report, `missing_weights` among them.
+
+    Returns:
+        The report, as it stands in the JSON file.
+
+    Raises:
+        VerificationError: If a stage failed; the file and the report are kept aside.
+        OSError: If the disk is full; nothing of the new files is left then.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writing = path.with_name(f".{path.stem}.writing{path.suffix}")
+    started = time.perf_counter()
+    failure = None
+    try:
+        writing.write_bytes(content)
+        candidate, more = open_candidate(writing)
+        with _progress() as progress:
+            bar = progress.add_task("verifying", total=2 * len(images))
+            check = Check(
+                source,
+                candidate,
+                precision,
+                images,
+                labels,
+                facts.pop("missing_weights", ()),
+                lambda count: progress.advance(bar, count),
+            )
+            try:
+                stages = check.run()
+            except VerificationError as error:
+                failure, stages = error, error.report
+        report = {
+            "verdict": "not verified" if failure else "verified",
+            "file": path.name if failure is None else _aside(path, "unverified").name,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "bytes": len(content),
+            "precision": precision,
+            "truth": source.truth,
+            "saved_model": str(source.saved_model),
+            "data": f"test images of {source.dataset.source}",
+            "stages": stages,
+            **facts,
+            **more,
+            "environment": runs.environment(PACKAGES),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.perf_counter() - started, 2),
+        }
+        _name(writing, path, failure is None)
+        runs.write_json(report_path(path), report)
+    finally:
+        writing.unlink(missing_ok=True)
+    show(report)
+    if failure:
+        raise failure
+    return report
+
+
+def report_path(path):
+    """Returns the report's path: `model.int8.onnx` has `verification.int8.json`."""
+    variant = path.stem.removeprefix("model")
+    return path.with_name(f"verification{variant}.json")
+
+
+def _name(writing, path, verified):
+    unverified = _aside(path, "unverified")
+    if verified:
+        unverified.unlink(missing_ok=True)
+        os.replace(writing, path)
+    else:
+        os.replace(writing, unverified)
+        if path.exists():
+            os.replace(path, _aside(path, "previous"))
+
+
+def _aside(path, word):
+    return path.with_name(f"{path.stem}.{word}{path.suffix}")
+
+
+def show(report):
+    """Prints a report as a table."""
+    title = f"{report['file']}, {report['precision']}: {report['verdict']}"
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
+    for column, justify in (("stage", "left"), ("number", "left"), ("found", "right"),
+                            ("limit", "right")):  # fmt: skip
+        table.add_column(column, justify=justify)
+    for stage, numbers in report["stages"].items():
+        limits = numbers.get("limits", {})
+        table.add_row(stage, "", "passed" if numbers["passed"] else "FAILED", "")
+        for key, value in numbers.items():
+            if key not in ("passed", "limits"):
+                table.add_row("", key.replace("_", " "), _text(value), _text(limits.get(key, "")))
+    for key in ("provider", "nodes", "opset", "operators", "transposes", "bytes", "seconds"):
+        if key in report:
+            table.add_row("", key, _text(report[key]), "")
+    Console().print(table)
+
+
+def _text(value):
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(number)}" for key, number in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _progress():
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        transient=True,
+    )

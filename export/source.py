@@ -1,0 +1,167 @@
+"""What is exported: a SavedModel, the model that it must equal, and data to show it on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from export.classifier import SIZE, classifier
+from export.local_models import read_labels, version_folder
+from training import data, fit, report, runs
+from training.cli import InputError
+
+BATCH_SIZE = 64
+CONFIG_KEYS = ("arch", "dataset", "validation_split", "seed", "precision", "recipe_settings")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: the Keras model that it trained, and how images are made ready for it."""
+
+    folder: Path
+    model: keras.Model  # float32, its normalizations unfolded
+    mean: tuple
+    std: tuple
+    top1: float
+    config: dict
+
+
+@dataclass(frozen=True)
+class Source:
+    """A SavedModel and the truth about it.
+
+    Attributes:
+        saved_model: Path of the version's folder.
+        classify: Function, image float32 [N, 32, 32, 3] in 0–255 to a dictionary of `logits` and
+            `probabilities`; TensorFlow runs the SavedModel in it.
+        true_logits: Function, image to logits: the run's Keras model in float32. Without a run
+            it is the SavedModel's.
+        truth: What `true_logits` runs, in words.
+        class_names: List of strings, by label, or `None`.
+        dataset: A `training.data.Dataset`.
+        run: A `Run`, or `None`.
+    """
+
+    saved_model: Path
+    classify: Callable
+    true_logits: Callable
+    truth: str
+    class_names: list | None
+    dataset: data.Dataset
+    run: Run | None = None
+
+    def evaluate(self, images, advance=lambda count: None):
+        """Returns the true logits of uint8 images [N, 32, 32, 3]: float32 [N, classes].
+
+        `advance` is called with the number of images after each batch.
+        """
+        return in_batches(lambda batch: self.true_logits(tf.constant(batch)), images, advance)
+
+
+def in_batches(function, images, advance=lambda count: None):
+    """Returns `function` of float32 batches of `images`, one array; `advance` hears of each."""
+    found = []
+    for start in range(0, len(images), BATCH_SIZE):
+        batch = images[start : start + BATCH_SIZE].astype(np.float32)
+        found.append(np.asarray(function(batch)))
+        advance(len(batch))
+    return np.concatenate(found)
+
+
+def open_source(run=None, saved_model=None, data_dir=None, dataset="cifar100"):
+    """Opens what is to be exported.
+
+    Args:
+        run: Path of a run folder, or `None`.
+        saved_model: Path of a SavedModel, or of the folder of its versions; one inside a run's
+            folder belongs to that run. With neither, the newest finished run is taken.
+        data_dir: Where the data set lies, or `None`.
+        dataset: The data set for a SavedModel that belongs to no run.
+
+    Raises:
+        InputError: If there is no such thing, or it is of another kind or version, or its data
+            are not found.
+    """
+    if saved_model is None:
+        return _of_run(Path(run) if run else runs.newest_finished(), None, data_dir)
+    folder = _version(Path(saved_model))
+    if runs.is_finished(folder.parent.parent):
+        return _of_run(folder.parent.parent, folder, data_dir)
+    classify = classifier(folder)
+    labels = folder / "assets" / "labels.txt"
+    return Source(
+        saved_model=folder,
+        classify=classify,
+        true_logits=lambda image: classify(image)["logits"],
+        truth="the SavedModel alone, which belongs to no run",
+        class_names=read_labels(labels) if labels.exists() else None,
+        dataset=data.load(dataset, data_dir),
+    )
+
+
+def _of_run(folder, version, data_dir):
+    run = open_run(folder)
+    config = run.config
+    dataset = data.load(config["dataset"], data_dir, config["validation_split"], config["seed"])
+    classes = run.model.output_shape[-1]
+    if classes != len(dataset.class_names):
+        raise InputError(
+            f"{folder} has {classes} classes and {dataset.source} {len(dataset.class_names)}: "
+            "name the folder of the run's own data with --data-dir"
+        )
+    version = version or _version(folder)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *SIZE], tf.float32)])
+    def true_logits(image):
+        return run.model(data.normalize(image, run.mean, run.std), training=False)
+
+    return Source(
+        saved_model=version,
+        classify=classifier(version),
+        true_logits=true_logits,
+        truth="the run's Keras model in float32",
+        class_names=dataset.class_names,
+        dataset=dataset,
+        run=run,
+    )
+
+
+def open_run(folder):
+    """Returns the `Run` in a folder; InputError if it is unfinished, or of another version."""
+    folder = Path(folder)
+    if not runs.is_finished(folder):
+        raise InputError(
+            f"{folder} is no finished run: it has no result.json. Finish it with "
+            "training/train.py --resume, or name another."
+        )
+    config, result = (runs.read_json(folder / name) for name in ("config.json", "result.json"))
+    written_by = config.get("environment", {}).get("versions", {})
+    if missing := [key for key in CONFIG_KEYS if key not in config]:
+        raise InputError(
+            f"{folder / 'config.json'} has no {', '.join(missing)}: it is of another version "
+            f"(keras-nam {written_by.get('keras-nam')}). Train it anew, or export it with that one."
+        )
+    try:
+        model = report.load_model(folder / "best.keras")
+    except InputError as error:
+        raise InputError(
+            f"{error} It was written by keras-nam {written_by.get('keras-nam')} with Keras "
+            f"{written_by.get('keras')}."
+        ) from None
+    recipe = config["recipe_settings"]
+    float32 = fit.in_float32(model)
+    return Run(folder, float32, recipe["mean"], recipe["std"], float(result["top1"]), config)
+
+
+def _version(path):
+    if not path.exists():
+        raise InputError(f"{path} does not exist: give a run folder or a SavedModel")
+    try:
+        return version_folder(path)
+    except InputError as error:
+        raise InputError(
+            f"{error}. For a finished run, python export/to_savedmodel.py --run RUN writes it."
+        ) from None

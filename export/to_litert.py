@@ -1,0 +1,47 @@
+"""Exports a run's SavedModel to LiteRT, and shows that its interpreter gives the trained answers.
+
+    python export/to_litert.py
+
+takes the newest finished run, and leaves `litert/model.tflite`, `litert/labels.txt` and
+`litert/verification.json` in it. Exit status: 0 verified, 1 not verified (the file is kept aside as
+`model.unverified.tflite`), 2 bad usage or bad input.
+"""
+
+import argparse
+
+from export import to_onnx
+from training import cli
+
+
+def parser():
+    """Returns the parser; it needs no heavy import, so that --help is immediate."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    to_onnx.add_source_options(parser)
+    what = parser.add_argument_group("what is made")
+    to_onnx.add_precision_options(what)
+    what.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder (default: litert/ in the run's, or beside a SavedModel)",
+    )
+    to_onnx.add_sample_option(parser.add_argument_group("how it is verified"))
+    return parser
+
+
+def main(argv=None):
+    """Parses, exports, verifies and prints."""
+    args = parser().parse_args(argv)
+    cli.check_name("precision", args.precision, to_onnx.PRECISIONS)
+    try:
+        from export.litert_export import export
+    except ModuleNotFoundError as missing:
+        raise cli.InputError(
+            f"{missing.name} is not installed: pip install 'keras-nam[train,export]'"
+        ) from None
+    export(args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,61 @@
+"""Writes a finished run's SavedModel again: after an interruption, or with other options.
+
+    python export/to_savedmodel.py
+
+writes `saved_model/<next version>/` in the newest finished run, by a rename: a server that watches
+the folder takes the new version when it is whole.
+"""
+
+import argparse
+
+from training import cli
+
+
+def parser():
+    """Returns the parser; it needs no heavy import, so that --help is immediate."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", metavar="RUN", help="run folder (default: the newest finished)")
+    parser.add_argument(
+        "--version",
+        type=int,
+        metavar="N",
+        help="number of the version, replaced if it is there (default: the next one)",
+    )
+    parser.add_argument(
+        "--fold",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="normalizations folded into the convolutions (default: they are)",
+    )
+    parser.add_argument("--data-dir", help="as for training/train.py; it has the class names")
+    return parser
+
+
+def main(argv=None):
+    """Parses, writes and says where."""
+    args = parser().parse_args(argv)
+    if args.version is not None and args.version < 1:
+        raise cli.InputError(f"--version {args.version}: expected a whole number from 1")
+
+    from export.source import open_run
+    from training import data, runs, saved_model
+
+    run = open_run(args.run or runs.newest_finished())
+    base = run.folder / "saved_model"
+    versions = [int(path.name) for path in base.glob("*") if path.name.isdecimal()]
+    written = saved_model.save(
+        run.model,
+        base,
+        data.load(run.config["dataset"], args.data_dir).class_names,
+        run.mean,
+        run.std,
+        version=args.version or max(versions, default=0) + 1,
+        fold=args.fold,
+    )
+    print(f"SavedModel: {written}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

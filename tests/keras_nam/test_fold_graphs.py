@@ -1,0 +1,217 @@
+"""Folding in graphs of every form: where it must not fold, what it copies, what it refuses."""
+
+import keras
+import numpy as np
+import pytest
+from folded_models import TOLERANCE, assert_folds, draw, images, model_of, normalizations
+from golden_modules import relative_error
+from keras import layers
+from small_models import assert_equal, values_of
+
+import keras_nam
+
+
+class OwnNormalization(layers.BatchNormalization):
+    pass
+
+
+def two_consumers():
+    inputs = keras.Input((6, 6, 3))
+    x = layers.Conv2D(4, 1)(inputs)
+    return inputs, layers.Add()([x, layers.BatchNormalization()(x)])
+
+
+def convolution_is_an_output():
+    inputs = keras.Input((6, 6, 3))
+    x = layers.Conv2D(4, 1)(inputs)
+    return inputs, [layers.BatchNormalization()(x), x]
+
+
+def shared_convolution():
+    inputs = keras.Input((6, 6, 3))
+    conv = layers.Conv2D(3, 1)
+    return inputs, conv(layers.BatchNormalization()(conv(inputs)))
+
+
+def shared_normalization():
+    inputs = keras.Input((6, 6, 3))
+    normalization = layers.BatchNormalization()
+    x = normalization(layers.Conv2D(3, 1)(inputs))
+    return inputs, normalization(layers.Conv2D(3, 1)(x))
+
+
+def convolution_shared_with_a_nested_model():
+    inputs = keras.Input((6, 6, 3))
+    conv = layers.Conv2D(3, 1)
+    within = keras.Input((6, 6, 3))
+    nested = keras.Model(within, layers.BatchNormalization()(conv(within)))
+    return inputs, nested(conv(inputs))
+
+
+def stacked(*stack):
+    def build():
+        x = inputs = keras.Input((6, 6, 3))
+        for cls, options in stack:
+            x = cls(**options)(x)
+        return inputs, x
+
+    return build
+
+
+CONV = (layers.Conv2D, {"filters": 4, "kernel_size": 1})
+RELU_CONV = (layers.Conv2D, {"filters": 4, "kernel_size": 1, "activation": "relu"})
+BN = (layers.BatchNormalization, {})
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        two_consumers,
+        convolution_is_an_output,
+        shared_convolution,
+        shared_normalization,
+        convolution_shared_with_a_nested_model,
+        pytest.param(stacked(RELU_CONV, BN), id="activation_between"),
+        pytest.param(stacked(CONV, (layers.ReLU, {}), BN), id="layer_between"),
+        pytest.param(stacked(BN, CONV), id="normalization_first"),
+        pytest.param(stacked(CONV, (layers.BatchNormalization, {"axis": 1})), id="other_axis"),
+        pytest.param(stacked(CONV, (layers.BatchNormalization, {"renorm": True})), id="renorm"),
+        pytest.param(stacked(CONV, (OwnNormalization, {})), id="subclass"),
+        pytest.param(stacked(CONV, (layers.BatchNormalization, {"dtype": "float64"})), id="policy"),
+    ],
+)
+def test_what_cannot_be_folded_is_left(build):
+    model = draw(keras.Model(*build()))
+    x = images(2, *model.input_shape[1:])
+    folded = assert_folds(model, x, left=1)
+    assert_equal(folded, values_of(model))
+    for actual, expected in zip(
+        keras.tree.flatten(folded(x)), keras.tree.flatten(model(x)), strict=True
+    ):
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda dense: dense.enable_lora(2), lambda dense: dense.quantize("int8")]
+)
+def test_kernels_of_several_weights_are_left(change):
+    model = model_of((6,), layers.Dense(4), layers.BatchNormalization())
+    change(model.layers[1])
+    assert_folds(model, images(2, 6), left=1)
+
+
+def branches():
+    """Two inputs and two outputs, lists, keywords, operations, a shared nested model."""
+    image, mask = keras.Input((8, 8, 3), name="image"), keras.Input((8, 8, 1), name="mask")
+    within = keras.Input((8, 8, 4))
+    x = keras_nam.BatchNormalization()(layers.Conv2D(4, 3, padding="same")(within))
+    nested = keras.Model(within, layers.Add()([x, keras_nam.NAMChannelAttention()(x)]))
+    stack = keras.Sequential([layers.Conv2D(4, 1), layers.BatchNormalization(), layers.ReLU()])
+    x = layers.Conv2D(4, 1)(inputs=image)
+    x = layers.BatchNormalization()(inputs=x, training=False)
+    x = stack(nested(nested(x * mask[..., :1] + 1.0)))
+    x = layers.Concatenate(axis=-1)([x, keras.ops.mean(mask, axis=-1, keepdims=True)])
+    x = layers.MultiHeadAttention(2, 3)(query=x, value=x)
+    outputs = {"map": x, "mean": layers.Dense(2)(layers.Flatten()(x))}
+    return draw(keras.Model({"image": image, "mask": mask}, outputs, name="branches"))
+
+
+def test_graph_with_branches():
+    model = branches()
+    x = {"image": images(2, 8, 8, 3), "mask": images(2, 8, 8, 1)}
+    folded = assert_folds(model, x)
+    assert folded.output_shape == model.output_shape
+    assert list(folded.input) == ["image", "mask"]
+    assert sorted(folded.output) == ["map", "mean"]
+
+
+def sequential():
+    model = keras.Sequential([layers.Conv2D(4, 3), layers.BatchNormalization(), layers.Flatten()])
+    model.build((None, 8, 8, 3))
+    return model
+
+
+def sequential_in_sequential():
+    return keras.Sequential([keras.Input((8, 8, 3)), sequential(), layers.Dense(2)])
+
+
+def functional_subclass():
+    @keras.saving.register_keras_serializable("test_fold")
+    class Trained(keras.Model):
+        def train_step(self, data):
+            raise NotImplementedError
+
+    inputs = keras.Input((8, 8, 3))
+    return Trained(inputs, sequential()(inputs))
+
+
+@pytest.mark.parametrize("build", [sequential, sequential_in_sequential, functional_subclass])
+def test_other_graphs(build, tmp_path):
+    model = draw(build())
+    x = images(3, 8, 8, 3)
+    folded = assert_folds(model, x)
+    assert (folded.name, folded.output_shape) == (model.name, model.output_shape)
+    folded.save(tmp_path / "folded.keras")
+    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "folded.keras")(x), folded(x))
+
+
+def test_normalization_called_for_training_is_folded_too():
+    inputs = keras.Input((8, 8, 3))
+    x = keras_nam.BatchNormalization()(layers.Conv2D(4, 1)(inputs), training=True)
+    model = draw(keras.Model(inputs, keras_nam.NAM()(x, training=True)))
+    folded = keras_nam.fold(model)
+    assert not normalizations(folded)
+    x = images(2, 8, 8, 3)
+    model.trainable = False
+    assert relative_error(folded(x), model(x)) < TOLERANCE
+
+
+def test_part_of_a_larger_model():
+    """Calls outside the given graph do not count, nor do its inputs have to be its first."""
+    inputs = keras.Input((8, 8, 3))
+    first = layers.ReLU()(inputs)
+    conv = layers.Conv2D(4, 1)
+    outputs = layers.BatchNormalization()(conv(first))
+    keras.Model(inputs, conv(first))
+    assert_folds(draw(keras.Model(inputs, outputs)), images(2, 8, 8, 3))
+    assert_folds(draw(keras.Model(first, outputs)), images(2, 8, 8, 3))
+
+
+def test_state_beside_the_weights_is_copied():
+    """Of an adapted Normalization, which computes with numbers that are not its weights."""
+    adapted = layers.Normalization()
+    adapted.adapt(3 + 2 * images(50, 4))
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.BatchNormalization()(layers.Dense(3)(adapted(inputs))))
+    assert_folds(model, images(2, 4))
+
+
+class Subclassed(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+def subclass_with_a_call():
+    inputs = keras.Input((4,))
+
+    class Doubling(keras.Model):
+        def call(self, inputs):
+            return 2 * super().call(inputs)
+
+    return Doubling(inputs, layers.Dense(2)(inputs))
+
+
+@pytest.mark.parametrize(
+    ("model", "received"),
+    [
+        (Subclassed(), "a Subclassed that is not built"),
+        (subclass_with_a_call(), "a Doubling"),
+        (keras.Sequential([layers.Dense(2)]), "a Sequential that is not built"),
+        (layers.Dense(2), "a Dense that is not built"),
+        ("r50_nam", "a str"),
+        (None, "a NoneType"),
+    ],
+)
+def test_what_is_no_graph_is_refused(model, received):
+    with pytest.raises(ValueError, match=rf"functional model, .* Received: {received}$"):
+        keras_nam.fold(model)
