@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: demo test lint
 demo: .venv/installed
-	$(BIN)/python -m training.demo
+	$(BIN)/python demo.py
 
 test: .venv/installed
 	$(BIN)/python -m pytest -q

@@ -80,9 +80,11 @@ def _is_image(spec):
 
 
 def _are_scores(specs):
-    wanted = [specs[name] for name in Scores._fields if name in specs] or list(specs.values())
-    named = len(wanted) == len(Scores._fields) or len(specs) == 1
-    return named and all(spec.dtype == tf.float32 and spec.shape.rank == 2 for spec in wanted)
+    if set(Scores._fields) <= set(specs):
+        wanted = [specs[name] for name in Scores._fields]
+    else:
+        wanted = list(specs.values()) if len(specs) == 1 else []
+    return bool(wanted) and all(s.dtype == tf.float32 and s.shape.rank == 2 for s in wanted)
 
 
 def _text(specs):

@@ -222,5 +222,4 @@ FAULTS = {
     "a ReLU left out": missing_relu,
     "a shortcut left out": missing_shortcut,
     "a gate that is 0.5": constant_gate,
-    "float16 overflow": overflow,
 }

@@ -25,7 +25,7 @@ class Run:
     model: keras.Model  # float32, its normalizations unfolded
     mean: tuple
     std: tuple
-    top1: float
+    top1: float | None  # of a finished run
     config: dict
 
 
@@ -129,15 +129,20 @@ def _of_run(folder, version, data_dir):
     )
 
 
-def open_run(folder):
-    """Returns the `Run` in a folder; InputError if it is unfinished, or of another version."""
+def open_run(folder, finished=True):
+    """Returns the `Run` in a folder.
+
+    Raises:
+        InputError: If it is damaged, of another version, or, when asked, not `finished`.
+    """
     folder = Path(folder)
-    if not runs.is_finished(folder):
+    if finished and not runs.is_finished(folder):
         raise InputError(
             f"{folder} is no finished run: it has no result.json. Finish it with "
             "training/train.py --resume, or name another."
         )
-    config, result = (runs.read_json(folder / name) for name in ("config.json", "result.json"))
+    config = runs.read_json(folder / "config.json")
+    top1 = float(runs.read_json(folder / "result.json")["top1"]) if finished else None
     written_by = config.get("environment", {}).get("versions", {})
     if missing := [key for key in CONFIG_KEYS if key not in config]:
         raise InputError(
@@ -153,7 +158,7 @@ def open_run(folder):
         ) from None
     recipe = config["recipe_settings"]
     float32 = fit.in_float32(model)
-    return Run(folder, float32, recipe["mean"], recipe["std"], float(result["top1"]), config)
+    return Run(folder, float32, recipe["mean"], recipe["std"], top1, config)
 
 
 def _version(path):

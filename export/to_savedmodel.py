@@ -1,4 +1,4 @@
-"""Writes a finished run's SavedModel again: after an interruption, or with other options.
+"""Writes a run's SavedModel again: after an interruption, or with other options.
 
     python export/to_savedmodel.py
 
@@ -16,7 +16,11 @@ def parser():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--run", metavar="RUN", help="run folder (default: the newest finished)")
+    parser.add_argument(
+        "--run",
+        metavar="RUN",
+        help="run folder, finished or with a best.keras (default: the newest finished)",
+    )
     parser.add_argument(
         "--version",
         type=int,
@@ -42,7 +46,7 @@ def main(argv=None):
     from export.source import open_run
     from training import data, runs, saved_model
 
-    run = open_run(args.run or runs.newest_finished())
+    run = open_run(args.run or runs.newest_finished(), finished=False)
     base = run.folder / "saved_model"
     versions = [int(path.name) for path in base.glob("*") if path.name.isdecimal()]
     written = saved_model.save(

@@ -124,7 +124,8 @@ class Check:
         report = {}
         for error, stage in STAGES:
             try:
-                numbers, complaints = stage(self)
+                with np.errstate(invalid="ignore"):  # NaN is found, and said
+                    numbers, complaints = stage(self)
             except InputError as refused:  # what the candidate says of its own inputs
                 numbers, complaints = {}, [str(refused)]
             report[error.stage] = {"passed": not complaints, **numbers}
@@ -202,7 +203,8 @@ def accuracy(check):
         float(np.mean(logits.argmax(-1) == check.labels))
         for logits in (check.true_logits, check.found.logits)
     )
-    numbers = {"images": count, "top1": found, "top1_of_truth": true, "limits": {"loss": limit}}
+    numbers = {"images": count, "top1": found, "top1_of_truth": true, "loss": true - found}
+    numbers["limits"] = {"loss": limit}
     complaints = []
     if true - found > limit + check.ties.mean() + 1e-9:  # a tie may go either way
         complaints.append(

@@ -1,11 +1,13 @@
 """Loads a SavedModel as TensorFlow Serving does, by TensorFlow's C API, without Python TensorFlow.
 
-Usage: server_session.py SAVED_MODEL INPUT OUTPUT, the tensors' names without their `:0`.
+Usage: server_session.py SAVED_MODEL < REQUESTS > ANSWERS, both JSON. A request is a list
+[input, output, shape or encoded pictures], tensors by name and index (`name:0`), pictures in
+base64. An answer is [status code, the outputs' first two rows or the message].
 
-Prints as JSON the status code and the outputs (or the message) of each request, good and malformed.
 A SavedModel of Keras' own may load in Python and fail here on every request.
 """
 
+import base64
 import ctypes
 import importlib.util
 import json
@@ -15,17 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.random  # before TensorFlow's libraries: after them, its import crashes
 
-FLOAT = 1
-REQUESTS = {
-    "two images": (2, 32, 32, 3),
-    "rank 3": (32, 32, 3),
-    "rank 1": (2,),
-    "another size": (2, 8, 8, 3),
-    "four channels": (2, 32, 32, 4),
-    "no image": (0, 32, 32, 3),
-    "many images": (10_000, 32, 32, 3),
-    "two images again": (2, 32, 32, 3),
-}
+FLOAT, STRING = 1, 7
+STRING_SIZE = 24  # of a TF_TString
 
 
 class Output(ctypes.Structure):
@@ -82,14 +75,8 @@ class Session:
         message = self.api.TF_Message(self.status).decode(errors="replace")
         return self.api.TF_GetCode(self.status), message
 
-    def run(self, array, input_name, output_name):
+    def run(self, tensor, input_name, output_name):
         """Returns the status code, and the float32 outputs [N, classes] or the message."""
-        shape = (ctypes.c_int64 * array.ndim)(*array.shape)
-        tensor = ctypes.c_void_p(
-            self.api.TF_AllocateTensor(FLOAT, shape, array.ndim, ctypes.c_size_t(array.nbytes))
-        )
-        if array.nbytes:
-            ctypes.memmove(self.api.TF_TensorData(tensor), array.ctypes.data, array.nbytes)
         outputs = (ctypes.c_void_p * 1)()
         self.api.TF_SessionRun(
             self.session,
@@ -108,11 +95,34 @@ class Session:
         code, message = self.answer()
         return (code, message) if code else (code, self._array(ctypes.c_void_p(outputs[0])))
 
+    def floats(self, array):
+        """Returns a tensor of a float32 array."""
+        tensor = self._allocate(FLOAT, array.shape, array.nbytes)
+        if array.nbytes:
+            ctypes.memmove(self.api.TF_TensorData(tensor), array.ctypes.data, array.nbytes)
+        return tensor
+
+    def strings(self, values):
+        """Returns a tensor of a list of bytes."""
+        tensor = self._allocate(STRING, (len(values),), STRING_SIZE * len(values))
+        for index, value in enumerate(values):
+            place = ctypes.c_void_p(self.api.TF_TensorData(tensor) + STRING_SIZE * index)
+            self.api.TF_StringInit(place)
+            self.api.TF_StringCopy(place, value, ctypes.c_size_t(len(value)))
+        return tensor
+
+    def _allocate(self, dtype, shape, size):
+        lengths = (ctypes.c_int64 * len(shape))(*shape)
+        return ctypes.c_void_p(
+            self.api.TF_AllocateTensor(dtype, lengths, len(shape), ctypes.c_size_t(size))
+        )
+
     def _output(self, name):
-        operation = self.api.TF_GraphOperationByName(self.graph, name.encode())
+        operation_name, index = name.split(":")
+        operation = self.api.TF_GraphOperationByName(self.graph, operation_name.encode())
         if operation is None:
-            raise RuntimeError(f"no operation {name}")
-        return Output(operation, 0)
+            raise RuntimeError(f"no operation {operation_name}")
+        return Output(operation, int(index))
 
     def _array(self, tensor):
         shape = tuple(self.api.TF_Dim(tensor, i) for i in range(self.api.TF_NumDims(tensor)))
@@ -120,15 +130,19 @@ class Session:
         return np.ctypeslib.as_array(data, shape).copy()
 
 
-def main(path, input_name, output_name):
+def main(path):
     session = Session(path)
     answers = {}
-    for what, shape in REQUESTS.items():
-        images = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
-        code, result = session.run(images, input_name, output_name)
+    for what, (input_name, output_name, content) in json.load(sys.stdin).items():
+        if all(isinstance(part, str) for part in content):
+            tensor = session.strings([base64.b64decode(part) for part in content])
+        elif what == "NaN":
+            tensor = session.floats(np.full(content, np.nan, np.float32))
+        else:
+            images = np.random.default_rng(0).uniform(0, 255, content)
+            tensor = session.floats(images.astype(np.float32))
+        code, result = session.run(tensor, input_name, output_name)
         answers[what] = [code, result if code else result[:2].tolist()]
-    nan = np.full((1, 32, 32, 3), np.nan, np.float32)
-    answers["NaN"] = [session.run(nan, input_name, output_name)[0], None]
     json.dump(answers, sys.stdout)
 
 

@@ -1,5 +1,6 @@
 """The SavedModel: what a server loads, what it answers, and what it refuses."""
 
+import base64
 import json
 import os
 import subprocess
@@ -68,23 +69,57 @@ def test_signatures(served):
         }
 
 
-def test_server_session(model, version):
-    """The loader that the server uses answers every request, and never aborts."""
+def png(image):
+    return tf.io.encode_png(image).numpy()
+
+
+# What is sent to the two signatures: a shape, or encoded pictures.
+GOOD = {
+    "two images": (2, 32, 32, 3),
+    "many images": (10_000, 32, 32, 3),
+    "NaN": (1, 32, 32, 3),
+    "two images again": (2, 32, 32, 3),
+    "two pictures": [png(image) for image in images(2)],
+}
+BAD = {
+    "rank 3": (32, 32, 3),
+    "rank 1": (2,),
+    "another size": (2, 8, 8, 3),
+    "four channels": (2, 32, 32, 4),
+    "no image": (0, 32, 32, 3),
+    "no pictures": [],
+    "an empty picture": [b""],
+    "bad bytes": [b"not a picture at all"],
+    "a picture cut short": [png(images(1)[0])[:200]],
+    "one good, one bad": [png(images(1)[0]), bytes(100)],
+    "a bomb": [png(images(1)[0])[:16] + b"\x00\x00\xff\xff" * 2 + bytes(17)],
+}
+
+
+def requests(version, contents):
+    """Returns what `server_session` reads: the signatures' tensors, and what is sent to them."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     proto = saved_model_pb2.SavedModel()
     proto.ParseFromString((version / "saved_model.pb").read_bytes())
-    signature = proto.meta_graphs[0].signature_def["serving_default"]
-    logits, index = signature.outputs["logits"].name.split(":")
-    assert index == "0"
+    signatures = proto.meta_graphs[0].signature_def
+    found = {}
+    for what, content in contents.items():
+        encoded = isinstance(content, list)
+        signature = signatures["serving_bytes" if encoded else "serving_default"]
+        (sent,) = signature.inputs.values()
+        if encoded:
+            content = [base64.b64encode(part).decode() for part in content]
+        found[what] = [sent.name, signature.outputs["logits"].name, content]
+    return found
+
+
+def test_server_session(model, version):
+    """The loader that the server uses answers every request, and never aborts."""
+    bad_first = {**BAD, **GOOD}
     process = subprocess.run(
-        [
-            sys.executable,
-            Path(__file__).with_name("server_session.py"),
-            version,
-            signature.inputs["image"].name.split(":")[0],
-            logits,
-        ],
+        [sys.executable, Path(__file__).with_name("server_session.py"), version],
+        input=json.dumps(requests(version, bad_first)),
         capture_output=True,
         text=True,
         timeout=300,
@@ -93,12 +128,14 @@ def test_server_session(model, version):
     assert process.returncode == 0, process.stderr[-2000:]
     answers = json.loads(process.stdout)
     codes = {what: code for what, (code, _) in answers.items()}
-    good = ["two images", "many images", "two images again", "NaN"]
-    bad = ["rank 3", "rank 1", "another size", "four channels", "no image"]
-    assert codes == {**dict.fromkeys(good, 0), **dict.fromkeys(bad, INVALID_ARGUMENT)}
+    assert codes == {**dict.fromkeys(BAD, INVALID_ARGUMENT), **dict.fromkeys(GOOD, 0)}
     sent = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
-    for what in ("two images", "two images again"):
-        np.testing.assert_allclose(answers[what][1], logits_of(model, sent), atol=1e-5)
+    for what, pictures in {
+        "two images": sent,
+        "two images again": sent,
+        "two pictures": images(2),
+    }.items():
+        np.testing.assert_allclose(answers[what][1], logits_of(model, pictures), atol=1e-5)
 
 
 @pytest.mark.parametrize("encode", [tf.io.encode_png, tf.io.encode_jpeg])

@@ -1,15 +1,19 @@
-"""The main job at demo size: trains a small NAM network, evaluates it, and says where to look."""
+"""The main job at demo size: trains a small NAM network, exports it, proves the export, uses it."""
 
 import os
 import shutil
 from pathlib import Path
 
+from PIL import Image
+
+from export import predict, to_onnx
 from training import cli, evaluate, train
 from training.cifar import ARCHIVES
 
 FOLDER = Path("runs/demo")
 # (epochs, why these): an epoch of r18w16_nam takes about 50 s on 2 CPU cores, 2 s of synthetic.
 SETTINGS = {"cifar100": ["--epochs", "3"], "synthetic": ["--epochs", "12"]}
+PICTURES = 8
 
 
 def main():
@@ -25,15 +29,39 @@ def main():
     what = ["--arch", "r18w16_nam", "--recipe", "fast", "--dataset", dataset]
     train.main([*what, *SETTINGS[dataset], "--run-dir", str(FOLDER)])
     evaluate.main([str(FOLDER)])
+    to_onnx.main(["--run", str(FOLDER)])
+    model = str(FOLDER / "onnx" / "model.onnx")
+    classify_pictures(dataset, model)
     print(
         f"""
 curves:      {FOLDER / "curves.png"}
 mistakes:    {FOLDER / "mistakes.png"}
+predictions: {FOLDER / "predictions.png"}
 SavedModel:  {FOLDER / "saved_model"} (TensorFlow Serving's base path)
+ONNX:        {model}, verified: {FOLDER / "onnx" / "verification.json"}
 TensorBoard: .venv/bin/tensorboard --logdir runs
 next:        .venv/bin/python export/predict.py IMAGE.png
              .venv/bin/python training/train.py --arch r18w16_nam --recipe fast"""
     )
+
+
+def classify_pictures(dataset, model):
+    """Classifies some test images as PNG files, and draws what was answered."""
+    from export.local_models import open_model
+    from training import data, plots
+
+    loaded = data.load(dataset)
+    test, names = loaded.test.take(slice(PICTURES)), loaded.class_names
+    (FOLDER / "pictures").mkdir()
+    paths = [str(FOLDER / "pictures" / f"test-{index}.png") for index in range(PICTURES)]
+    for path, image in zip(paths, test.images, strict=True):
+        Image.fromarray(image).save(path)
+    predict.main([*paths, "--model", model, "--top", "2"])
+    captions = [
+        f"{names[row.argmax()]} {row.max():.0%}\n(is {names[label]})"
+        for row, label in zip(open_model(model).predict(test.images)[1], test.labels, strict=True)
+    ]
+    plots.image_grid(test.images, captions, model, FOLDER / "predictions.png", columns=4)
 
 
 def on_disk():

@@ -1,0 +1,93 @@
+"""Against a real TensorFlow Serving: one that runs (`TF_SERVING_URL`), or one that can be started.
+
+`TF_SERVING_URL` names a server of a model `keras_nam` whose run folder is `TF_SERVING_RUN`;
+otherwise `tensorflow_model_server` is started on a small model if it is on the PATH.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export import random_run
+from export.serving import RestClient, ServerError, UnreachableError
+from export.source import open_source
+
+SERVER = shutil.which("tensorflow_model_server")
+URL = os.environ.get("TF_SERVING_URL")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (SERVER or URL), reason="no tensorflow_model_server on the PATH, nor TF_SERVING_URL"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Returns a client, and the `Source` of what it serves."""
+    if URL:
+        yield RestClient(URL, model="keras_nam"), open_source(os.environ["TF_SERVING_RUN"])
+        return
+    run = random_run.make(tmp_path_factory.mktemp("served") / "run")
+    with start(run / "saved_model") as client:
+        yield client, open_source(run)
+
+
+@contextlib.contextmanager
+def start(base):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            SERVER,
+            f"--rest_api_port={port}",
+            "--port=0",
+            "--model_name=keras_nam",
+            f"--model_base_path={Path(base).resolve()}",
+        ]
+    )
+    client = RestClient(f"http://localhost:{port}", model="keras_nam")
+    try:
+        deadline = time.monotonic() + 60
+        while not is_available(client):
+            assert process.poll() is None, "the server ended"
+            assert time.monotonic() < deadline, "the server did not load the model in a minute"
+            time.sleep(0.5)
+        yield client
+        assert process.poll() is None, "the server did not survive"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def is_available(client):
+    try:
+        return any(version.state == "AVAILABLE" for version in client.status())
+    except (UnreachableError, ServerError):
+        return False
+
+
+def test_the_trained_answers(served):
+    client, source = served
+    images = source.dataset.test.images[:8]
+    found = client.predict(images.astype(np.float32))
+    np.testing.assert_allclose(found.logits, source.evaluate(images), atol=5e-5)
+
+
+@pytest.mark.parametrize(
+    "shape", [(32, 32, 3), (2, 8, 8, 3), (2, 32, 32, 4), (2,)], ids=["rank", "size", "RGBA", "row"]
+)
+def test_malformed_requests_are_refused(served, shape):
+    client, source = served
+    with pytest.raises(ServerError):
+        client.predict(np.zeros(shape, np.float32))
+    assert client.predict(source.dataset.test.images[:1].astype(np.float32)).logits.shape[0] == 1
