@@ -23,7 +23,7 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 from export.signatures import IMAGE
 from training.cli import FailedError, InputError
 
-BATCH_SIZE = 64
+BATCH_SIZE = 8  # the activations of a batch are in memory at once: 1.4 GB of r50_nam's
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 # What a NAM gate computes its sigmoid's argument with.
 ARGUMENT_OPERATORS = ("BatchNormalization", "Mul", "Add")

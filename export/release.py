@@ -170,9 +170,10 @@ def show(report):
         for key, value in numbers.items():
             if key not in ("passed", "limits"):
                 table.add_row("", key.replace("_", " "), _text(value), _text(limits.get(key, "")))
+        table.add_section()
     for key in ("provider", "nodes", "opset", "operators", "transposes", "bytes", "seconds"):
         if key in report:
-            table.add_row("", key, _text(report[key]), "")
+            table.add_row("file" * (key == "provider"), key, _text(report[key]), "")
     Console().print(table)
 
 

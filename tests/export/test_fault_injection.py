@@ -25,14 +25,12 @@ def test_every_kind_of_fault_is_caught(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_fault_that_passes_is_said(tmp_path, monkeypatch):
     """With a verification that sees nothing, every fault passes, and the command fails."""
-    monkeypatch.setattr(verify.Check, "run", lambda check: {"values": NOTHING})
+    nothing = {"largest_absolute_difference": 0.0}
+    monkeypatch.setattr(verify.Check, "run", lambda check: {"values": nothing})
+    monkeypatch.setattr(graph_faults, "FAULTS", {"dead": graph_faults.dead_channel})
+    monkeypatch.setattr(model_faults, "FAULTS", {"stale": model_faults.stale})
     with pytest.raises(FailedError, match=r"2 of 3 faults passed"):
-        monkeypatch.setattr(graph_faults, "FAULTS", {"dead": graph_faults.dead_channel})
-        monkeypatch.setattr(model_faults, "FAULTS", {"stale": model_faults.stale})
         fault_injection.main(["--good", "1", "--each", "1", "--output", str(tmp_path)])
-
-
-NOTHING = {"largest_absolute_difference": 0.0}
 
 
 def test_more_faults_than_networks(tmp_path):

@@ -1,0 +1,77 @@
+"""The LiteRT export as a user runs it: the files, the report, what is refused."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from export import litert_export, random_run, to_litert
+from export.local_models import LiteRTModel
+from export.verify import ValuesError, WeightsError
+from training import runs
+from training.cli import InputError
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return random_run.make(tmp_path_factory.mktemp("run") / "r18w4_nam")
+
+
+@pytest.fixture
+def run(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "run")
+
+
+def files(run):
+    return sorted(path.name for path in (run / "litert").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("precision", "variant"), [("float32", ""), ("float16", ".float16"), ("int8", ".int8")]
+)
+def test_every_precision(run, precision, variant):
+    to_litert.main(["--run", str(run), "--precision", precision, "--calibration-images", "64"])
+    assert files(run) == ["labels.txt", f"model{variant}.tflite", f"verification{variant}.json"]
+    report = runs.read_json(run / "litert" / f"verification{variant}.json")
+    assert report["verdict"] == "verified"
+    assert report["provider"] == {"asked": "cpu", "got": "CPU"}
+    assert report["operators"]["CONV_2D"] == 20
+    candidate = LiteRTModel(run / "litert" / f"model{variant}.tflite")
+    assert candidate.labels[0] == "red horizontal"
+    images = np.zeros((2, 32, 32, 3), np.float32)
+    assert candidate.predict(images).logits.shape == (2, 10)
+
+
+def test_a_failed_verification_keeps_the_file_aside(run, monkeypatch):
+    convert = litert_export.litert.convert
+    other = random_run.make(run.parent / "other", seed=1) / "saved_model" / "1"
+    monkeypatch.setattr(
+        litert_export.litert, "convert", lambda folder, *rest: convert(other, *rest)
+    )
+    with pytest.raises(ValuesError, match="largest difference of a logit"):
+        to_litert.main(["--run", str(run), "--samples", "64"])
+    assert files(run) == ["labels.txt", "model.unverified.tflite", "verification.json"]
+
+
+def test_a_stale_saved_model(run):
+    other = random_run.make(run.parent / "other", seed=1)
+    shutil.rmtree(run / "saved_model")
+    shutil.copytree(other / "saved_model", run / "saved_model")
+    with pytest.raises(WeightsError, match="are not the trained ones"):
+        to_litert.main(["--run", str(run), "--samples", "8"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--precision", "int4"], "Unknown precision 'int4'"),
+        (["--samples", "0"], "--samples 0: expected 1 to 500"),
+        (["--run", "nowhere"], "nowhere is no finished run"),
+    ],
+)
+def test_bad_usage(original, arguments, message):
+    where = [] if "--run" in arguments else ["--run", str(original)]
+    with pytest.raises(InputError, match=message):
+        to_litert.main([*where, *arguments])
+    assert not (original / "litert").exists()
