@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 
+import numpy as np
 import tensorflow as tf
 from ai_edge_litert.tools import flatbuffer_utils
 
@@ -74,3 +75,18 @@ def operators(content):
         for operator in graph.operators
     )
     return dict(sorted(Counter(names).items()))
+
+
+def constants(content):
+    """Returns the constants in a file's bytes, all read as float32: name -> array."""
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    buffers = {
+        tensor.name.decode(): model.buffers[tensor.buffer].data
+        for graph in model.subgraphs
+        for tensor in graph.tensors
+    }
+    return {
+        name: np.asarray(data).view(np.float32)
+        for name, data in buffers.items()
+        if data is not None and len(data) % 4 == 0
+    }

@@ -12,6 +12,10 @@ def export(args):
     images, labels = release.sample(source, args.precision, args.samples)
     calibration = release.calibration_images(source, args.calibration_images)
     content = litert.convert(source.saved_model, args.precision, calibration)
+    missing = trained_weights.missing_from_saved_model(source)
+    if args.precision == "float32":
+        constants = litert.constants(content)
+        missing = missing or trained_weights.missing_from_file(source, constants, whole=False)
     folder = release.output_folder(source, "litert", args.output)
     folder.mkdir(parents=True, exist_ok=True)
     if source.class_names:
@@ -33,7 +37,7 @@ def export(args):
         labels,
         open_candidate,
         {
-            "missing_weights": trained_weights.missing_from_saved_model(source),
+            "missing_weights": missing,
             "operators": litert.operators(content),
         },
     )

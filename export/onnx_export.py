@@ -22,7 +22,7 @@ def export(args):
     calibration = release.calibration_images(source, args.calibration_images)
     float32 = onnx_graph.convert(source, args.opset)
     missing = trained_weights.missing_from_saved_model(source)
-    missing = missing or trained_weights.missing_from_onnx(source, float32)
+    missing = missing or trained_weights.missing_from_file(source, onnx_graph.constants(float32))
     model = QUANTIZED[args.precision](float32, calibration)
     operators = onnx_graph.operators(model)
 

@@ -82,38 +82,7 @@ def operators(model):
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
 
 
-def missing_weights(model, weights):
-    """Returns the names of the weights whose numbers are not in the graph, to the last bit.
-
-    The order of a tensor's axes is the format's: what is compared is the sorted bits.
-
-    Args:
-        model: A float32 ONNX model.
-        weights: Dictionary name -> float32 array.
-    """
-    there = {_bits(array) for array in _constants(model).values()}
-    return [name for name, array in weights.items() if _bits(array) not in there]
-
-
-def foreign_constants(model, weights):
-    """Returns the names of the float32 constants that are no weights, nor whole numbers.
-
-    The operators' own constants are whole: a ReLU's 6, the 0 and 1 of a folded normalization.
-    """
-    known = {_bits(array) for array in weights.values()}
-    return [
-        name
-        for name, array in _constants(model).items()
-        if _bits(array) not in known and np.any(array != np.round(array))
-    ]
-
-
-def _constants(model):
+def constants(model):
+    """Returns the float32 constants of a graph: name -> array."""
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     return {name: array for name, array in arrays.items() if array.dtype == np.float32}
-
-
-def _bits(array):
-    return np.sort(
-        np.ascontiguousarray(array, dtype=np.float32).view(np.uint32), axis=None
-    ).tobytes()

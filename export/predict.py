@@ -97,7 +97,8 @@ def _most_probable(count, labels, logits, probabilities):
             "probability": float(probabilities[i]),
             "logit": float(logits[i]),
         }
-        for i in np.argsort(-probabilities, kind="stable")[:count]
+        # The same order, but an int8 model's probabilities have steps of 1/256.
+        for i in np.argsort(-logits, kind="stable")[:count]
     ]
 
 

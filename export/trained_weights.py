@@ -9,7 +9,6 @@ import keras
 import numpy as np
 
 import keras_nam
-from export.onnx_graph import foreign_constants, missing_weights
 from keras_nam.attention.base import ImageAttention
 from training.data import scale_and_offset
 
@@ -32,10 +31,15 @@ def missing_from_saved_model(source):
     ]
 
 
-def missing_from_onnx(source, model):
-    """Returns the names of what differs between a run's weights and a float32 ONNX model's.
+def missing_from_file(source, constants, whole=True):
+    """Returns the names of what differs between a run's weights and a float32 file's constants.
 
     Of an unfolded SavedModel, whose normalizations the converter folds, only the values can tell.
+
+    Args:
+        source: A `Source`.
+        constants: Dictionary name -> float32 array, what the file holds.
+        whole: Whether a constant that is no weight counts too.
     """
     if source.run is None or not is_folded(source):
         return []
@@ -45,10 +49,26 @@ def missing_from_onnx(source, model):
     kept = [layer for layer in layers if not isinstance(layer, RECOMPUTED)]
     for layer in kept:
         expected |= {variable.path: np.asarray(variable) for variable in layer.variables}
-    differing = missing_weights(model, expected)
-    if len(kept) == len(layers):
-        differing += foreign_constants(model, expected)
+    there = {_bits(array) for array in constants.values()}
+    differing = [name for name, array in expected.items() if _bits(array) not in there]
+    if whole and len(kept) == len(layers):
+        known = {_bits(array) for array in expected.values()}
+        differing += [
+            name
+            for name, array in constants.items()
+            if _bits(array) not in known and not _is_whole(array)
+        ]
     return differing
+
+
+def _bits(array):
+    """Returns the numbers of an array, sorted: the order of the axes is the format's."""
+    return np.sort(np.ascontiguousarray(array).view(np.uint32), axis=None).tobytes()
+
+
+def _is_whole(array):
+    """Whether it is of whole numbers, as the operators' own constants are: 0, 1, a ReLU's 6."""
+    return np.array_equal(array, np.round(array))
 
 
 def is_folded(source):

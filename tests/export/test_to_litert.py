@@ -49,9 +49,17 @@ def test_a_failed_verification_keeps_the_file_aside(run, monkeypatch):
     monkeypatch.setattr(
         litert_export.litert, "convert", lambda folder, *rest: convert(other, *rest)
     )
-    with pytest.raises(ValuesError, match="largest difference of a logit"):
+    with pytest.raises(WeightsError, match="are not the trained ones"):
         to_litert.main(["--run", str(run), "--samples", "64"])
-    assert files(run) == ["labels.txt", "model.unverified.tflite", "verification.json"]
+    with pytest.raises(ValuesError, match="largest difference of a logit"):
+        to_litert.main(["--run", str(run), "--samples", "64", "--precision", "float16"])
+    assert files(run) == [
+        "labels.txt",
+        "model.float16.unverified.tflite",
+        "model.unverified.tflite",
+        "verification.float16.json",
+        "verification.json",
+    ]
 
 
 def test_a_stale_saved_model(run):
