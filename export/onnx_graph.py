@@ -16,6 +16,7 @@ from training import runs
 from training.cli import InputError
 
 BATCH = "batch"
+WRAPPER = "StatefulPartitionedCall/"
 OPSETS = range(13, max(constants.OPSET_TO_IR_VERSION) + 1)
 
 
@@ -40,9 +41,24 @@ def convert(source, opset):
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = BATCH
     model.graph.name = "classifier"
+    _shorten_names(model.graph)
     helper.set_model_props(model, metadata(source))
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _shorten_names(graph):
+    """Takes the names of TensorFlow's wrappers from before those of the network's layers."""
+    tensors = {name for node in graph.node for name in (*node.input, *node.output)}
+    short = {name: name.replace(WRAPPER, "") for name in tensors}
+    if len(set(short.values())) < len(tensors):  # not the same as before
+        return
+    for tensor in (*graph.initializer, *graph.value_info):
+        tensor.name = short.get(tensor.name, tensor.name)
+    for node in graph.node:
+        node.name = node.name.replace(WRAPPER, "")
+        node.input[:] = [short[name] for name in node.input]
+        node.output[:] = [short[name] for name in node.output]
 
 
 def metadata(source):
