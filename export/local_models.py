@@ -77,7 +77,8 @@ class OnnxModel:
     """An ONNX file, run by ONNX Runtime on the execution provider that is named.
 
     `labels` is the list of class names in its metadata (`class_names`), `None` without it;
-    `provider` is ONNX Runtime's name of the one that runs.
+    `provider` is ONNX Runtime's name of the one that runs. `options` are its `SessionOptions`, or
+    `None`.
     """
 
     def __init__(self, path, provider="cpu", options=None):

@@ -4,6 +4,7 @@
 [N, classes]. `serving_bytes`: `image_bytes`, string [N], PNG or JPEG, to the same.
 """
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -105,6 +106,9 @@ def save(model, folder, class_names, mean, std, version=1, fold=True):
 
     Returns:
         The path of the version.
+
+    Raises:
+        OSError: If the disk is full; the folder is as it was then.
     """
     folder = Path(folder)
     # No number: the server takes only those for versions.
@@ -120,6 +124,8 @@ def save(model, folder, class_names, mean, std, version=1, fold=True):
         final = folder / str(version)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
+    except tf.errors.ResourceExhaustedError:  # TensorFlow's word for a full disk
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final

@@ -2,19 +2,28 @@
 
 import logging
 import tempfile
-from collections import Counter
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
+from onnx_models import (
+    answers,
+    constants,
+    dequantized_input,
+    of_kind,
+    operators_that_run,
+    producers,
+    range_of_the_image,
+    types,
+    with_factor,
+    with_statistics,
+    with_weight,
+)
 
 from export import onnx_graph, quantize, random_run
 from export.source import open_source
 from training.cli import FailedError, InputError
-
-OUTPUTS = ["logits", "probabilities"]
 
 
 @pytest.fixture(scope="module")
@@ -41,34 +50,6 @@ def models(original, images):
     }
     assert original.SerializeToString() == before
     return made
-
-
-def answers(model, images):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return session.run(OUTPUTS, {"image": images.astype(np.float32)})
-
-
-def constants(model):
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-
-
-def producers(model):
-    return {output: node for node in model.graph.node for output in node.output}
-
-
-def of_kind(model, kind):
-    return [node for node in model.graph.node if node.op_type == kind]
-
-
-def types(model):
-    """Returns tensor name -> its type."""
-    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-    named = (*graph.input, *graph.value_info, *graph.output)
-    return {tensor.name: tensor.type.tensor_type.elem_type for tensor in named}
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
@@ -148,45 +129,22 @@ def test_float16_leaves_gates_image_and_logits_in_float32(models):
     }
 
 
-def with_weight(model, value):
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    kernel = next(tensor for tensor in copy.graph.initializer if len(tensor.dims) == 4)
-    array = numpy_helper.to_array(kernel).copy()
-    array.flat[0] = value
-    kernel.CopyFrom(numpy_helper.from_array(array, kernel.name))
-    return copy, kernel.name
-
-
-def with_factor(model, power):
-    """A model whose first ReLU gives its values times 2**power, for a moment."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    node = of_kind(copy, "Relu")[0]
-    name, node.output[0] = node.output[0], "old"
-    for factor, exponent in (("up", power), ("down", -power)):
-        copy.graph.initializer.append(
-            helper.make_tensor(factor, TensorProto.FLOAT, [], [2.0**exponent])
-        )
-    at = list(copy.graph.node).index(node)
-    copy.graph.node.insert(at + 1, helper.make_node("Mul", ["old", "up"], ["large"], "times"))
-    copy.graph.node.insert(at + 2, helper.make_node("Mul", ["large", "down"], [name], "over"))
-    return copy
-
-
 @pytest.mark.parametrize("value", [-65505.0, 1e6, np.inf])
-def test_a_weight_beyond_float16(original, value):
+def test_a_weight_beyond_float16(original, images, value):
     model, name = with_weight(original, value)
     with pytest.raises(
         FailedError, match=r"is as large as .*, and float16 ends at 65504"
     ) as caught:
-        quantize.to_float16(model)
+        quantize.to_float16(model, images[:1])
     assert name in str(caught.value)
 
 
-def test_the_largest_weight_of_float16(original):
+def test_the_largest_weight_of_float16(original, images):
     model, name = with_weight(original, -65504.0)
-    assert constants(quantize.to_float16(model))[name].min() == -65504
+    # An image of the mean colour, so that the activations are small.
+    grey = np.full((1, 32, 32, 3), 255 * np.array(random_run.RECIPE.mean))
+    half = quantize.to_float16(model, grey)
+    assert constants(half)[name].min() == -65504
 
 
 def test_an_activation_beyond_float16(original, images):
@@ -194,15 +152,6 @@ def test_an_activation_beyond_float16(original, images):
     quantize.to_float16(with_factor(original, 7), images)
     with pytest.raises(FailedError, match=r"large is as large as \d.*float16 ends at 65504"):
         quantize.to_float16(with_factor(original, 15), images)
-
-
-def dequantized_input(model, node, index):
-    """Returns the int8 array, scales and zero points of a node's weight, and its axis."""
-    dequantize = producers(model)[node.input[index]]
-    assert dequantize.op_type == "DequantizeLinear"
-    arrays = constants(model)
-    (axis,) = [each.i for each in dequantize.attribute if each.name == "axis"] or [1]
-    return *(arrays[name] for name in dequantize.input), axis
 
 
 def test_int8_weights_have_a_scale_a_channel(original, models):
@@ -224,48 +173,34 @@ def test_int8_weights_have_a_scale_a_channel(original, models):
         assert np.all(np.abs(values * spread - kernel) <= spread * 0.5001 + 1e-7)
 
 
-def test_int8_gates_are_the_normalizations(original, models):
+def test_int8_gates_are_the_normalizations(original, images):
     """Each gate's argument is of int8 too, with one weight a channel, which int8 can tell."""
-    arrays = constants(original)
-    gates = {node.name: node for node in models["int8"].graph.node}
-    for normalization in of_kind(original, "BatchNormalization"):
+    model = with_statistics(original)
+    int8 = quantize.to_int8(model, images)
+    arrays, int8_arrays = constants(model), constants(int8)
+    nodes = {node.name: node for node in int8.graph.node}
+    for number, normalization in enumerate(of_kind(model, "BatchNormalization")):
         gamma, beta, mean, variance = (arrays[name] for name in normalization.input[1:5])
-        (epsilon,) = [each.f for each in normalization.attribute if each.name == "epsilon"]
-        scale = gamma / np.sqrt(variance + epsilon)
-        node = gates[normalization.name]
+        scale = gamma / np.sqrt(variance + (0.25 if number else 1e-5))
+        node = nodes[normalization.name]
         assert (node.op_type, node.output) == ("Conv", normalization.output)
-        values, scales, _, axis = dequantized_input(models["int8"], node, 1)
+        values, scales, _, axis = dequantized_input(int8, node, 1)
         assert values.shape == (len(gamma), 1, 1, 1)
         assert axis == 0
         np.testing.assert_allclose(values.ravel() * scales, scale, rtol=0.005)
-        bias = constants(models["int8"])[node.input[2]]
+        bias = int8_arrays[node.input[2]]
         np.testing.assert_allclose(bias, beta - mean * scale, rtol=1e-5, atol=1e-7)
 
 
 def test_int8_is_what_runs(models, tmp_path):
     """ONNX Runtime fuses the quantized nodes; a float convolution would be slow."""
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(
-        models["int8"].SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    count = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    count = operators_that_run(models["int8"], tmp_path)
     assert (count["QLinearConv"], count["Conv"]) == (28, 0)
     assert (count["QLinearSigmoid"], count["Sigmoid"]) == (8, 0)
     assert (count["QLinearAdd"], count["Add"]) == (8, 0)
     assert (count["QLinearMul"], count["Mul"]) == (8, 1)  # that of the image's normalization
     assert count["QuantizeLinear"] == 1
     assert count["QLinearMatMul"] == 0  # its sums, the logits, would have only 256 values
-
-
-def range_of_the_image(model):
-    """Returns the smallest and largest value that the first quantization can tell."""
-    quantizer = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
-    arrays = constants(model)
-    scale, zero_point = (arrays[name] for name in quantizer.input[1:])
-    assert zero_point.dtype == np.uint8
-    return (0.0 - zero_point) * scale, (255.0 - zero_point) * scale
 
 
 @pytest.mark.parametrize("brightness", [0.7, 1.0])
@@ -286,10 +221,11 @@ def test_the_last_image_counts(original, images):
     assert ranges[1][1] > 1.5 * ranges[0][1]
 
 
+@pytest.mark.parametrize("convert", [quantize.to_float16, quantize.to_int8])
 @pytest.mark.parametrize("shape", [(0, 32, 32, 3), (32, 32, 3), (4, 3, 32, 32), (4, 28, 28, 3)])
-def test_no_images(original, shape):
+def test_no_images(original, convert, shape):
     with pytest.raises(InputError, match=r"images \[N,32,32,3\], at least one; received \("):
-        quantize.to_int8(original, np.zeros(shape, np.float32))
+        convert(original, np.zeros(shape, np.float32))
 
 
 def test_it_is_quiet_and_leaves_nothing_behind(original, images, tmp_path, monkeypatch, capfd):

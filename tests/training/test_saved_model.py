@@ -178,14 +178,21 @@ def test_bytes_that_are_refused(served, picture, message):
         served.signatures["serving_bytes"](image_bytes=tf.constant([picture]))
 
 
-def test_a_failed_save_leaves_the_old_version(model, version, monkeypatch):
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [
+        ((saved_model, "_write_warmup"), OSError(28, "No space left on device")),
+        ((tf.saved_model, "save"), tf.errors.ResourceExhaustedError(None, None, "No space left")),
+    ],
+)
+def test_a_full_disk_leaves_the_old_version(model, version, monkeypatch, part, error):
     before = (version / "fingerprint.pb").read_bytes()
 
-    def full(*args):
-        raise OSError(28, "No space left on device")
+    def full(*args, **kwargs):
+        raise error
 
-    monkeypatch.setattr(saved_model, "_write_warmup", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(*part, full)
+    with pytest.raises(OSError, match="No space left on device"):
         saved_model.save(model, version.parent, NAMES, MEAN, STD)
     assert [path.name for path in version.parent.iterdir()] == ["1"]
     assert (version / "fingerprint.pb").read_bytes() == before

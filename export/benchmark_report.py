@@ -1,0 +1,179 @@
+"""A benchmark from the run to its report: a table, a JSON file, a picture."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import matplotlib
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from export import timing
+from export.contenders import check_alike, open_contenders, prepare_tensorflow
+from export.source import open_source
+from training import runs
+from training.cli import InputError
+
+PACKAGES = ("tensorflow", "keras", "numpy", "onnxruntime", "onnxruntime-gpu", "ai-edge-litert")
+COLOURS = {"keras": "C3", "savedmodel": "C1", "onnx": "C0", "litert": "C2"}
+
+
+def benchmark(args, device):
+    """Measures, prints and writes, as the command line of `benchmark` says; returns the report."""
+    prepare_tensorflow(device, args.threads)
+    source = open_source(args.run, None, args.data_dir)
+    images = source.dataset.test.images
+    if max(args.batches) > len(images):
+        raise InputError(
+            f"--batches {max(args.batches)}: expected up to {len(images)}, the test images"
+        )
+    contenders, missing = open_contenders(source, args.models, args.provider, args.threads)
+    console = Console(highlight=False)
+    for name, command in missing.items():
+        say(console, f"left out: {name}, which is not there; {command} makes it")
+    check_alike(contenders, images)
+    folder = Path(args.output) if args.output else source.run.folder / "benchmark"
+    folder.mkdir(parents=True, exist_ok=True)
+    batches = {size: images[:size].astype(np.float32) for size in args.batches}
+    with _progress(console) as progress:
+        bar = progress.add_task("measuring", total=args.rounds)
+        seconds = timing.measure(
+            {contender.name: contender.predict for contender in contenders},
+            batches,
+            args.rounds,
+            advance=lambda: progress.update(bar, advance=1, refresh=True),
+        )
+    report = {
+        "run": str(source.run.folder),
+        "arch": source.run.config["arch"],
+        "files": {contender.name: str(contender.path) for contender in contenders},
+        "left_out": missing,
+        "provider": args.provider,
+        "device": device,
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "warm_up": timing.WARM_UP,
+        "noisy_above": timing.NOISY,
+        "data": f"the first test images of {source.dataset.source}",
+        "results": timing.summarize(seconds, baseline=contenders[0].name),
+        "environment": runs.environment(PACKAGES),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    runs.write_atomically(folder / "benchmark.png", lambda temporary: draw(report, temporary))
+    runs.write_json(folder / "benchmark.json", report)
+    show(report, console)
+    say(console, f"written: {folder}/benchmark.json, benchmark.png")
+    return report
+
+
+def say(console, line):
+    """Prints a line as it is, however long: a command in it can be copied."""
+    console.print(Text(line), soft_wrap=True)
+
+
+def title(report):
+    """Returns what the numbers were taken on, a line."""
+    threads = f"{report['threads']} thread{'s' * (report['threads'] > 1)}"
+    return f"{Path(report['run']).name}: {report['provider']}, {threads}, {report['rounds']} rounds"
+
+
+def show(report, console):
+    """Prints a report as a table; a number that is not exact has a ~ before it."""
+    table = Table(
+        title=Text(title(report)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("model", no_wrap=True)
+    for column in ("batch", "ms", "p10", "p90", "p99", "images/s", "× keras"):
+        table.add_column(column, justify="right", no_wrap=True)
+    batch = None
+    for row in report["results"]:
+        if batch not in (None, row["batch"]):
+            table.add_section()
+        batch = row["batch"]
+        latency, speedup = row["milliseconds"], row["speedup"]
+        table.add_row(
+            row["model"],
+            str(batch),
+            f"{mark(latency)}{latency['median']:.2f}",
+            *(f"{latency[key]:.2f}" for key in ("p10", "p90", "p99")),
+            f"{mark(latency)}{row['images_per_second']:,.0f}",
+            f"{mark(speedup)}{speedup['median']:.2f}",
+        )
+    console.print(table)
+    if any(row[key]["noisy"] for row in report["results"] for key in ("milliseconds", "speedup")):
+        say(
+            console,
+            "~ noisy: its 10th and 90th percentile are more than "
+            f"{report['noisy_above']:.0%} of the median apart; repeat it on an idle machine",
+        )
+
+
+def mark(numbers):
+    """Returns what stands before a number that was measured."""
+    return "~" if numbers["noisy"] else ""
+
+
+def draw(report, path):
+    """Draws images/s, a panel for each batch; the lines go from the 10th to the 90th percentile."""
+    sizes = list(dict.fromkeys(row["batch"] for row in report["results"]))
+    models = list(report["files"])
+    figure, panels = plt.subplots(
+        1,
+        len(sizes),
+        figsize=(2.2 + 3.4 * len(sizes), 1.6 + 0.42 * len(models)),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
+    )
+    for axes, size in zip(panels.flat, sizes, strict=True):
+        rows = [row for row in report["results"] if row["batch"] == size]
+        speeds = np.array([row["images_per_second"] for row in rows])
+        fast, slow = (
+            np.array([1e3 * size / row["milliseconds"][key] for row in rows])
+            for key in ("p10", "p90")
+        )
+        axes.barh(
+            models,
+            speeds,
+            xerr=(speeds - slow, fast - speeds),
+            color=[COLOURS[name.partition("-")[0]] for name in models],
+            ecolor="0.3",
+        )
+        for name, row, end in zip(models, rows, fast, strict=True):
+            axes.annotate(
+                f"{mark(row['milliseconds'])}{row['images_per_second']:,.0f}",
+                (end, name),
+                (4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+        axes.set(title=f"batch of {size}", xlim=(0, 1.35 * fast.max()))
+        axes.xaxis.get_major_locator().set_params(nbins=4)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.grid(alpha=0.3, axis="x")
+        axes.set_axisbelow(True)
+    panels[0, 0].invert_yaxis()
+    figure.supxlabel("images/s; lines: 10th to 90th percentile; ~: noisy", fontsize="medium")
+    figure.suptitle(title(report))
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _progress(console):
+    """A bar that is drawn between the rounds alone, and takes no time from what is measured."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        auto_refresh=False,
+        transient=True,
+    )
