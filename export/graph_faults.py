@@ -135,8 +135,17 @@ def missing_relu(model, rng):
 
 def missing_shortcut(model, rng):
     """One residual sum keeps only one of its sides."""
-    node = _draw_node(model, rng, "Add")
+    constants = {tensor.name for tensor in model.graph.initializer}
+    node = _draw_node(model, rng, "Add", lambda node: not constants & set(node.input))
     _replace(model, node, helper.make_node("Identity", node.input[:1], node.output))
+
+
+def missing_offset(model, rng):
+    """One sum with a trained offset leaves it out: a gate's, or that of the logits."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    node = _draw_node(model, rng, "Add", lambda node: constants & set(node.input))
+    kept = [name for name in node.input if name not in constants]
+    _replace(model, node, helper.make_node("Identity", kept, node.output))
 
 
 def constant_gate(model, rng):
@@ -177,8 +186,8 @@ def _assign(tensor, array):
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
-def _draw_node(model, rng, kind):
-    nodes = [node for node in model.graph.node if node.op_type == kind]
+def _draw_node(model, rng, kind, fits=lambda node: True):
+    nodes = [node for node in model.graph.node if node.op_type == kind and fits(node)]
     return nodes[rng.integers(len(nodes))]
 
 
@@ -221,5 +230,6 @@ FAULTS = {
     "images of a batch mixed": mixed_batch,
     "a ReLU left out": missing_relu,
     "a shortcut left out": missing_shortcut,
+    "an offset left out": missing_offset,
     "a gate that is 0.5": constant_gate,
 }

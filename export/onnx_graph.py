@@ -99,6 +99,11 @@ def operators(model):
 
 
 def constants(model):
-    """Returns the float32 constants of a graph: name -> array."""
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    """Returns the float32 constants that a graph computes with: name -> array."""
+    used = {name for node in model.graph.node for name in node.input}
+    arrays = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.name in used
+    }
     return {name: array for name, array in arrays.items() if array.dtype == np.float32}

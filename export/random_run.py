@@ -29,11 +29,18 @@ def randomize(model, seed=0):
             weight.assign(rng.normal(0, (1.5 / fan_in) ** 0.5, weight.shape))
 
 
+def scale_logits(model, images, largest=12.0):
+    """Scales the last layer so that the largest logit is that of a trained network."""
+    kernel = model.layers[-1].kernel
+    kernel.assign(kernel * (largest / np.abs(model.predict(images, verbose=0)).max()))
+
+
 def make(folder, arch="r18w4_nam", seed=0, fold=True):
     """Makes a run folder on the synthetic set; returns its path."""
     dataset = data.load("synthetic")
     model = keras_nam.create_model(arch, num_classes=len(dataset.class_names))
     randomize(model, seed)
+    scale_logits(model, data.normalize(dataset.test.images[:64], RECIPE.mean, RECIPE.std))
     scores = evaluate(model, data.evaluation_stream(dataset.test, 64, RECIPE.mean, RECIPE.std))
     folder.mkdir(parents=True, exist_ok=True)
     model.save(folder / "best.keras")
