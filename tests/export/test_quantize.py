@@ -89,8 +89,8 @@ def test_answers_are_near(source, original, models, precision, rms, agreement):
     assert np.mean(logits.argmax(-1) == expected.argmax(-1)) >= agreement
 
 
-# The names of the nodes are a third of so small a file.
-@pytest.mark.parametrize(("precision", "part"), [("float16", 0.65), ("int8", 0.4)])
+# Half of the weights and a quarter would be 0.5 and 0.25; the rest is names, a lot in a small file.
+@pytest.mark.parametrize(("precision", "part"), [("float16", 0.6), ("int8", 0.37)])
 def test_size(original, models, precision, part):
     assert len(models[precision].SerializeToString()) < part * len(original.SerializeToString())
 

@@ -79,6 +79,48 @@ def test_crop_has_exactly_the_pixels_of_the_padded_image(mode):
         np.testing.assert_array_equal(crop, padded[row : row + 12, column : column + 12])
 
 
+def test_pixels_stay_in_their_image_which_need_not_be_square():
+    images = coordinates(64, 20)[:, :12]
+    images[..., 2] = np.arange(1, 65)[:, None, None]  # the image's number
+    crops = augment.random_crop(images, [36, 37]).numpy()
+    rows, columns = crops[:, 6, 10, 0].astype(int) - 7 + 4, crops[:, 6, 10, 1].astype(int) - 11 + 4
+    for image, crop, row, column in zip(images, crops, rows, columns, strict=True):
+        padded = np.pad(image, [(4, 4), (4, 4), (0, 0)])
+        np.testing.assert_array_equal(crop, padded[row : row + 12, column : column + 20])
+    flipped = augment.random_flip(images, [38, 39]).numpy()
+    which = flipped[:, 0, 0, 1] == 20
+    assert 0 < which.sum() < 64
+    np.testing.assert_array_equal(flipped[which], images[which][:, :, ::-1])
+    np.testing.assert_array_equal(flipped[~which], images[~which])
+    rotated = augment.random_rotation(images, [40, 41]).numpy()
+    framed = np.pad(images, [(0, 0), (4, 4), (0, 0), (0, 0)])  # a square with the same centre
+    framed = augment.random_rotation(framed, [40, 41]).numpy()[:, 4:16]
+    # What lies within float32's rounding of the middle of two pixels may go to either.
+    assert (rotated != framed).any(-1).mean() < 1e-3
+    lighter = images + 50  # no factor clips it
+    contrasted = augment.parse("random_contrast:probability=1")(lighter, [44, 45]).numpy()
+    grey = [(both @ [0.299, 0.587, 0.114]).mean((1, 2)) for both in (lighter, contrasted)]
+    np.testing.assert_allclose(*grey, atol=1e-3)
+
+
+def test_rotation_is_tensorflows_projective_transform():
+    images, seed, limit = tf.constant(coordinates(256, 32)), [42, 43], math.radians(15)
+    angles = tf.random.stateless_uniform([256], seed, -limit, limit)
+    cos, sin, middle, zero = tf.cos(angles), tf.sin(angles), 15.5, tf.zeros([256])
+    x, y = middle * (1 - cos + sin), middle * (1 - cos - sin)
+    expected = tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=tf.stack([cos, -sin, x, sin, cos, y, zero, zero], axis=1),
+        output_shape=[32, 32],
+        fill_value=0.0,
+        interpolation="NEAREST",
+        fill_mode="CONSTANT",
+    )
+    rotated = augment.random_rotation(images, seed)
+    # As above; 4e-6 of the pixels were seen to differ.
+    assert (rotated != expected).numpy().any(-1).mean() < 1e-4
+
+
 def test_flip_mirrors_half_of_the_images():
     images = coordinates(4000, 5)
     flipped = augment.random_flip(images, [5, 6]).numpy()

@@ -193,6 +193,19 @@ def test_augmentation_sees_0_to_255_and_normalization_comes_after():
     np.testing.assert_allclose(images, expected, atol=1e-6)
 
 
+def test_streams_normalize_as_the_savedmodel_does_to_the_bit():
+    images = np.random.default_rng(0).integers(0, 256, (12, 4, 6, 3), dtype=np.uint8)
+    split = data.Split(images, np.arange(12))
+    expected = data.normalize(images, MEAN, STD).numpy()
+    for stream in (
+        data.training_stream(split, 12, MEAN, STD),
+        data.training_stream(split, 12, MEAN, STD, lambda images, seed: images),
+        data.evaluation_stream(split, 12, MEAN, STD),
+    ):
+        normalized, labels = next(iter(stream))
+        np.testing.assert_array_equal(normalized, expected[labels])
+
+
 def test_evaluation_has_each_image_once_in_order_and_a_smaller_last_batch():
     stream = data.evaluation_stream(numbered(11), 4, *UNIT)
     for _ in range(2):  # a second pass is the same

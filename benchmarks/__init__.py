@@ -1,0 +1,1 @@
+"""Side-by-side timings: commands that are run by hand, not tests."""
