@@ -7,7 +7,7 @@ from export.local_models import OnnxModel
 from export.source import open_source
 
 # precision -> function (float32 model, calibration images) -> model
-QUANTIZED = {
+CONVERTED = {
     "float32": lambda model, images: model,
     "float16": quantize.to_float16,
     "int8": quantize.to_int8,
@@ -23,7 +23,7 @@ def export(args):
     float32 = onnx_graph.convert(source, args.opset)
     missing = trained_weights.missing_from_saved_model(source)
     missing = missing or trained_weights.missing_from_file(source, onnx_graph.constants(float32))
-    model = QUANTIZED[args.precision](float32, calibration)
+    model = CONVERTED[args.precision](float32, calibration)
     operators = onnx_graph.operators(model)
 
     def open_candidate(path):

@@ -67,15 +67,16 @@ def summarize(seconds, baseline):
             {
                 "model": name,
                 "batch": size,
-                "milliseconds": _percentiles(1e3 * its_own),
+                "milliseconds": percentiles(1e3 * its_own),
                 "images_per_second": round(float(size / np.median(its_own)), 2),
-                "speedup": _percentiles(seconds[baseline, size] / its_own),
+                "speedup": percentiles(seconds[baseline, size] / its_own),
             }
         )
     return rows
 
 
-def _percentiles(values):
+def percentiles(values):
+    """Returns `median`, `p10`, `p90`, `p99`, `spread` and `noisy` of an array."""
     p10, median, p90, p99 = np.percentile(values, (10, 50, 90, 99))
     spread = (p90 - p10) / median
     numbers = {"median": median, "p10": p10, "p90": p90, "p99": p99, "spread": spread}

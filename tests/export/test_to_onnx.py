@@ -105,7 +105,7 @@ def break_kernel(model, images):
 
 def test_a_failed_verification_keeps_the_file_aside(exported, tmp_path, monkeypatch, capsys):
     run = shutil.copytree(exported, tmp_path / "run")
-    monkeypatch.setitem(onnx_export.QUANTIZED, "float32", break_kernel)
+    monkeypatch.setitem(onnx_export.CONVERTED, "float32", break_kernel)
     with pytest.raises(ValuesError, match="not verified, values: the largest difference"):
         to_onnx.main(["--run", str(run)])
     assert files(run) == ["model.previous.onnx", "model.unverified.onnx", "verification.json"]
