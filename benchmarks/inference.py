@@ -64,12 +64,8 @@ def main(argv=None):
         if getattr(args, option) < least:
             name = option.replace("_", "-")
             raise cli.InputError(f"--{name} {getattr(args, option)}: expected {least} or more")
-    try:
+    with cli.needing("train,export"):
         from benchmarks.inference_report import benchmark
-    except ModuleNotFoundError as missing:
-        raise cli.InputError(
-            f"{missing.name} is not installed: pip install 'keras-nam[train,export]'"
-        ) from None
     benchmark(args, MODELS)
 
 

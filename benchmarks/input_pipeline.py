@@ -61,12 +61,8 @@ def main(argv=None):
     for option, least in (("rounds", LEAST_ROUNDS), ("threads", 1)):
         if getattr(args, option) < least:
             raise cli.InputError(f"--{option} {getattr(args, option)}: expected {least} or more.")
-    try:
+    with cli.needing("train"):
         from benchmarks.input_pipeline_report import benchmark
-    except ModuleNotFoundError as missing:
-        raise cli.InputError(
-            f"{missing.name} is not installed: pip install 'keras-nam[train]'"
-        ) from None
     benchmark(args, recipe)
 
 

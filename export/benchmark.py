@@ -85,14 +85,10 @@ def main(argv=None):
     for option, least in (("rounds", LEAST_ROUNDS), ("threads", 1)):
         if getattr(args, option) < least:
             raise cli.InputError(f"--{option} {getattr(args, option)}: expected {least} or more")
-    try:
+    with cli.needing("train,export"):
         from export.benchmark_report import benchmark
 
         benchmark(args, DEVICES[args.provider])
-    except ModuleNotFoundError as missing:
-        raise cli.InputError(
-            f"{missing.name} is not installed: pip install 'keras-nam[train,export]'"
-        ) from None
 
 
 def _models(text, device):

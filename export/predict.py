@@ -44,7 +44,7 @@ def main(argv=None):
 
 def _open_model(args):
     options = {"model": args.model_name, "version": args.model_version, "timeout": args.timeout}
-    try:
+    with cli.needing("train,export"):
         if args.url:
             return RestClient(args.url, **options)
         if args.grpc:
@@ -52,10 +52,6 @@ def _open_model(args):
 
             return GrpcClient(args.grpc, **options)
         return local_models.open_model(args.model or runs.newest_finished())
-    except ModuleNotFoundError as missing:
-        raise cli.InputError(
-            f"{missing.name} is not installed: pip install 'keras-nam[train,export]'"
-        ) from None
 
 
 def _predict(model, pictures):

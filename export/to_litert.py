@@ -34,12 +34,8 @@ def main(argv=None):
     """Parses, exports, verifies and prints."""
     args = parser().parse_args(argv)
     cli.check_name("precision", args.precision, to_onnx.PRECISIONS)
-    try:
+    with cli.needing("train,export"):
         from export.litert_export import export
-    except ModuleNotFoundError as missing:
-        raise cli.InputError(
-            f"{missing.name} is not installed: pip install 'keras-nam[train,export]'"
-        ) from None
     export(args)
 
 

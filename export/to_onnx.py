@@ -88,12 +88,8 @@ def main(argv=None):
     args = parser().parse_args(argv)
     cli.check_name("provider", args.provider, PROVIDERS)
     cli.check_name("precision", args.precision, PRECISIONS)
-    try:
+    with cli.needing("train,export"):
         from export.onnx_export import export
-    except ModuleNotFoundError as missing:
-        raise cli.InputError(
-            f"{missing.name} is not installed: pip install 'keras-nam[train,export]'"
-        ) from None
     export(args)
 
 

@@ -1,5 +1,6 @@
 """What every command line of the project shares: its exit statuses and its one-line errors."""
 
+import contextlib
 import difflib
 import os
 import sys
@@ -28,6 +29,17 @@ def check_name(kind, name, names):
         nearest = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise InputError(f"Unknown {kind} {name!r}; there are {', '.join(names) or 'none'}.{hint}")
+
+
+@contextlib.contextmanager
+def needing(extras):
+    """Makes an InputError of a package that is missing, which names the extras that install it."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        raise InputError(
+            f"{missing.name} is not installed: pip install 'keras-nam[{extras}]'"
+        ) from None
 
 
 def run(main):

@@ -10,7 +10,9 @@ from training.cli import InputError
 
 
 @pytest.mark.slow
-def test_the_command_leaves_its_report(tmp_path):
+def test_the_command_leaves_its_report(tmp_path, monkeypatch):
+    # Within the tests TensorFlow has begun already.
+    monkeypatch.setattr(inference_report, "prepare_tensorflow", lambda device, threads: None)
     quick = ["--rounds", "5", "--batch-size", "2"]
     inference.main(["--archs", "r18w4", "r18w4_nam", *quick, "--output", str(tmp_path)])
     report = runs.read_json(tmp_path / "inference.json")
