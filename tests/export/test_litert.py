@@ -85,18 +85,18 @@ def of_type(graph, name):
     }
 
 
-# Seen: 7e-7, 1.4e-3 and 0.04, of logits up to 1.8. Folding alone makes some difference, and so does
-# rounding weights.
+# Parts of the largest logit. Seen: 4e-7, 9e-4 and 0.02. Folding alone makes some difference, and so
+# does rounding weights.
 @pytest.mark.parametrize(
     ("precision", "least", "most"),
-    [("float32", 0, 5e-6), ("float16", 1e-4, 5e-3), ("int8", 5e-3, 0.2)],
+    [("float32", 0, 2e-6), ("float16", 5e-5, 3e-3), ("int8", 3e-3, 0.06)],
 )
 def test_answers_in_batches_of_any_size(files, images, true_logits, precision, least, most):
     model = LiteRTModel(files[precision])
-    differences = []
+    differences, largest = [], np.abs(true_logits).max()
     for size in BATCHES:
         logits, probabilities = model.predict(images[-size:])
-        differences.append(np.abs(logits - true_logits[-size:]).max())
+        differences.append(np.abs(logits - true_logits[-size:]).max() / largest)
         softmax = keras.ops.softmax(logits)
         # int8 has steps of 1/256 for probabilities.
         atol = 5e-3 if precision == "int8" else 1e-6
