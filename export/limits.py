@@ -28,7 +28,7 @@ class Limits(NamedTuple):
 
 
 LIMITS = {
-    # Ten times what good exports were seen to differ by; see docs/verification.md.
+    # Four times the largest difference among 100 good exports; see docs/verification.md.
     "float32": Limits(5e-5, 16 * EPSILON["float32"], 1e-8, 1.0, 0.0, 1e-6),
     "float16": Limits(None, 16 * EPSILON["float16"], 1e-4, 0.99, 0.002, 1e-3),
     "int8": Limits(None, None, 0.05, 0.9, 0.005, 5e-3),
