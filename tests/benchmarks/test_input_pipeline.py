@@ -1,7 +1,6 @@
 """The benchmark of the input pipeline: what is compared, the report, what is refused."""
 
 import io
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +38,7 @@ def command(monkeypatch, tmp_path):
             ["--rounds", "10", "--batch-size", "8", "--output", str(output), *arguments]
         )
         assert [path.name for path in output.iterdir()] == ["input_pipeline.json"]
-        return json.loads((output / "input_pipeline.json").read_text())
+        return runs.read_json(output / "input_pipeline.json")
 
     command.prepared = prepared
     return command
@@ -238,14 +237,14 @@ def test_bad_input_is_one_line_and_nothing_is_written(command, tmp_path, argumen
 
 def test_the_process_refuses_without_a_traceback():
     process = start("--rounds", "1")
-    assert process.returncode == 2
-    assert process.stderr == "error: --rounds 1: expected 10 or more.\n"
+    expected = (2, "error: --rounds 1: expected 10 or more.\n")
+    assert (process.returncode, process.stderr) == expected
 
 
 @pytest.mark.slow
 def test_the_process_measures(tmp_path):
-    arguments = ["--rounds", "10", "--batch-size", "32", "--threads", "1"]
-    process = start(*arguments, "--output", str(tmp_path), TFDS_DATA_DIR=str(tmp_path))
+    short = ["--rounds", "10", "--batch-size", "32", "--threads", "1", "--output", str(tmp_path)]
+    process = start(*short, TFDS_DATA_DIR=str(tmp_path))
     assert process.returncode == 0, process.stderr
-    report = json.loads((tmp_path / "input_pipeline.json").read_text())
+    report = runs.read_json(tmp_path / "input_pipeline.json")
     assert [row["stream"] for row in report["results"]] == STREAMS

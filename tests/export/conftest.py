@@ -1,4 +1,4 @@
-"""What the tests of `predict.py` share: a folder of models and pictures, and the command."""
+"""What the tests share: a run; models and pictures for `predict.py`, and that command."""
 
 import json
 
@@ -7,7 +7,13 @@ import pytest
 import toys
 from PIL import Image
 
-from export import predict
+from export import predict, random_run
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory):
+    """A finished run of r18w4_nam with random weights, to be read or copied."""
+    return random_run.make(tmp_path_factory.mktemp("run") / "r18w4_nam")
 
 
 @pytest.fixture(scope="module")

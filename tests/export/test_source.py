@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import toys
 
-from export import random_run, to_savedmodel
+from export import to_savedmodel
 from export.classifier import classifier
 from export.source import open_run, open_source
 from training import runs
@@ -16,11 +16,6 @@ from training.cli import InputError
 
 IMAGE = tf.TensorSpec((None, 32, 32, 3), tf.float32)
 IMAGES = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return random_run.make(tmp_path_factory.mktemp("run") / "r18w4_nam")
 
 
 @pytest.fixture

@@ -14,11 +14,6 @@ from training import runs
 from training.cli import InputError
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return random_run.make(tmp_path_factory.mktemp("run") / "r18w4_nam")
-
-
 @pytest.fixture
 def run(original, tmp_path):
     return shutil.copytree(original, tmp_path / "run")
