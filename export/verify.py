@@ -1,8 +1,7 @@
 """Verification: whether an exported model is the one that was trained, shown on real images.
 
-Four stages, cheap ones first, each with numbers, limits and an error of its own. The truth is the
-run's Keras model in float32, its normalizations unfolded: neither the SavedModel nor the folding
-is trusted.
+Four stages, each with numbers, limits and an error of its own. The truth is the run's Keras model
+in float32, unfolded: neither the SavedModel nor the folding is trusted.
 """
 
 from functools import cached_property
@@ -20,7 +19,7 @@ BATCHES = (1, 3, 64)
 class VerificationError(FailedError):
     """An exported model is not the one that was trained.
 
-    `stage` is the name of the stage that found it, `report` the numbers of the stages up to it.
+    `stage` is the stage that found it, `report` the numbers of the stages up to it.
     """
 
     stage = None
@@ -59,8 +58,7 @@ class Check:
 
     Args:
         source: A `Source`.
-        candidate: The exported model: `predict`, `signatures` and `labels` as those of
-            `local_models`.
+        candidate: The exported model, one of `local_models` or with the same methods.
         precision: A key of `LIMITS`.
         images: uint8 array [N, 32, 32, 3].
         labels: Integer array [N].
@@ -93,20 +91,27 @@ class Check:
     def _predict(self, batch):
         return np.stack(self.candidate.predict(batch), axis=1)
 
+    @cached_property
+    def values_limit(self):
+        """`logits_limit`, or twice the truth's own rounding where that is what was exceeded."""
+        limit = self.logits_limit
+        if self.limits.logits is None or _largest(self.found.logits - self.true_logits) <= limit:
+            return limit
+        return max(limit, 2 * self.source.rounding(self.images))
+
     @property
     def logits_limit(self):
         """The largest absolute difference of a logit that is let through."""
         largest = float(np.abs(self.true_logits).max())
-        relative = self.limits.logits_relative
-        limits = [self.limits.logits, None if relative is None else relative * largest]
-        return max((limit for limit in limits if limit is not None), default=np.inf)
+        absolute, relative = self.limits.logits, self.limits.logits_relative
+        return np.inf if relative is None else max(absolute or 0.0, relative * largest)
 
     @cached_property
     def ties(self):
         """Mask of the images whose two first choices rounding alone may swap."""
         if self.limits.logits is None:  # the agreement that is asked leaves room for them
             return np.zeros(len(self.labels), bool)
-        return (self._margin > 0) & (self._margin <= 2 * self.logits_limit)
+        return (self._margin > 0) & (self._margin <= 2 * self.values_limit)
 
     @property
     def agrees(self):
@@ -137,10 +142,9 @@ class Check:
 def weights(check):
     """The trained numbers are in the SavedModel and in the file, to the last bit."""
     missing = check.missing_weights
-    if not missing:
-        return {"missing": []}, []
-    others = f", and those of {len(missing) - 1} more" if missing[1:] else ""
-    return {"missing": missing}, [f"the numbers of {missing[0]}{others} are not the trained ones"]
+    more = f", and those of {len(missing) - 1} more" if missing[1:] else ""
+    complaints = [f"the numbers of {name}{more} are not the trained ones" for name in missing[:1]]
+    return {"missing": missing}, complaints
 
 
 def interface(check):
@@ -180,7 +184,7 @@ def values(check):
     }
     # number -> (limit, whether it is a least one, what it is)
     bounds = {
-        "largest_absolute_difference": (check.logits_limit, False, "largest difference of a logit"),
+        "largest_absolute_difference": (check.values_limit, False, "largest difference of a logit"),
         "mean_kl": (limits.kl, False, "mean divergence of the probabilities, in nats"),
         "top1_agreement": (limits.agreement, True, "share of images with the same first choice"),
         "largest_softmax_error": (limits.softmax, False, "distance of probabilities from softmax"),

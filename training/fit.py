@@ -227,11 +227,15 @@ def finish(job, model, dataset, rows, folder, say):
 
 def in_float32(model):
     """Returns a float32 copy of a model of any dtype policy, which it shares no variable with."""
+    return with_dtype(model, "float32")
 
-    def float32_layer(layer):
-        config = layer.get_config()
-        return layer.__class__.from_config({**config, "dtype": "float32"})
 
-    copy = keras.models.clone_model(model, clone_function=float32_layer)
+def with_dtype(model, dtype):
+    """Returns a copy of a model whose layers all have a dtype policy."""
+
+    def converted(layer):
+        return layer.__class__.from_config({**layer.get_config(), "dtype": dtype})
+
+    copy = keras.models.clone_model(model, clone_function=converted)
     copy.set_weights([np.asarray(weight) for weight in model.get_weights()])
     return copy

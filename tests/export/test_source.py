@@ -31,6 +31,7 @@ def test_the_saved_model_is_the_keras_model(original):
     images = source.dataset.test.images[:70]
     found = source.classify(images.astype(np.float32))["logits"]
     np.testing.assert_allclose(source.evaluate(images), found, atol=5e-5)
+    assert 1e-7 < source.rounding(images) < 2e-5
 
 
 def test_a_saved_model_inside_a_run_belongs_to_it(original):

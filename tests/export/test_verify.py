@@ -59,13 +59,14 @@ class Candidate:
         return Scores(logits, self.probabilities(logits))
 
 
-def check(candidate, precision="float32", labels=LABELS, top1=TOP1, missing=()):
+def check(candidate, precision="float32", labels=LABELS, top1=TOP1, missing=(), rounding=0.0):
     run = types.SimpleNamespace(top1=top1, config={"precision": "float32"})
     source = types.SimpleNamespace(
         class_names=NAMES,
         run=run,
         dataset=types.SimpleNamespace(test=IMAGES),
         evaluate=lambda images, advance: logits_of(images),
+        rounding=lambda images: rounding,
     )
     return Check(source, candidate, precision, IMAGES, labels, missing).run()
 
@@ -85,6 +86,12 @@ def test_the_truth_itself_passes(precision):
 
 def test_a_difference_within_rounding_passes():
     assert check(Candidate(add(4e-5)))["values"]["largest_absolute_difference"] < 5e-5
+
+
+def test_the_truths_own_rounding_is_let_through_twice():
+    assert check(Candidate(add(8e-5)), rounding=4.5e-5)["values"]["passed"]
+    with pytest.raises(ValuesError, match=r"at most 7e-05 is let through"):
+        check(Candidate(add(8e-5)), rounding=3.5e-5)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +137,8 @@ def test_ties_may_go_either_way():
     for near, agreement in ((True, 1.0), (False, 0.0)):
         true = TRUE[:1].copy()
         true[0, second] = true[0, first] - (2e-5 if near else 1e-2)
-        subject = Check(None, None, "float32", image, LABELS[:1])
+        source = types.SimpleNamespace(rounding=lambda images: 0.0)
+        subject = Check(source, None, "float32", image, LABELS[:1])
         subject.true_logits, subject.found = true, Scores(swap(TRUE[:1]), None)
         assert subject.agrees.mean() == agreement
 
