@@ -30,8 +30,8 @@ def classifier(folder):
     except Exception as error:  # a damaged file raises whatever its reader runs into
         raise InputError(f"{folder} is a damaged SavedModel: {one_line(str(error))}") from None
     signatures = dict(loaded.signatures)
-    name = IMAGE.signature if IMAGE.signature in signatures or len(signatures) != 1 else None
-    signature = signatures.get(name or next(iter(signatures)))
+    name = next(iter(signatures)) if len(signatures) == 1 else IMAGE.signature
+    signature = signatures.get(name)
     if signature is None:
         raise InputError(
             f"{folder} has no signature {IMAGE.signature} (it has: "
@@ -73,10 +73,6 @@ def _as_scores(signature, input_name, outputs):
     if np.all(rows >= 0) and np.allclose(np.sum(rows, -1), 1, atol=1e-4):
         return lambda found: {"logits": tf.math.log(found[name]), "probabilities": found[name]}
     return lambda found: {"logits": found[name], "probabilities": tf.nn.softmax(found[name])}
-
-
-def _is_image(spec):
-    return spec.dtype == tf.float32 and spec.shape.is_compatible_with([None, *SIZE])
 
 
 def _are_scores(specs):

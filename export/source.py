@@ -19,13 +19,13 @@ CONFIG_KEYS = ("arch", "dataset", "validation_split", "seed", "precision", "reci
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: the Keras model that it trained, and how images are made ready for it."""
+    """A run: the Keras model that it trained, and how images are made ready for it."""
 
     folder: Path
     model: keras.Model  # float32, its normalizations unfolded
     mean: tuple
     std: tuple
-    top1: float | None  # of a finished run
+    top1: float | None  # `None` if the run is unfinished
     config: dict
 
 
