@@ -98,10 +98,7 @@ class Exported:
         source = source or self.source
         missing = ()
         if weights and precision == "float32":
-            missing = trained_weights.missing_from_saved_model(source)
-            missing = missing or trained_weights.missing_from_file(
-                source, onnx_graph.constants(model)
-            )
+            missing = trained_weights.missing(source, onnx_graph.constants(model))
         path = self.folder / "model.onnx"
         path.write_bytes(model.SerializeToString())
         check = Check(source, OnnxModel(path), precision, self.images, self.labels, missing)

@@ -12,10 +12,8 @@ def export(args):
     images, labels = release.sample(source, args.precision, args.samples)
     calibration = release.calibration_images(source, args.calibration_images)
     content = litert.convert(source.saved_model, args.precision, calibration)
-    missing = trained_weights.missing_from_saved_model(source)
-    if args.precision == "float32":
-        constants = litert.constants(content)
-        missing = missing or trained_weights.missing_from_file(source, constants, whole=False)
+    constants = litert.constants(content) if args.precision == "float32" else None
+    missing = trained_weights.missing(source, constants, whole=False)
     folder = release.output_folder(source, "litert", args.output)
     folder.mkdir(parents=True, exist_ok=True)
     if source.class_names:
@@ -35,9 +33,9 @@ def export(args):
         args.precision,
         images,
         labels,
+        missing,
         open_candidate,
         {
-            "missing_weights": missing,
             "operators": litert.operators(content),
         },
     )

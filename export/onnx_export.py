@@ -21,8 +21,7 @@ def export(args):
     images, labels = release.sample(source, args.precision, args.samples)
     calibration = release.calibration_images(source, args.calibration_images)
     float32 = onnx_graph.convert(source, args.opset)
-    missing = trained_weights.missing_from_saved_model(source)
-    missing = missing or trained_weights.missing_from_file(source, onnx_graph.constants(float32))
+    missing = trained_weights.missing(source, onnx_graph.constants(float32))
     model = CONVERTED[args.precision](float32, calibration)
     operators = onnx_graph.operators(model)
 
@@ -42,9 +41,9 @@ def export(args):
         args.precision,
         images,
         labels,
+        missing,
         open_candidate,
         {
-            "missing_weights": missing,
             "opset": args.opset,
             "operators": operators,
             "transposes": operators.get("Transpose", 0),

@@ -66,7 +66,9 @@ def sample(source, precision, count=None):
     return test.images[:count], test.labels[:count]
 
 
-def release(source, content, path, precision, images, labels, open_candidate, facts):
+def release(
+    source, content, path, precision, images, labels, missing_weights, open_candidate, facts
+):
     """Writes a model's file, verifies what was written, names it accordingly, and reports.
 
     Args:
@@ -76,9 +78,10 @@ def release(source, content, path, precision, images, labels, open_candidate, fa
         precision: A key of `limits.LIMITS`.
         images: uint8 array [N, 32, 32, 3].
         labels: Integer array [N].
+        missing_weights: As `verify.Check` takes them.
         open_candidate: Function of a path: the model, as `verify.Check` takes it, and a
             dictionary of more facts for the report, such as the provider.
-        facts: Dictionary for the report, `missing_weights` among them.
+        facts: Dictionary, what else the report says of the file.
 
     Returns:
         The report, as it stands in the JSON file.
@@ -103,7 +106,7 @@ def release(source, content, path, precision, images, labels, open_candidate, fa
                 precision,
                 images,
                 labels,
-                facts.pop("missing_weights", ()),
+                missing_weights,
                 lambda count: progress.advance(bar, count),
             )
             try:

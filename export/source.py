@@ -170,7 +170,7 @@ def open_run(folder, finished=True):
             f"{written_by.get('keras')}."
         ) from None
     recipe = config["recipe_settings"]
-    float32 = fit.in_float32(model)
+    float32 = fit.with_dtype(model, "float32")
     return Run(folder, float32, recipe["mean"], recipe["std"], top1, config)
 
 

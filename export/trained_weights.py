@@ -16,6 +16,17 @@ from training.data import scale_and_offset
 RECOMPUTED = (ImageAttention, keras.layers.BatchNormalization)
 
 
+def missing(source, constants=None, whole=True):
+    """Returns the names of what differs: in the SavedModel, or else in a file made of it.
+
+    The arguments are those of `missing_from_file`; without `constants` no file is looked at.
+    """
+    differing = missing_from_saved_model(source)
+    if constants is not None:
+        differing = differing or missing_from_file(source, constants, whole)
+    return differing
+
+
 def missing_from_saved_model(source):
     """Returns the names of a run's weights that its SavedModel does not hold."""
     if source.run is None:

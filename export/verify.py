@@ -7,6 +7,7 @@ in float32, unfolded: neither the SavedModel nor the folding is trusted.
 from functools import cached_property
 
 import numpy as np
+import tensorflow as tf
 
 from export.limits import LIMITS, sampling_error
 from export.signatures import IMAGE, Scores
@@ -239,12 +240,10 @@ def _largest(array):
 
 
 def _softmax(logits):
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
-    return exponentials / exponentials.sum(-1, keepdims=True)
+    return tf.nn.softmax(logits.astype(np.float64)).numpy()
 
 
 def _divergence(true, logits):
     """Returns the Kullback–Leibler divergence of the softmax of each row, in nats."""
-    p, q = (rows.astype(np.float64) for rows in (true, logits))
-    log_p, log_q = (rows - np.logaddexp.reduce(rows, -1, keepdims=True) for rows in (p, q))
+    log_p, log_q = (tf.nn.log_softmax(rows.astype(np.float64)).numpy() for rows in (true, logits))
     return np.sum(np.exp(log_p) * (log_p - log_q), -1)

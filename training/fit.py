@@ -200,7 +200,7 @@ def finish(job, model, dataset, rows, folder, say):
     test = data.evaluation_stream(dataset.test, recipe.batch_size, recipe.mean, recipe.std)
     scores = evaluate(model, test)
     saved_model.save(
-        in_float32(model),
+        with_dtype(model, "float32"),
         folder / "saved_model",
         dataset.class_names,
         recipe.mean,
@@ -225,13 +225,8 @@ def finish(job, model, dataset, rows, folder, say):
     return result
 
 
-def in_float32(model):
-    """Returns a float32 copy of a model of any dtype policy, which it shares no variable with."""
-    return with_dtype(model, "float32")
-
-
 def with_dtype(model, dtype):
-    """Returns a copy of a model whose layers all have a dtype policy."""
+    """Returns a copy of a model of any dtype policies with another, in variables of its own."""
 
     def converted(layer):
         return layer.__class__.from_config({**layer.get_config(), "dtype": dtype})
