@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_nam.attention import NAM, NAMChannelAttention, NAMSpatialAttention
+from keras_nam.attention import NAM, NAMChannelAttention, NAMSpatialAttention, weighting
 from keras_nam.normalization import _fused_batch_norm
 
 # A linear layer: its kernel, and the kernel's axes that number the output channels.
@@ -80,8 +80,7 @@ def _axis(gate):
 
 def _gate_weights(gate):
     gamma, beta, mean, inverse = _statistics(gate)
-    total = np.abs(gamma).sum()
-    weights = np.abs(gamma) / (total if total > 0 else 1)
+    weights = weighting.weights(gate.weighting, np.abs(gamma), np)
     scale = weights * gamma * inverse
     return {"scale": scale, "offset": weights * beta - scale * mean}
 

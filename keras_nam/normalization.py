@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_nam import derived_gate
+
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
@@ -82,6 +84,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
             outputs, mean, variance = _fused_batch_norm(
                 inputs, gamma, beta, mean, variance, self.epsilon, training
             )
+            if training:
+                scaled = gamma**2 * variance / (variance + self.epsilon)
+                derived_gate.remember_moments(outputs, beta, scaled)
         else:
             if training:
                 mean, variance = self._moments(inputs, mask=None)
@@ -89,6 +94,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 inputs, mean, variance, self.axis, beta, gamma, self.epsilon
             )
         if training:
-            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
+            self._move_statistics(mean, variance)
         return outputs
+
+    def _move_statistics(self, mean, variance):
+        """Moves the moving statistics towards the batch's."""
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))

@@ -121,15 +121,9 @@ def check(job):
 def compiled_model(job, dataset, steps, precision):
     """Returns the network, ready to fit."""
     recipe = job.recipe
-    options = {}
-    if "nam" in (parse_arch(job.arch)[2] or ""):
-        penalty = keras.regularizers.L1(recipe.gamma_penalty) if recipe.gamma_penalty else None
-        options = {"gate_gradient": recipe.gate_gradient, "gamma_regularizer": penalty}
     keras.config.set_dtype_policy(precision)
     try:
-        model = keras_nam.create_model(
-            job.arch, num_classes=len(dataset.class_names), stem=job.stem, **options
-        )
+        model = initial_model(job, len(dataset.class_names))
     finally:
         keras.config.set_dtype_policy("float32")
     optimizer = SGD(
@@ -152,6 +146,31 @@ def compiled_model(job, dataset, steps, precision):
         # On the CPU, XLA's convolutions are slower than oneDNN's.
         jit_compile=bool(tf.config.list_physical_devices("GPU")),
     )
+    return model
+
+
+def initial_model(job, classes):
+    """Returns the network; what it shares with its plain backbone begins with the same weights.
+
+    Attentions draw weights of their own, after which each layer would begin otherwise: two archs
+    with one seed would differ by more than their attention.
+    """
+    recipe = job.recipe
+    plain, _, attention = job.arch.partition("_")
+    options = {}
+    if "nam" in attention:
+        penalty = keras.regularizers.L1(recipe.gamma_penalty) if recipe.gamma_penalty else None
+        options = {
+            "gate_gradient": recipe.gate_gradient,
+            "weighting": recipe.weighting,
+            "gamma_regularizer": penalty,
+        }
+    backbone = keras_nam.create_model(plain, classes, stem=job.stem)
+    if not attention:
+        return backbone
+    model = keras_nam.create_model(job.arch, classes, stem=job.stem, **options)
+    for layer in backbone.layers:
+        model.get_layer(layer.name).set_weights(layer.get_weights())
     return model
 
 

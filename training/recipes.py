@@ -28,6 +28,7 @@ class Recipe:
     weight_decay: float = _setting(5e-4, "coupled L2, on every trainable parameter")
     label_smoothing: float = _setting(0.0, "share of the target spread over all classes")
     gate_gradient: bool = _setting(True, "whether the gradient flows through NAM's weights")
+    weighting: str = _setting("sum", "NAM's weights: sum, max, unnormalized, uniform or constant")
     gamma_penalty: float = _setting(0.0, "L1 on the gammas of the NAM layers (equation 4)")
     augment: tuple = _setting(("random_crop", "random_flip"), "name[:option=value,…] …")
     mean: tuple[float, ...] = _setting((0.5071, 0.4865, 0.4409), "of R, G, B in 0–1")
@@ -88,6 +89,8 @@ RECIPES = {"paddle": PADDLE, "official": OFFICIAL, "fast": FAST}
 
 POSITIVE = ("epochs", "batch_size", "learning_rate", "decay_factor")
 NOT_NEGATIVE = ("warmup_steps", "momentum", "weight_decay", "gamma_penalty")
+# Those of keras_nam.attention.weighting, whose import would take the --help its second.
+WEIGHTINGS = ("sum", "max", "unnormalized", "uniform", "constant")
 SHARES = {"warmup_fraction": (0, 1), "label_smoothing": (0, 1)}
 
 
@@ -124,6 +127,7 @@ def check(recipe):
         _refuse(recipe, "std", "three numbers above 0")
     if min(recipe.milestones, default=1) <= 0:
         _refuse(recipe, "milestones", "epochs above 0")
+    check_name("weighting", recipe.weighting, WEIGHTINGS)
     check_name("schedule", recipe.schedule, ("warmup_cosine", "step_decay", "one_cycle"))
 
 

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_nam import derived_gate
+from keras_nam.attention import weighting as weightings
 from keras_nam.attention.base import channel_axis, check_images, positions
 from keras_nam.normalization import BatchNormalization
 
@@ -11,26 +13,31 @@ class NormalizationGate(BatchNormalization):
     """`y = x * sigmoid(w * BN(x))` along the normalized axis, `w = |gamma| / sum(|gamma|)`.
 
     Since `w` holds one number for each gamma, `w * BN(x; gamma, beta)` is
-    `BN(x; gamma * w, beta * w)`: a single normalization, with another scale and offset.
+    `BN(x; gamma * w, beta * w)`: a single normalization, with another scale and offset. In
+    training its statistics follow from those of the normalization before (`derived_gate`).
     """
 
-    def __init__(self, momentum=0.9, epsilon=1e-5, gate_gradient=True, **kwargs):
+    def __init__(self, momentum=0.9, epsilon=1e-5, gate_gradient=True, weighting="sum", **kwargs):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
         if not self.scale or self.renorm:
             raise ValueError(
                 "The gate is made of the normalization's own gamma: it needs `scale=True` and "
                 f"`renorm=False`. Received: scale={self.scale}, renorm={self.renorm}"
             )
+        if weighting not in weightings.WEIGHTINGS:
+            raise ValueError(
+                f"The `weighting` must be one of {list(weightings.WEIGHTINGS)}. "
+                f"Received: weighting={weighting!r}"
+            )
         self.gate_gradient = gate_gradient
+        self.weighting = weighting
         self.supports_masking = False
 
     @property
     def gate_weights(self):
         """The weights `|gamma| / sum(|gamma|)`, a tensor of gamma's shape; 0 if every gamma is."""
         magnitude = ops.abs(ops.convert_to_tensor(self.gamma))
-        total = ops.sum(magnitude)
-        # Where every gamma is 0, 0/1: a small number instead would overflow in the gradient.
-        return magnitude / ops.where(total > 0, total, ops.ones_like(total))
+        return weightings.weights(self.weighting, magnitude)
 
     def call(self, inputs, training=None):
         # w is about 1/C, so the gate is 0.5 plus what float16 cannot hold: float32 throughout.
@@ -40,11 +47,20 @@ class NormalizationGate(BatchNormalization):
             weights = ops.stop_gradient(weights)
         gamma = self.gamma * weights
         beta = None if self.beta is None else self.beta * weights
-        outputs = x * ops.sigmoid(self._normalize(x, gamma, beta, training))
+        moments = derived_gate.known_moments(x) if training and self.trainable else None
+        if moments:
+            outputs = derived_gate.gate(x, gamma, beta, *moments, self.epsilon)
+            self._move_statistics(*moments)
+        else:
+            outputs = x * ops.sigmoid(self._normalize(x, gamma, beta, training))
         return ops.cast(outputs, self.compute_dtype)
 
     def get_config(self):
-        return {**super().get_config(), "gate_gradient": self.gate_gradient}
+        return {
+            **super().get_config(),
+            "gate_gradient": self.gate_gradient,
+            "weighting": self.weighting,
+        }
 
 
 @keras.saving.register_keras_serializable(package="keras_nam")
@@ -63,6 +79,8 @@ class NAMChannelAttention(NormalizationGate):
         epsilon: Added to the variance.
         gate_gradient: Whether the gradient flows through `w`, as in the Paddle port, or stops
             there, as in the official PyTorch code.
+        weighting: `"sum"`, the paper's, or an ablation: `"max"`, `"unnormalized"`, `"uniform"`,
+            `"constant"`; see `keras_nam.attention.weighting`.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to Keras' setting.
         **kwargs: Those of `BatchNormalization`. `gamma_regularizer=keras.regularizers.L1(s)` is
             the sparsity penalty of the paper's equation 4.
@@ -83,12 +101,22 @@ class NAMChannelAttention(NormalizationGate):
     """
 
     def __init__(
-        self, axis=None, momentum=0.9, epsilon=1e-5, gate_gradient=True, data_format=None, **kwargs
+        self,
+        axis=None,
+        momentum=0.9,
+        epsilon=1e-5,
+        gate_gradient=True,
+        weighting="sum",
+        data_format=None,
+        **kwargs,
     ):
-        if axis is None:
-            axis = channel_axis(data_format)
         super().__init__(
-            axis=axis, momentum=momentum, epsilon=epsilon, gate_gradient=gate_gradient, **kwargs
+            axis=channel_axis(data_format) if axis is None else axis,
+            momentum=momentum,
+            epsilon=epsilon,
+            gate_gradient=gate_gradient,
+            weighting=weighting,
+            **kwargs,
         )
 
     def build(self, input_shape):
@@ -109,6 +137,7 @@ class NAMSpatialAttention(NormalizationGate):
         momentum: Momentum of the moving statistics.
         epsilon: Added to the variance.
         gate_gradient: Whether the gradient flows through `w`.
+        weighting: `"sum"`, the paper's, or an ablation, as `NAMChannelAttention`'s.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to Keras' setting.
         **kwargs: Those of `BatchNormalization`, without `axis`.
 
@@ -127,9 +156,22 @@ class NAMSpatialAttention(NormalizationGate):
     - [Liu et al., 2021, NAM: Normalization-based Attention Module](https://arxiv.org/abs/2111.12419)
     """
 
-    def __init__(self, momentum=0.9, epsilon=1e-5, gate_gradient=True, data_format=None, **kwargs):
+    def __init__(
+        self,
+        momentum=0.9,
+        epsilon=1e-5,
+        gate_gradient=True,
+        weighting="sum",
+        data_format=None,
+        **kwargs,
+    ):
         super().__init__(
-            axis=-1, momentum=momentum, epsilon=epsilon, gate_gradient=gate_gradient, **kwargs
+            axis=-1,
+            momentum=momentum,
+            epsilon=epsilon,
+            gate_gradient=gate_gradient,
+            weighting=weighting,
+            **kwargs,
         )
         self.data_format = keras.config.image_data_format() if data_format is None else data_format
         self._channels = channel_axis(self.data_format)
@@ -168,6 +210,7 @@ class NAM(keras.layers.Layer):
         momentum: Momentum of the moving statistics.
         epsilon: Added to the variances.
         gate_gradient: Whether the gradient flows through the gates' weights.
+        weighting: `"sum"`, the paper's, or an ablation, as `NAMChannelAttention`'s.
         gamma_regularizer: Regularizer of the gammas: `keras.regularizers.L1(s)` is equation 4.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to Keras' setting.
         **kwargs: Base layer keyword arguments (`name`, `dtype`).
@@ -194,6 +237,7 @@ class NAM(keras.layers.Layer):
         momentum=0.9,
         epsilon=1e-5,
         gate_gradient=True,
+        weighting="sum",
         gamma_regularizer=None,
         data_format=None,
         **kwargs,
@@ -210,6 +254,7 @@ class NAM(keras.layers.Layer):
             "momentum": momentum,
             "epsilon": epsilon,
             "gate_gradient": gate_gradient,
+            "weighting": weighting,
             "gamma_regularizer": keras.regularizers.get(gamma_regularizer),
             "data_format": data_format,
         }

@@ -135,6 +135,13 @@ def test_gate_to_the_last_bit(gate, axis, shape):
     np.testing.assert_array_equal(folded.offset, offset)
 
 
+@pytest.mark.parametrize("weighting", ["max", "unnormalized", "uniform", "constant"])
+def test_other_weightings(weighting):
+    gate = keras_nam.NAMChannelAttention(weighting=weighting, name="gate")
+    model = model_of((5, 6, 8), gate)
+    assert_folds(model, images(3, 5, 6, 8))
+
+
 def test_gate_whose_gammas_are_all_zero_halves():
     model = model_of((4, 4, 6), keras_nam.NAM(spatial=True))
     for gate in model.layers[1].gates.values():

@@ -74,6 +74,32 @@ def test_gate_weights():
         np.testing.assert_allclose(weights, abs(gamma) / abs(gamma).sum(), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("weighting", "expected"),
+    {
+        "sum": [0.5, 0, 0.25, 0.25],
+        "max": [1, 0, 0.5, 0.5],
+        "unnormalized": [2, 0, 1, 1],
+        "uniform": [0.25] * 4,
+        "constant": [0] * 4,
+    }.items(),
+)
+def test_weightings(weighting, expected):
+    layer = NAMChannelAttention(weighting=weighting)
+    layer.build((None, 3, 3, 4))
+    layer.gamma.assign([-2, 0, 1, 1])
+    np.testing.assert_array_equal(layer.gate_weights, expected)
+    x = images((2, 3, 3, 4))
+    gate = 1 / (1 + np.exp(-np.float64(expected) * [-2, 0, 1, 1] * x / np.sqrt(1 + 1e-5)))
+    np.testing.assert_allclose(layer(x), x * gate, rtol=1e-5)
+    assert layer.from_config(layer.get_config()).weighting == weighting
+
+
+def test_unknown_weighting():
+    with pytest.raises(ValueError, match=r"one of \['sum', 'max'.*weighting='mean'"):
+        NAMChannelAttention(weighting="mean")
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("training", [False, True])
 def test_channels_first_is_channels_last_transposed(kind, training):

@@ -22,6 +22,7 @@ OTHER = {
     "weight_decay": 0.25,
     "label_smoothing": 0.2,
     "gate_gradient": False,
+    "weighting": "max",
     "gamma_penalty": 0.125,
     "augment": ("random_rotation:degrees=5",),
     "mean": (0.1, 0.2, 0.3),

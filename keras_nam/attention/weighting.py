@@ -1,0 +1,36 @@
+"""What the gate makes of the scales: the paper's weights, and others to compare them with."""
+
+from keras import ops
+
+
+def _share(magnitude, total, xp):
+    # Where every gamma is 0, 0/1: a small number instead would overflow in the gradient.
+    return magnitude / xp.where(total > 0, total, xp.ones_like(total))
+
+
+WEIGHTINGS = {
+    "sum": lambda m, xp: _share(m, xp.sum(m), xp),
+    "max": lambda m, xp: _share(m, xp.max(m), xp),
+    "unnormalized": lambda m, xp: m,
+    "uniform": lambda m, xp: xp.ones_like(m) / len(m),
+    "constant": lambda m, xp: xp.zeros_like(m),
+}
+
+
+def weights(weighting, magnitude, xp=ops):
+    """Returns the weight of each channel (or position) in the gate `sigmoid(w * BN(x))`.
+
+    | weighting | w | what it is |
+    |---|---|---|
+    | `"sum"` | abs(gamma) / sum(abs(gamma)) | the paper's, about 1/C: the gate stays near 0.5 |
+    | `"max"` | abs(gamma) / max(abs(gamma)) | in 0–1 whatever the number of channels |
+    | `"unnormalized"` | abs(gamma) | the gate opens as far as it learns to |
+    | `"uniform"` | 1 / C | no attention among channels: all weigh the same |
+    | `"constant"` | 0 | no gate: every value is halved |
+
+    Args:
+        weighting: String, one of `WEIGHTINGS`.
+        magnitude: abs(gamma), [C].
+        xp: `keras.ops` for tensors, `numpy` for arrays.
+    """
+    return WEIGHTINGS[weighting](magnitude, xp)
