@@ -1,17 +1,25 @@
 """The gate in training where the inputs' batch statistics are known: no pass to find them.
 
-A gate stands after a batch normalization, `x = gamma * (u - mean(u)) / sqrt(var(u) + eps) + beta`.
+A gate stands after a batch normalization, `x = beta + gamma * (u - mean(u)) / sqrt(var(u) + eps)`.
 Over the same batch its outputs have the mean `beta` and the variance
 `gamma² * var(u) / (var(u) + eps)`, so the gate's own normalization is `z = a * x + b` with
 
     a = scale / sqrt(variance + epsilon),  b = offset - a * mean
 
-and the step is elementwise, but for the normalization's own gradient (TensorFlow's fused
-operation). Between the passes only `x` is kept. On a GPU that operation wants other statistics,
-and XLA compiles the whole step: the gate is Keras' operations there.
+and the gate's output, `y = x * s` with `s = sigmoid(z)`, is elementwise. So is its gradient, but
+for two sums of `dz = dy * x * s * (1 - s)`, by which z's own normalization takes part in it:
+
+    doffset = sum(dz),  dscale = sum(dz * (x - mean)) / sqrt(variance + epsilon)
+    dx = dy * s + a * (dz - doffset / n - (x - mean) / sqrt(variance + epsilon) * dscale / n)
+
+Nothing is kept for it: `x` is made anew from `u`, which the normalization before keeps. The sums
+are those of TensorFlow's fused operation for a normalization's gradient, which is quicker at them
+than XLA is. That operation wants other statistics on a GPU, where XLA compiles the whole step
+anyhow: there the gate is Keras' operations.
 """
 
 import functools
+from typing import NamedTuple
 
 import keras
 
@@ -19,15 +27,39 @@ if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
 
-def remember_moments(outputs, mean, variance):
-    """Leaves the batch's mean and biased variance of a tensor with it, as Keras does masks."""
-    outputs._batch_moments = (tf.stop_gradient(mean), tf.stop_gradient(variance))
+class Normalized(NamedTuple):
+    """What is known of a batch that was normalized, `x = mean + scale * (inputs - center)`.
+
+    Attributes:
+        inputs: Tensor [N, H, W, C].
+        center, scale: [C].
+        mean, variance: Those of x over the batch, [C], the variance biased.
+    """
+
+    inputs: object
+    center: object
+    scale: object
+    mean: object
+    variance: object
 
 
-def known_moments(x):
-    """Returns (mean, variance) over the batch if `x` is as a normalization left it, or `None`."""
-    moments = getattr(x, "_batch_moments", None)
-    return None if moments is None or _gpus() else moments
+def remember(outputs, inputs, gamma, beta, mean, variance, epsilon):
+    """Leaves a `Normalized` with a normalization's outputs, as Keras leaves masks.
+
+    Args:
+        outputs, inputs: Tensors [N, H, W, C].
+        gamma, beta: Scale and offset, [C].
+        mean, variance: Those of the inputs over the batch, [C], the variance biased.
+        epsilon: Float, added to the variance.
+    """
+    scale = gamma * tf.math.rsqrt(variance + epsilon)
+    known = Normalized(inputs, mean, scale, beta, scale**2 * variance)
+    outputs._normalized = Normalized(*map(tf.stop_gradient, known))
+
+
+def recall(x):
+    """Returns the `Normalized` of a tensor that is as a normalization left it, or `None`."""
+    return None if _gpus() else getattr(x, "_normalized", None)
 
 
 @functools.cache
@@ -35,33 +67,41 @@ def _gpus():
     return tf.config.list_physical_devices("GPU")
 
 
-def gate(x, scale, offset, mean, variance, epsilon):
-    """Returns `x * sigmoid(BN(x; scale, offset))` for a batch of known statistics.
+def gate(x, scale, offset, known, epsilon):
+    """Returns `x * sigmoid(BN(x; scale, offset))` for the outputs of another normalization.
 
     Args:
         x: Float32 tensor [N, H, W, C].
-        scale, offset: Those of the normalization, [C]; the offset may be `None`, for 0.
-        mean, variance: Those of `x` over the batch, [C], the variance biased.
+        scale, offset: Those of the gate's normalization, [C]; the offset may be `None`, for 0.
+        known: `Normalized`, of x.
         epsilon: Float, added to the variance.
     """
 
+    u, center, gain, mean, variance = known
+
     @tf.custom_gradient
     def gated(x, scale, offset):
-        a = scale * tf.math.rsqrt(variance + epsilon)
+        inverse = tf.math.rsqrt(variance + epsilon)
+        a = scale * inverse
         b = offset - a * mean
+        affine = (center, gain, mean, a, b)
 
         def gradient(dy):
-            through_x, dscale, doffset, *_ = tf.raw_ops.FusedBatchNormGradV3(
-                y_backprop=_elementwise()["dz"](x, a, b, dy),
-                x=x,
-                scale=scale,
-                reserve_space_1=mean,
-                reserve_space_2=variance,
+            dz = _elementwise()["dz"](u, *affine, dy)
+            _, dcentered, doffset, *_ = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=dz,
+                x=u,
+                scale=tf.ones_like(gain),
+                reserve_space_1=center,
+                reserve_space_2=tf.ones_like(gain),
                 reserve_space_3=tf.zeros([0]),
-                epsilon=epsilon,
+                epsilon=0.0,
                 is_training=True,
             )
-            return _elementwise()["dx"](x, a, b, dy, through_x), dscale, doffset
+            dscale = dcentered * gain * inverse
+            count = tf.cast(tf.size(u) / tf.size(gain), u.dtype)
+            shift, slope = (-a * total / count for total in (doffset, dscale * inverse))
+            return _elementwise()["dx"](u, *affine, dy, shift, slope), dscale, doffset
 
         return _elementwise()["y"](x, a, b), gradient
 
@@ -75,11 +115,14 @@ def _elementwise():
     def y(x, a, b):
         return x * tf.sigmoid(a * x + b)
 
-    def dz(x, a, b, dy):
+    def dz(u, center, gain, mean, a, b, dy):
+        x = mean + gain * (u - center)
         s = tf.sigmoid(a * x + b)
         return dy * x * s * (1 - s)
 
-    def dx(x, a, b, dy, through_z):
-        return dy * tf.sigmoid(a * x + b) + through_z
+    def dx(u, center, gain, mean, a, b, dy, shift, slope):
+        x = mean + gain * (u - center)
+        s = tf.sigmoid(a * x + b)
+        return dy * s * (1 + a * x * (1 - s)) + shift + slope * (x - mean)
 
     return {f.__name__: tf.function(f, jit_compile=True) for f in (y, dz, dx)}

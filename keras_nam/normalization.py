@@ -85,8 +85,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 inputs, gamma, beta, mean, variance, self.epsilon, training
             )
             if training:
-                scaled = gamma**2 * variance / (variance + self.epsilon)
-                derived_gate.remember_moments(outputs, beta, scaled)
+                derived_gate.remember(outputs, inputs, gamma, beta, mean, variance, self.epsilon)
         else:
             if training:
                 mean, variance = self._moments(inputs, mask=None)

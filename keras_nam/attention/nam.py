@@ -47,10 +47,10 @@ class NormalizationGate(BatchNormalization):
             weights = ops.stop_gradient(weights)
         gamma = self.gamma * weights
         beta = None if self.beta is None else self.beta * weights
-        moments = derived_gate.known_moments(x) if training and self.trainable else None
-        if moments:
-            outputs = derived_gate.gate(x, gamma, beta, *moments, self.epsilon)
-            self._move_statistics(*moments)
+        known = derived_gate.recall(x) if training and self.trainable else None
+        if known:
+            outputs = derived_gate.gate(x, gamma, beta, known, self.epsilon)
+            self._move_statistics(known.mean, known.variance)
         else:
             outputs = x * ops.sigmoid(self._normalize(x, gamma, beta, training))
         return ops.cast(outputs, self.compute_dtype)
