@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint
+.PHONY: demo test lint bench
 demo: .venv/installed
 	$(BIN)/python demo.py
 
@@ -11,6 +11,12 @@ test: .venv/installed
 
 lint: .venv/installed
 	$(BIN)/ruff check .
+
+# A quarter of an hour on two cores, which nothing else should use then.
+bench: .venv/installed
+	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/input_pipeline.py
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'

@@ -8,9 +8,7 @@ not depend on the weights' values; float32 files are verified before they are ti
 Exit status: 0 done, 1 an export that is not verified, 2 bad usage or bad input.
 """
 
-import argparse
-import os
-
+from benchmarks import options
 from training import cli
 
 LEAST_ROUNDS = 5
@@ -19,9 +17,7 @@ MODELS = ("keras", "savedmodel", "onnx", "onnx-int8")
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options.new_parser(__doc__)
     what = parser.add_argument_group("what is measured")
     what.add_argument(
         "--archs",
@@ -30,40 +26,16 @@ def parser():
         default=["r50", "r50_nam"],
         help="each is compared with the first (default: r50 r50_nam)",
     )
-    what.add_argument(
-        "--batch-size", type=int, default=64, metavar="N", help="images (default: %(default)s)"
-    )
-    how = parser.add_argument_group("how it is measured")
-    how.add_argument(
-        "--rounds",
-        type=int,
-        default=15,
-        metavar="N",
-        help=f"timed calls of each, at least {LEAST_ROUNDS} (default: %(default)s)",
-    )
-    how.add_argument(
-        "--threads",
-        type=int,
-        default=os.cpu_count(),
-        metavar="N",
-        help="of every model (default: %(default)s, the cores of this machine)",
-    )
-    parser.add_argument_group("output").add_argument(
-        "--output",
-        metavar="DIR",
-        default="benchmarks/results",
-        help="folder of inference.json (default: %(default)s)",
-    )
+    options.add_batch_size(what)
+    options.add_how(parser, "timed calls of each", rounds=15, least=LEAST_ROUNDS)
+    options.add_output(parser, "inference.json")
     return parser
 
 
 def main(argv=None):
     """Parses, measures, prints and writes."""
     args = parser().parse_args(argv)
-    for option, least in (("rounds", LEAST_ROUNDS), ("threads", 1), ("batch_size", 1)):
-        if getattr(args, option) < least:
-            name = option.replace("_", "-")
-            raise cli.InputError(f"--{name} {getattr(args, option)}: expected {least} or more")
+    options.check(args, rounds=LEAST_ROUNDS, threads=1, batch_size=1)
     with cli.needing("train,export"):
         from benchmarks.inference_report import benchmark
     benchmark(args, MODELS)

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from export import quantize, random_run, release, timing, to_onnx
-from export.benchmark_report import PACKAGES, mark, say
-from export.contenders import open_contenders, prepare_tensorflow
+from export.benchmark_report import PACKAGES, say
+from export.contenders import open_contenders
+from export.devices import prepare_tensorflow
 from export.source import open_source
 from keras_nam.models import parse_arch
 from training import runs
@@ -100,11 +101,12 @@ def show(report, console):
         table.add_row(
             row["model"],
             row["arch"],
-            f"{mark(latency)}{latency['median']:.1f}",
-            f"{mark(latency)}{row['images_per_second']:,.0f}",
-            f"{mark(ratio)}{ratio['median']:.3f}",
+            f"{timing.mark(latency)}{latency['median']:.1f}",
+            f"{timing.mark(latency)}{row['images_per_second']:,.0f}",
+            f"{timing.mark(ratio)}{ratio['median']:.3f}",
             *(f"{ratio[key]:.3f}" for key in ("p10", "p90")),
         )
     console.print(table)
-    if any(row[key]["noisy"] for row in report["results"] for key in ("milliseconds", "ratio")):
-        say(console, "~ noisy: its 10th and 90th percentile are more than 10% of the median apart")
+    numbers = [row[key] for row in report["results"] for key in ("milliseconds", "ratio")]
+    for line in timing.noise_note(numbers, report["noisy_above"]):
+        say(console, line)

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-import tensorflow as tf
 from rich import box
 from rich.console import Console
 from rich.progress import Progress
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from benchmarks.input_streams import check_alike, open_streams, training_images
 from export import timing
+from export.devices import prepare_tensorflow
 from training import runs
 
 PACKAGES = ("tensorflow", "keras", "numpy")
@@ -21,7 +21,7 @@ NOTE = "keras has the nearest layers of stock Keras: similar to the recipe's, no
 
 def benchmark(args, recipe):
     """Measures, prints and writes, as the command line of `input_pipeline` says."""
-    prepare_tensorflow(args.threads)
+    prepare_tensorflow("CPU", args.threads)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     split, source = training_images()
@@ -51,13 +51,6 @@ def benchmark(args, recipe):
     runs.write_json(path, report)
     show(report, console)
     console.print(Text(f"written: {path}"), soft_wrap=True)
-
-
-def prepare_tensorflow(threads):
-    """Has TensorFlow run on the CPU with so many threads; before anything else is done with it."""
-    tf.config.set_visible_devices([], "GPU")
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
 def _measure(streams, batch_size, rounds, console):
@@ -106,24 +99,13 @@ def show(report, console):
         speeds, ratio = row["images_per_second"], row["ratio"]
         table.add_row(
             row["stream"],
-            f"{_mark(speeds)}{speeds['median']:,}",
+            f"{timing.mark(speeds)}{speeds['median']:,}",
             *(f"{speeds[key]:,}" for key in ("p10", "p90")),
-            f"{_mark(ratio)}{ratio['median']:.2f}",
+            f"{timing.mark(ratio)}{ratio['median']:.2f}",
             " ".join(row["augmentations"]) or "–",
         )
     console.print(table)
     console.print(Text(report["note"]), soft_wrap=True)
-    if any(
-        row[key]["noisy"] for row in report["results"] for key in ("images_per_second", "ratio")
-    ):
-        console.print(
-            Text(
-                "~ noisy: its 10th and 90th percentile are more than "
-                f"{report['noisy_above']:.0%} of the median apart; repeat it on an idle machine"
-            ),
-            soft_wrap=True,
-        )
-
-
-def _mark(numbers):
-    return "~" if numbers["noisy"] else ""
+    numbers = [row[key] for row in report["results"] for key in ("images_per_second", "ratio")]
+    for line in timing.noise_note(numbers, report["noisy_above"]):
+        console.print(Text(line), soft_wrap=True)

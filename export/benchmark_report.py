@@ -15,7 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from export import timing
-from export.contenders import check_alike, open_contenders, prepare_tensorflow
+from export.contenders import check_alike, open_contenders
+from export.devices import prepare_tensorflow
 from export.source import open_source
 from training import runs
 from training.cli import InputError
@@ -100,23 +101,15 @@ def show(report, console):
         table.add_row(
             row["model"],
             str(batch),
-            f"{mark(latency)}{latency['median']:.2f}",
+            f"{timing.mark(latency)}{latency['median']:.2f}",
             *(f"{latency[key]:.2f}" for key in ("p10", "p90", "p99")),
-            f"{mark(latency)}{row['images_per_second']:,.0f}",
-            f"{mark(speedup)}{speedup['median']:.2f}",
+            f"{timing.mark(latency)}{row['images_per_second']:,.0f}",
+            f"{timing.mark(speedup)}{speedup['median']:.2f}",
         )
     console.print(table)
-    if any(row[key]["noisy"] for row in report["results"] for key in ("milliseconds", "speedup")):
-        say(
-            console,
-            "~ noisy: its 10th and 90th percentile are more than "
-            f"{report['noisy_above']:.0%} of the median apart; repeat it on an idle machine",
-        )
-
-
-def mark(numbers):
-    """Returns what stands before a number that was measured."""
-    return "~" if numbers["noisy"] else ""
+    numbers = [row[key] for row in report["results"] for key in ("milliseconds", "speedup")]
+    for line in timing.noise_note(numbers, report["noisy_above"]):
+        say(console, line)
 
 
 def draw(report, path):
@@ -147,7 +140,7 @@ def draw(report, path):
         )
         for name, row, end in zip(models, rows, fast, strict=True):
             axes.annotate(
-                f"{mark(row['milliseconds'])}{row['images_per_second']:,.0f}",
+                f"{timing.mark(row['milliseconds'])}{row['images_per_second']:,.0f}",
                 (end, name),
                 (4, 0),
                 textcoords="offset points",

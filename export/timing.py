@@ -14,7 +14,9 @@ WARM_UP = 5
 NOISY = 0.1
 
 
-def measure(contenders, batches, rounds, clock=time.perf_counter, advance=lambda: None):
+def measure(
+    contenders, batches, rounds, clock=time.perf_counter, advance=lambda: None, warm_up=None
+):
     """Times each contender once with each batch in each round: A B C, A B C, …
 
     Before its timed call a contender has an untimed one, without which it would pay for the caches
@@ -26,11 +28,12 @@ def measure(contenders, batches, rounds, clock=time.perf_counter, advance=lambda
         rounds: Integer.
         clock: Function that returns seconds.
         advance: Function that is called after each round.
+        warm_up: Integer, untimed rounds before the first (default: `WARM_UP`).
 
     Returns:
         Dictionary (name, size) -> float64 array [rounds], seconds a call.
     """
-    for _ in range(WARM_UP):
+    for _ in range(WARM_UP if warm_up is None else warm_up):
         for batch in batches.values():
             for call in contenders.values():
                 call(batch)
@@ -82,3 +85,23 @@ def percentiles(values):
     numbers = {"median": median, "p10": p10, "p90": p90, "p99": p99, "spread": spread}
     rounded = {key: round(float(value), 4) for key, value in numbers.items()}
     return {**rounded, "noisy": bool(spread > NOISY)}
+
+
+def mark(numbers):
+    """Returns what stands before a number that was measured: a ~ if it is not exact."""
+    return "~" if numbers["noisy"] else ""
+
+
+def noise_note(numbers, noisy_above):
+    """Returns the lines that explain the ~: one, or none where no number has it.
+
+    Args:
+        numbers: Iterable of what `percentiles` returns.
+        noisy_above: The report's own `NOISY`.
+    """
+    if not any(its_own["noisy"] for its_own in numbers):
+        return []
+    return [
+        "~ noisy: its 10th and 90th percentile are more than "
+        f"{noisy_above:.0%} of the median apart; repeat it on an idle machine"
+    ]

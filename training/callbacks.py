@@ -1,18 +1,13 @@
 """What happens around the epochs: history, checkpoints, TensorBoard, and the checks."""
 
-import shutil
 import time
-import zipfile
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_nam.attention.nam import NormalizationGate
-from training import plots, runs
+from training import gate_values, plots, runs
 from training.cli import FailedError
-
-EPOCH_FILE = "training.json"
 
 
 class History(keras.callbacks.Callback):
@@ -22,16 +17,19 @@ class History(keras.callbacks.Callback):
         folder: Path of the run folder.
         rows: The rows of the epochs that were done before, kept.
         images_per_epoch: Integer, for the speed.
+        seconds: Float, those that the first epoch, begun before, has taken already.
     """
 
-    def __init__(self, folder, rows, images_per_epoch):
+    def __init__(self, folder, rows, images_per_epoch, seconds=0.0):
         super().__init__()
+        self.seconds_before = seconds
         self.folder = folder
         self.rows = rows
         self.images_per_epoch = images_per_epoch
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.started = self.trained = time.perf_counter()
+        self.started = self.trained = time.perf_counter() - self.seconds_before
+        self.seconds_before = 0.0
 
     def on_test_begin(self, logs=None):
         self.trained = time.perf_counter()
@@ -48,66 +46,6 @@ class History(keras.callbacks.Callback):
         )
 
 
-class Checkpoint(keras.callbacks.Callback):
-    """Saves model and optimizer after each epoch: `last.keras`, `previous.keras`, `best.keras`.
-
-    The previous checkpoint stays until the new one is whole. The best one is that of the highest
-    held-out top-1; without a validation split it is the last, since choosing by the test set
-    would be tuning on it.
-
-    Args:
-        folder: Path of the run folder.
-        rows: The history's rows, this epoch's included once it has ended.
-        choose_best: Whether `val_top1` is that of a validation split.
-    """
-
-    def __init__(self, folder, rows, choose_best):
-        super().__init__()
-        self.folder = folder
-        self.rows = rows
-        self.choose_best = choose_best
-
-    def on_epoch_end(self, epoch, logs=None):
-        last = self.folder / "last.keras"
-        if last.exists():
-            runs.write_atomically(
-                self.folder / "previous.keras", lambda path: shutil.copyfile(last, path)
-            )
-        runs.write_atomically(last, lambda path: self._save(path, epoch + 1))
-        tops = [row["val_top1"] for row in self.rows]
-        if not self.choose_best or tops[-1] >= max(tops):
-            runs.write_atomically(
-                self.folder / "best.keras", lambda path: shutil.copyfile(last, path)
-            )
-
-    def _save(self, path, epochs_done):
-        self.model.save(path)
-        with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr(EPOCH_FILE, str(epochs_done))
-
-
-def load_newest_checkpoint(folder):
-    """Returns the model, with its optimizer, of the newest whole checkpoint, and its epoch.
-
-    Returns:
-        A tuple (model, epochs done, warnings); (`None`, 0, warnings) if there is none.
-    """
-    warnings = []
-    for name in ("last.keras", "previous.keras"):
-        path = folder / name
-        if not path.exists():
-            continue
-        try:
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip() is not None:
-                    raise zipfile.BadZipFile("its checksums do not match")
-                epochs_done = int(archive.read(EPOCH_FILE))
-            return keras.saving.load_model(path), epochs_done, warnings
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            warnings.append(f"{path} is damaged ({error}); going back to the one before.")
-    return None, 0, warnings
-
-
 class StopOnNaN(keras.callbacks.Callback):
     """Stops the training with a message as soon as the loss is not finite."""
 
@@ -118,7 +56,7 @@ class StopOnNaN(keras.callbacks.Callback):
             rate = float(np.asarray(self.model.optimizer.learning_rate))
             raise FailedError(
                 f"The loss became {loss} at step {step} (learning rate {rate:.4g}). "
-                "The checkpoint of the last whole epoch is kept; try a lower --learning-rate."
+                "The checkpoint before is kept; try a lower --learning-rate."
             )
 
 
@@ -131,7 +69,8 @@ class TimeEstimate(keras.callbacks.Callback):
         say: Function of a line.
     """
 
-    FIRST, LAST = 3, 8  # the first steps compile
+    FIRST = 3  # those before it compile
+    MEASURED = 5  # steps
     LONG = 3600  # seconds
 
     def __init__(self, steps, epochs, say):
@@ -139,19 +78,22 @@ class TimeEstimate(keras.callbacks.Callback):
         self.steps = steps
         self.epochs = epochs
         self.say = say
-        self.seen = 0
+        self.started = None
+        self.said = False
 
     def on_train_batch_end(self, batch, logs=None):
-        self.seen += 1
-        if self.seen == self.FIRST:
-            self.started = time.perf_counter()
-        elif self.seen == self.LAST:
-            step = (time.perf_counter() - self.started) / (self.LAST - self.FIRST)
+        if self.said or batch + 1 < self.FIRST:
+            return
+        if self.started is None:
+            self.started = batch, time.perf_counter()
+        measured = batch - self.started[0]
+        if measured >= self.MEASURED:
+            self.said = True
+            step = (time.perf_counter() - self.started[1]) / measured
             total = step * self.steps * self.epochs
             self.say(
                 f"\nAn epoch takes about {duration(step * self.steps)}, "
-                f"{self.epochs} of them {duration(total)} (measured on {self.LAST - self.FIRST} "
-                "steps)."
+                f"{self.epochs} of them {duration(total)} (measured on {measured} steps)."
             )
             if total > self.LONG:
                 self.say("Smaller: --arch r18w16_nam --recipe fast, or --steps-per-epoch 5.")
@@ -166,29 +108,44 @@ def duration(seconds):
 
 
 class TensorBoardExtras(keras.callbacks.Callback):
-    """Writes a grid of augmented images, and histograms of the gates' weights.
+    """Writes a grid of augmented images, and the gates' weights and values after each epoch.
 
     Args:
         folder: Path of the TensorBoard logs.
         images: Augmented images of a batch, [N, H, W, C], 0–1.
+        gate_images: Normalized images, [n, H, W, C], on which the gates' values are shown; `None`
+            for none. The inputs of all gates are held for them at once.
     """
 
-    def __init__(self, folder, images):
+    HISTOGRAM_IMAGES = 8  # TensorBoard's histogram takes longer than the network
+
+    def __init__(self, folder, images, gate_images=None):
         super().__init__()
         self.writer = tf.summary.create_file_writer(str(folder / "train"))
         self.images = images
+        self.gate_images = gate_images
 
     def on_train_begin(self, logs=None):
         with self.writer.as_default():
             tf.summary.image("augmented images", self.images, step=0, max_outputs=1)
+        self.gates = gate_values.named_gates(self.model)
+        if self.gates and self.gate_images is not None:
+            self.gate_values = tf.function(gate_values.value_function(self.model))
 
     def on_epoch_end(self, epoch, logs=None):
-        with self.writer.as_default():
-            for gate in gates(self.model):
-                tf.summary.histogram(f"gate_weights/{gate.path}", gate.gate_weights, step=epoch)
+        with self.writer.as_default(step=epoch):
+            for name, gate in self.gates.items():
+                tf.summary.histogram(f"gate_weights/{name}", gate.gate_weights)
+            if self.gates and self.gate_images is not None:
+                self._write_gate_values()
         self.writer.flush()
 
-
-def gates(model):
-    """Returns the normalization gates of a model, nested ones included."""
-    return [layer for layer in model._flatten_layers() if isinstance(layer, NormalizationGate)]
+    def _write_gate_values(self):
+        values = self.gate_values(self.gate_images)
+        for (name, gate), value in zip(self.gates.items(), values, strict=True):
+            spread = gate_values.distribution(gate, value)
+            tf.summary.histogram(f"gate_values/{name}", value[: self.HISTOGRAM_IMAGES])
+            tf.summary.scalar(f"gate_mean/{name}", spread.mean)
+            # The part that a constant for each channel has too, and what changes with the image.
+            tf.summary.scalar(f"gate_std_between/{name}", spread.std_between)
+            tf.summary.scalar(f"gate_std_within/{name}", spread.std_within)

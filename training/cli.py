@@ -31,6 +31,10 @@ def check_name(kind, name, names):
         raise InputError(f"Unknown {kind} {name!r}; there are {', '.join(names) or 'none'}.{hint}")
 
 
+class Terminated(Exception):  # noqa: N818 - no error
+    """The work was ended by SIGTERM, and can go on; the message says how."""
+
+
 @contextlib.contextmanager
 def needing(extras):
     """Makes an InputError of a package that is missing, which names the extras that install it."""
@@ -43,9 +47,10 @@ def needing(extras):
 
 
 def run(main):
-    """Runs `main()` and exits: 0 done, 1 a bad result, 2 bad input or a full disk, 130 interrupted.
+    """Runs `main()` and exits: 0 done, 1 a bad result, 2 bad input or a full disk.
 
-    An `InputError` or a `FailedError` becomes one line on standard error, without a traceback.
+    130 is for Ctrl-C, 143 for SIGTERM. An `InputError` or a `FailedError` becomes one line on
+    standard error, without a traceback.
     """
     try:
         main()
@@ -59,6 +64,9 @@ def run(main):
             file=sys.stderr,
         )
         sys.exit(2)
+    except Terminated as end:
+        print(f"terminated: {end}", file=sys.stderr)
+        sys.exit(143)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)

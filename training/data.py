@@ -130,7 +130,9 @@ def steps_per_epoch(split, batch_size):
     return len(split) // batch_size
 
 
-def training_stream(split, batch_size, mean, std, augment=None, seed=0, first_epoch=0, steps=None):
+def training_stream(
+    split, batch_size, mean, std, augment=None, seed=0, first_epoch=0, first_step=0, steps=None
+):
     """Returns an endless stream of augmented, normalized batches, in another order each epoch.
 
     Everything in an epoch, order and draws, is a function of the seed and the epoch's number: a
@@ -144,6 +146,7 @@ def training_stream(split, batch_size, mean, std, augment=None, seed=0, first_ep
         augment: Function `(images float32 0–255, seed [2]) -> images`.
         seed: Integer.
         first_epoch: Integer, the number of the epoch that comes first, from 0.
+        first_step: Integer, the number of that epoch's batch that comes first, from 0.
         steps: The batches of an epoch; all the whole ones if `None`.
 
     Returns:
@@ -166,7 +169,7 @@ def training_stream(split, batch_size, mean, std, augment=None, seed=0, first_ep
         return _normalize_rows(batch, mean, std), tf.gather(labels, indices)
 
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
-    batches = epochs.flat_map(epoch_of_batches)
+    batches = epochs.flat_map(epoch_of_batches).skip(first_step)
     return batches.map(batch_of_images, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from training.cli import InputError, check_name
 
+MOST_STEPS = 16
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 STRATEGIES = ("auto", "none", "mirrored")
 
@@ -39,3 +40,14 @@ def make_strategy(asked, batch_size, say):
         )
     say(f"mirrored over {replicas} device(s)")
     return strategy
+
+
+def steps_per_execution(steps):
+    """Returns how many steps are run at a call: on a GPU several, so that it need not wait.
+
+    It divides the steps of an epoch, since Keras would run a last, incomplete call whole, into
+    the next epoch's images. On a CPU a call costs nothing beside a step.
+    """
+    if not tf.config.list_physical_devices("GPU"):
+        return 1
+    return max(n for n in range(1, MOST_STEPS + 1) if steps % n == 0)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import keras_nam
 from keras_nam.models import STEMS, parse_arch
-from training import augment, callbacks, data, devices, runs, saved_model, schedules
+from training import augment, checkpoints, data, devices, loop, runs, saved_model, schedules
 from training.cli import InputError, check_name
 from training.evaluation import evaluate
 from training.optimizers import SGD
@@ -33,6 +33,7 @@ class Job:
     stem: str = "cifar"
     run_dir: str | None = None
     resume: bool = False
+    checkpoint_every: int | None = None
     fold: bool = True
     quiet: bool = False
 
@@ -56,6 +57,7 @@ def train(job, say=print):
     Raises:
         InputError: On settings that do not fit; nothing has been written then.
         FailedError: If the loss is not finite.
+        Terminated: On SIGTERM, after a checkpoint.
     """
     check(job)
     precision = devices.choose_precision(job.precision, say)
@@ -72,16 +74,16 @@ def train(job, say=print):
     say(f"{dataset.source}: {len(dataset.train)} training images, {dataset.held_out_name} held out")
 
     with strategy.scope():
-        model, epochs_done, warnings = callbacks.load_newest_checkpoint(folder)
+        model, position, warnings = checkpoints.load_newest(folder)
         if model is None:
             model = compiled_model(job, dataset, steps, precision)
     for warning in warnings:
         say(f"warning: {warning}")
     say(
         f"{job.arch}: {model.count_params():,} parameters, {precision}, "
-        f"epochs {epochs_done + 1}–{recipe.epochs} of {steps} steps, into {folder}"
+        f"epochs {position.epochs + 1}–{recipe.epochs} of {steps} steps, into {folder}"
     )
-    rows = fit(job, model, dataset, steps, epochs_done, folder, say)
+    rows = loop.fit(job, model, dataset, steps, position, folder, say)
 
     if job.validation_split:
         model = keras.saving.load_model(folder / "best.keras")
@@ -143,6 +145,7 @@ def compiled_model(job, dataset, steps, precision):
             keras.metrics.CategoricalAccuracy(name="top1"),
             keras.metrics.TopKCategoricalAccuracy(k=5, name="top5"),
         ],
+        steps_per_execution=devices.steps_per_execution(steps),
         # On the CPU, XLA's convolutions are slower than oneDNN's.
         jit_compile=bool(tf.config.list_physical_devices("GPU")),
     )
@@ -172,44 +175,6 @@ def initial_model(job, classes):
     for layer in backbone.layers:
         model.get_layer(layer.name).set_weights(layer.get_weights())
     return model
-
-
-def fit(job, model, dataset, steps, epochs_done, folder, say):
-    """Trains the epochs that are left; returns the history's rows."""
-    recipe = job.recipe
-    classes = len(dataset.class_names)
-    stream = data.training_stream(
-        dataset.train,
-        recipe.batch_size,
-        recipe.mean,
-        recipe.std,
-        augment=augment.compose(recipe.augment),
-        seed=job.seed,
-        first_epoch=epochs_done,
-        steps=steps,
-    )
-    held_out = data.evaluation_stream(dataset.held_out, recipe.batch_size, recipe.mean, recipe.std)
-    rows = [row for row in runs.read_history(folder / "history.csv") if row["epoch"] <= epochs_done]
-    grid = data.preview(dataset.train, augment.compose(recipe.augment), job.seed)
-    tensorboard = folder / "tensorboard"
-    model.fit(
-        stream.map(lambda images, labels: (images, tf.one_hot(labels, classes))),
-        validation_data=held_out.map(lambda images, labels: (images, tf.one_hot(labels, classes))),
-        initial_epoch=epochs_done,
-        epochs=recipe.epochs,
-        steps_per_epoch=steps,
-        shuffle=False,  # the stream is shuffled already
-        verbose=2 if job.quiet else 1,
-        callbacks=[
-            callbacks.StopOnNaN(),
-            callbacks.TimeEstimate(steps, recipe.epochs - epochs_done, say),
-            callbacks.History(folder, rows, images_per_epoch=steps * recipe.batch_size),
-            callbacks.Checkpoint(folder, rows, choose_best=dataset.validation is not None),
-            callbacks.TensorBoardExtras(tensorboard, grid),
-            keras.callbacks.TensorBoard(tensorboard, write_graph=False),
-        ],
-    )
-    return rows
 
 
 def finish(job, model, dataset, rows, folder, say):

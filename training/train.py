@@ -3,7 +3,7 @@
     python training/train.py --arch r50_nam
 
 trains the reference recipe, ResNet50-NAM on CIFAR-100. Ctrl-C stops it; the same command with
---resume continues after the last whole epoch.
+--resume continues after the last checkpoint. SIGTERM makes one first, and ends with status 143.
 """
 
 import argparse
@@ -65,6 +65,12 @@ def parser():
     how.add_argument("--run-dir", help="the run folder (default: runs/<arch>-<recipe>-s<seed>)")
     how.add_argument("--resume", action="store_true", help="continue the run folder's training")
     how.add_argument(
+        "--checkpoint-every",
+        type=int,
+        metavar="N",
+        help="steps between two checkpoints (default: one after each epoch, and on SIGTERM)",
+    )
+    how.add_argument(
         "--fold",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -74,11 +80,11 @@ def parser():
 
     settings = parser.add_argument_group("the recipe's settings (defaults: the recipe's)")
     for field in dataclasses.fields(recipes.Recipe):
-        _add_setting(settings, field)
+        add_setting(settings, field)
     return parser
 
 
-def _add_setting(group, field):
+def add_setting(group, field):
     """Adds the option of a recipe's field, of its type."""
     option = "--" + field.name.replace("_", "-")
     text = field.metadata["help"]
@@ -100,8 +106,9 @@ def main(argv=None):
     overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
     recipe_name = args.pop("recipe")
     recipe = recipes.get(recipe_name, **overrides)
-    if args["steps_per_epoch"] is not None and args["steps_per_epoch"] < 1:
-        raise InputError(f"--steps-per-epoch {args['steps_per_epoch']}: expected 1 or more.")
+    for name in ("steps_per_epoch", "checkpoint_every"):
+        if args[name] is not None and args[name] < 1:
+            raise InputError(f"--{name.replace('_', '-')} {args[name]}: expected 1 or more.")
 
     from training.fit import Job, train
 
@@ -109,7 +116,7 @@ def main(argv=None):
     try:
         train(job)
     except KeyboardInterrupt:
-        print(f"\n{job.folder} keeps the last whole epoch: --resume continues after it.")
+        print(f"\n{job.folder} keeps the last checkpoint: --resume continues there.")
         raise
 
 

@@ -28,7 +28,9 @@ def split():
 def command(monkeypatch, tmp_path):
     """Runs the command here, where TensorFlow runs already, with small turns; returns its JSON."""
     prepared = []
-    monkeypatch.setattr(input_pipeline_report, "prepare_tensorflow", prepared.append)
+    monkeypatch.setattr(
+        input_pipeline_report, "prepare_tensorflow", lambda *args: prepared.append(args)
+    )
     monkeypatch.setattr(input_pipeline_report, "DRAWS", 2)
     monkeypatch.setattr(input_streams, "TRAINING_IMAGES", 500)
 
@@ -57,7 +59,7 @@ def start(*arguments, **environment):
 
 def test_the_command_leaves_its_report(command, capsys):
     report = command("--threads", "1")
-    assert command.prepared == [1]
+    assert command.prepared == [("CPU", 1)]
     assert [row["stream"] for row in report["results"]] == STREAMS
     assert [row["augmentations"] for row in report["results"]] == [
         list(recipes.PADDLE.augment),
@@ -237,7 +239,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(command, tmp_path, argumen
 
 def test_the_process_refuses_without_a_traceback():
     process = start("--rounds", "1")
-    expected = (2, "error: --rounds 1: expected 10 or more.\n")
+    expected = (2, "error: --rounds 1: expected 10 or more\n")
     assert (process.returncode, process.stderr) == expected
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import toys
 
-from export import contenders
+from export import contenders, devices
 from export.signatures import Scores
 from training.cli import InputError
 
@@ -58,7 +58,7 @@ def test_an_interpreter_for_each_batch(monkeypatch):
 
 def test_tensorflow_has_the_threads_and_the_device(monkeypatch):
     calls = []
-    config = contenders.tf.config
+    config = devices.tf.config
     monkeypatch.setattr(config, "list_physical_devices", lambda kind: ["gpu 0", "gpu 1"])
     for module, name in (
         (config, "set_visible_devices"),
@@ -69,10 +69,10 @@ def test_tensorflow_has_the_threads_and_the_device(monkeypatch):
     ):
         monkeypatch.setattr(module, name, lambda *args, name=name: calls.append((name, *args)))
     threads = [(f"set_{part}_op_parallelism_threads", 3) for part in ("intra", "inter")]
-    contenders.prepare_tensorflow("CPU", 3)
+    devices.prepare_tensorflow("CPU", 3)
     assert calls == [("set_visible_devices", [], "GPU"), *threads]
     calls.clear()
-    contenders.prepare_tensorflow("GPU", 3)
+    devices.prepare_tensorflow("GPU", 3)
     assert calls == [
         ("set_visible_devices", ["gpu 0"], "GPU"),
         ("set_memory_growth", "gpu 0", True),
@@ -82,6 +82,6 @@ def test_tensorflow_has_the_threads_and_the_device(monkeypatch):
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(contenders.tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(devices.tf.config, "list_physical_devices", lambda kind: [])
     with pytest.raises(InputError, match="TensorFlow sees no GPU here"):
-        contenders.prepare_tensorflow("GPU", 2)
+        devices.prepare_tensorflow("GPU", 2)

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 
 import keras
 import numpy as np
@@ -11,8 +13,8 @@ from golden_modules import relative_error
 from small_run import ARGUMENTS
 
 import keras_nam
-from training import callbacks, data, devices, fit, recipes, runs, train
-from training.cli import FailedError, InputError
+from training import callbacks, checkpoints, data, devices, fit, recipes, runs, train
+from training.cli import FailedError, InputError, Terminated
 
 TIMES = ("seconds", "images_per_second")
 
@@ -107,13 +109,57 @@ def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, monkey
     assert run(tmp_path / "run", "--resume") == history(finished)
 
 
-def interrupt_at(monkeypatch, step):
+@pytest.mark.parametrize(("step", "position"), [(2, (0, 2)), (7, (1, 3)), (8, (2, 0))])
+def test_terminated_and_resumed_equals_uninterrupted(
+    finished, tmp_path, monkeypatch, step, position
+):
+    """SIGTERM in the first epoch, in the second, and in that one's last step."""
+    interrupt_at(monkeypatch, step, terminate)
+    with pytest.raises(Terminated, match="epoch {}, step {}: --resume".format(*position)):
+        run(tmp_path / "run")
+    monkeypatch.undo()
+    assert run(tmp_path / "run", "--resume") == history(finished)
+
+
+def test_checkpoints_between_the_epochs(finished, tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, 7)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", "--checkpoint-every", "2")
+    _, position, _ = checkpoints.load_newest(tmp_path / "run")
+    assert (position.epochs, position.steps) == (1, 2)
+    assert position.metrics[1] == 2 * 64  # images that the mean of the losses counts
+    monkeypatch.undo()
+    assert run(tmp_path / "run", "--resume") == history(finished)
+
+
+def test_several_steps_a_call_change_nothing(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "steps_per_execution", lambda steps: 2)
+    assert run(tmp_path / "run") == history(finished)
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(195, 15), (390, 15), (391, 1), (64, 16)])
+def test_steps_per_execution_divide_the_epoch(monkeypatch, steps, expected):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    assert devices.steps_per_execution(steps) == expected
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    assert devices.steps_per_execution(steps) == 1
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def interrupt_at(monkeypatch, step, how=interrupt):
     original = callbacks.TimeEstimate.on_train_batch_end
 
     def on_train_batch_end(self, batch, logs=None):
         original(self, batch, logs)
-        if self.seen == step:
-            raise KeyboardInterrupt
+        if int(self.model.optimizer.iterations) == step:
+            how()
 
     monkeypatch.setattr(callbacks.TimeEstimate, "on_train_batch_end", on_train_batch_end)
 

@@ -1,0 +1,186 @@
+"""Comparisons in processes of their own: pairing, interruption, real trainings."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import stand_in_train
+
+from training import augment, data, fit, grid, grid_training, recipes, runs
+from training.variants import read_variants
+
+ROOT = Path(__file__).parents[2]
+GRID = ["--recipe", "fast", "--dataset", "synthetic", "--batch-size", "64"]
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return data.load("synthetic")
+
+
+def initial_weights(arch, seed, dataset, stem="cifar"):
+    """Returns {layer's name: weights} of an arch as a training begins."""
+    keras.utils.set_random_seed(seed)
+    job = fit.Job(arch, "fast", recipes.get("fast"), stem=stem)
+    model = fit.compiled_model(job, dataset, 5, "float32")
+    return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+
+
+@pytest.mark.parametrize("arch", ["r18w4_nam", "r18w4_se", "r18w4_bam"])
+def test_archs_of_one_seed_share_their_initial_weights(arch, dataset):
+    plain = initial_weights("r18w4", 3, dataset)
+    other = initial_weights(arch, 3, dataset)
+    assert set(plain) < set(other)
+    for name, weights in plain.items():
+        for ours, theirs in zip(other[name], weights, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    again = initial_weights("r18w4", 4, dataset)
+    assert not np.array_equal(again["logits"][0], plain["logits"][0])
+
+
+def test_a_seed_settles_the_batches_whatever_the_global_state_is(dataset):
+    """Two archs draw different numbers of weights before the first batch."""
+    recipe = recipes.get("fast")
+
+    def batches(seed, state):
+        keras.utils.set_random_seed(state)
+        stream = data.training_stream(
+            dataset.train,
+            64,
+            recipe.mean,
+            recipe.std,
+            augment.compose(recipe.augment),
+            seed=seed,
+            steps=2,
+        )
+        return list(stream.take(4).as_numpy_iterator())
+
+    one, other, another_seed = batches(1, 0), batches(1, 7), batches(2, 0)
+    for (images, labels), (same_images, same_labels) in zip(one, other, strict=True):
+        np.testing.assert_array_equal(images, same_images)
+        np.testing.assert_array_equal(labels, same_labels)
+    assert not np.array_equal(one[0][0], another_seed[0][0])
+    assert not np.array_equal(one[0][1], one[2][1])
+
+
+def start(tmp_path, *more, stand_in=True, **environment):
+    """Starts a comparison into tmp_path, as a shell does."""
+    arguments = [*GRID, "--out", str(tmp_path / "out"), "--runs-dir", str(tmp_path / "runs"), *more]
+    trainer = f"grid.TRAIN = Path({stand_in_train.__file__!r})" if stand_in else "pass"
+    code = f"""
+from pathlib import Path
+from training import cli, compare, grid
+{trainer}
+cli.run(lambda: compare.main({arguments}))
+"""
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 120
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert path.exists()
+
+
+def test_an_interrupted_grid_ends_its_trainings_and_goes_on(tmp_path):
+    archs = ["--archs", "r18w4,r18w4_nam", "--seeds", "0,1", "--epochs", "2"]
+    process = start(tmp_path, *archs, HANG="r18w4-s1")
+    begun = tmp_path / "runs" / "r18w4-s1" / "history.csv"
+    wait_for(begun)
+    second = start(tmp_path, *archs)
+    output, errors = second.communicate(timeout=120)
+    assert second.returncode == 2
+    lines = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert "Another comparison" in lines[0]
+
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in output
+    assert "Traceback" not in errors
+    # The interrupted training is no longer there: it would have slept for a minute.
+    assert "KeyboardInterrupt" in begun.parent.with_name("r18w4-s1.log").read_text()
+    report = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert report["missing"] == ["r18w4-s1", "r18w4_nam-s1"]
+
+    process = start(tmp_path, *archs, HANG="r18w4-s1")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors[-2000:]
+    report = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert report["missing"] == []
+    calls = [json.loads(line) for line in (tmp_path / "runs" / "calls").read_text().splitlines()]
+    assert len(calls) == 3 + 2
+    assert ["--resume" in arguments for arguments in calls] == [False] * 3 + [True, False]
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; from training import compare; compare.parser().format_help(); "
+    code += "print(*sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules = set(found.stdout.split())
+    assert not modules & {"tensorflow", "keras", "numpy", "matplotlib", "scipy", "rich"}
+
+
+def test_time_left(tmp_path):
+    """Of 3 epochs each: 1 + 3 are left of 2 s each, and 3 + 3 of a variant that takes 4 s."""
+    variants = read_variants("r18w4,r18w4_nam", "fast", {"epochs": 3})
+    planned = grid.plan(variants, [0, 1, 2], tmp_path)
+    assert grid_training.seconds_left(planned, {}, 1) is None
+    epochs_of = {"r18w4-s0": (3, 2.0), "r18w4_nam-s0": (3, 4.0), "r18w4-s1": (2, 2.0)}
+    for name, (count, seconds) in epochs_of.items():
+        (tmp_path / name).mkdir()
+        row = dict.fromkeys(runs.HISTORY_COLUMNS, 1.0) | {"seconds": seconds}
+        rows = [row | {"epoch": epoch + 1} for epoch in range(count)]
+        runs.write_history(tmp_path / name / "history.csv", rows)
+        if count == 3:
+            runs.write_json(tmp_path / name / "result.json", {})
+    assert grid_training.seconds_left(planned, {}, 1) == 4 * 2 + 6 * 4
+    assert grid_training.seconds_left(planned, {}, 2) == (4 * 2 + 6 * 4) / 2
+    assert grid_training.seconds_left(planned, {planned[-1]: "failed"}, 1) == 4 * 2 + 3 * 4
+
+
+@pytest.mark.slow
+def test_real_trainings(tmp_path):
+    process = start(
+        tmp_path,
+        *["--archs", "r18w4,r18w4_nam", "--seeds", "0,1", "--epochs", "1"],
+        *["--steps-per-epoch", "2", "--jobs", "2"],
+        stand_in=False,
+    )
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-2000:]
+    report = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert [row["n"] for row in report["variants"]] == [2, 2]
+    for row in report["runs"]:
+        result = runs.read_json(Path(row["folder"]) / "result.json")
+        (last,) = runs.read_history(Path(row["folder"]) / "history.csv")
+        assert row["top1"] == result["top1"] == pytest.approx(last["val_top1"], abs=1e-6)
+    top1 = {(row["name"], row["seed"]): row["top1"] for row in report["runs"]}
+    assert report["variants"][1]["difference"]["differences"] == pytest.approx(
+        [top1["r18w4_nam", seed] - top1["r18w4", seed] for seed in (0, 1)]
+    )
+    names = [f"{arch}-s{seed}" for seed in (0, 1) for arch in ("r18w4", "r18w4_nam")]
+    assert {path.stem for path in (tmp_path / "out" / "histories").iterdir()} == set(names)

@@ -1,0 +1,143 @@
+"""The statistics, on stored numbers, and what a network costs."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import keras_nam
+from training import comparison
+from training.multiply_adds import multiply_adds
+
+PLAIN = {0: 0.6612, 1: 0.6650, 2: 0.6587, 3: 0.6631, 4: 0.6609}
+NAM = {0: 0.6664, 1: 0.6671, 2: 0.6590, 3: 0.6690, 4: 0.6622}
+
+
+def paired(values, baseline):
+    return comparison.difference(dict(enumerate(values)), dict(enumerate(baseline)))
+
+
+def test_interval_and_p_are_those_of_scipy():
+    found = comparison.difference(NAM, PLAIN)
+    ours, theirs = list(NAM.values()), list(PLAIN.values())
+    test = stats.ttest_rel(ours, theirs)
+    interval = test.confidence_interval(0.95)
+    assert (found["low"], found["high"]) == (interval.low, interval.high)
+    assert found["p_t"] == test.pvalue
+    assert found["mean"] == np.mean(np.subtract(ours, theirs))
+
+
+def test_interval_by_hand():
+    """Differences 1, 2, 3: mean 2, standard deviation 1, t(0.975; 2) = 4.302653."""
+    found = paired([1.1, 2.2, 3.3], [0.1, 0.2, 0.3])
+    half = 4.302653 / math.sqrt(3)
+    assert found["mean"] == pytest.approx(2)
+    assert found["std"] == pytest.approx(1)
+    assert (found["low"], found["high"]) == pytest.approx((2 - half, 2 + half), abs=1e-6)
+    assert found["verdict"] == "no difference shown"
+
+
+def test_permutation_by_hand():
+    """Of the 8 signs of (4, -1, 2), mean 5/3: 7, 5, 3, 1 and their negatives; 4 reach |5|."""
+    assert paired([4, -1, 2], [0, 0, 0])["p_permutation"] == 4 / 8
+    # All of one sign: 2 of 2^n.
+    assert comparison.difference(NAM, PLAIN)["p_permutation"] == 2 / 2**5
+    assert comparison.smallest_p(5) == 2 / 2**5
+    assert comparison.smallest_p(3) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ([0.010, 0.011, 0.012], "better"),
+        ([-0.010, -0.011, -0.012], "worse"),
+        ([-0.010, 0.011, 0.012], "no difference shown"),
+    ],
+)
+def test_verdict(differences, verdict):
+    assert paired(differences, [0, 0, 0])["verdict"] == verdict
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_against_a_is_zero():
+    found = comparison.difference(PLAIN, dict(PLAIN))
+    assert found["differences"] == [0] * 5
+    assert (found["mean"], found["low"], found["high"], found["std"]) == (0, 0, 0, 0)
+    assert (found["p_t"], found["p_permutation"]) == (1, 1)
+    assert found["verdict"] == "no difference shown"
+
+
+@pytest.mark.filterwarnings("error")
+def test_equal_differences_have_no_width():
+    """0.0012 twice, but for rounding, which t would divide by."""
+    found = paired([0.6664, 0.6462], [0.6652, 0.6450])
+    assert (found["low"], found["high"]) == pytest.approx((0.0012, 0.0012))
+    assert (found["p_t"], found["p_permutation"]) == (0, 0.5)
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_seed_has_a_difference_and_no_interval():
+    found = comparison.difference({0: 0.7}, {0: 0.6, 1: 0.5})
+    assert found["mean"] == pytest.approx(0.1)
+    assert [found[key] for key in ("low", "high", "std", "p_t", "p_permutation")] == [None] * 5
+    assert found["verdict"] == "one pair: no interval"
+    assert comparison.summarize([0.7]) == {
+        "n": 1,
+        "mean": 0.7,
+        "std": None,
+        "min": 0.7,
+        "max": 0.7,
+    }
+
+
+def test_only_the_seeds_that_both_have():
+    found = comparison.difference({2: 0.9, 0: 0.7, 5: 0.1}, {0: 0.6, 1: 0.2, 2: 0.6})
+    assert found["seeds"] == [0, 2]
+    assert found["differences"] == pytest.approx([0.1, 0.3])
+    assert comparison.difference({0: 0.5}, {1: 0.5}) is None
+
+
+def test_standard_deviation_is_the_sample_s():
+    assert comparison.summarize([1.0, 2.0, 3.0]) == {
+        "n": 3,
+        "mean": 2.0,
+        "std": 1.0,
+        "min": 1.0,
+        "max": 3.0,
+    }
+
+
+def test_multiply_adds_of_published_networks():
+    """0.56 and 1.30 G are usually given for ResNet18 and 50 on 32x32 images."""
+    assert multiply_adds("r18", "cifar", 100) == 555_468_800
+    assert multiply_adds("r50", "cifar", 100) == 1_298_014_208
+
+
+def test_multiply_adds_by_hand():
+    """Squeeze-and-excite has two dense layers a block; NAM none; dilated convolutions count too."""
+    plain = multiply_adds("r18w4", "cifar", 10)
+    added = multiply_adds("r18w4_se", "cifar", 10) - plain
+    layers = keras_nam.create_model("r18w4_se", 10)._flatten_layers()
+    blocks = [layer for layer in layers if hasattr(layer, "fc1")]
+    kernels = [(block.fc1.kernel.shape, block.fc2.kernel.shape) for block in blocks]
+    assert len(kernels) == 8
+    assert added == sum(math.prod(one) + math.prod(two) for one, two in kernels)
+    assert multiply_adds("r18w4_nam", "cifar", 10) == plain
+    # 7x7 on 16x16 positions and a pooling, against 3x3 on 32x32: a 16th of the rest.
+    stem, small = 32 * 32 * 27 * 4, 16 * 16 * 49 * 3 * 4
+    logits = 32 * 10
+    rest = (plain - stem - logits) / 16
+    assert multiply_adds("r18w4", "imagenet", 10) == small + rest + logits
+
+
+def test_multiply_adds_of_depthwise_convolutions():
+    """Counted on the graph, against the layers' kernels and outputs."""
+    model = keras_nam.create_model("mbv2", 10)
+    by_layer = 0
+    for layer in model.layers:
+        kernel = getattr(layer, "kernel", None)
+        if kernel is not None:
+            positions = math.prod(layer.output.shape[1:-1])
+            by_layer += math.prod(kernel.shape) * positions
+    assert multiply_adds("mbv2", "cifar", 10) == by_layer

@@ -1,0 +1,143 @@
+"""Gates replaced and closed, against networks that are made so by hand."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from gated_networks import IMAGES, network
+
+from training import gate_trials, gate_values
+from training.gate_trials import Score, Trials
+
+LABELS = np.random.default_rng(3).integers(0, 10, len(IMAGES))
+STREAM = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(5)
+
+
+def assert_equal(score, model):
+    """Compares a score with a model's; in float32, folded against not."""
+    expected = Score.of(model, STREAM)
+    assert score.loss == pytest.approx(expected.loss, rel=1e-5)
+    np.testing.assert_array_equal(score.hits, expected.hits)
+    assert score.top1 == pytest.approx(expected.top1, abs=1e-7)
+
+
+def with_open_gates(model, factors):
+    """Sets each channel gate to 0.5, and the normalization before it to 2 * its factor."""
+    for name, gate in gate_values.named_gates(model).items():
+        gate.gamma.assign(np.zeros(gate.gamma.shape))
+        normalization = model.get_layer(name.replace("nam", "bn2"))
+        for variable in (normalization.gamma, normalization.beta):
+            variable.assign(variable * 2 * factors[name])
+
+
+def test_nothing_closed_is_the_network_as_trained():
+    model = network("r18w4_nam_full")
+    trials = Trials(model, STREAM)
+    nothing = {
+        name: np.zeros(gate.gamma.shape[0], bool)
+        for name, gate in gate_values.named_gates(model).items()
+    }
+    trials.replaced(dict.fromkeys(nothing, 0.9))  # is not left behind
+    assert_equal(trials.closed({}), model)
+    assert_equal(trials.closed(nothing), model)
+
+
+def test_half_is_a_network_whose_gammas_are_zero():
+    model = network("r18w4_nam_full")
+    trials = Trials(model, STREAM)
+    score = trials.replaced(dict.fromkeys(trials.named, 0.5))
+    assert score.loss != pytest.approx(Score.of(model, STREAM).loss, rel=1e-3)
+    for gate in gate_values.gates(model):
+        gate.gamma.assign(np.zeros(gate.gamma.shape))
+    assert_equal(score, model)
+
+
+def test_constants_scale_the_normalization_before():
+    model = network()
+    trials = Trials(model, STREAM)
+    rng = np.random.default_rng(5)
+    factors = {
+        name: rng.uniform(0.1, 0.9, gate.gamma.shape[0]) for name, gate in trials.named.items()
+    }
+    score = trials.replaced(factors)
+    with_open_gates(model, factors)
+    assert_equal(score, model)
+
+
+def test_closed_channels_are_zero():
+    model = network()
+    trials = Trials(model, STREAM)
+    masks = {name: np.arange(gate.gamma.shape[0]) % 3 == 1 for name, gate in trials.named.items()}
+    score = trials.closed(masks)
+    for name, mask in masks.items():
+        normalization = model.get_layer(name.replace("nam", "bn2"))
+        for variable in (normalization.gamma, normalization.beta):
+            variable.assign(np.where(mask, 0, variable))
+    assert_equal(score, model)
+
+
+def test_closed_positions_are_zero():
+    model = network("r18w4_nam_spatial")
+    trials = Trials(model, STREAM)
+    name = "stage4_block2_nam_spatial"
+    mask = np.zeros(16, bool)
+    mask[[1, 6]] = True  # of a map of 4x4: row 0, column 1, and row 1, column 2
+    trials.closed({name: mask})
+    layer = trials.folded.get_layer(name)
+    outputs = keras.Model(trials.folded.input, layer.output)(IMAGES).numpy()
+    zero = (outputs == 0).all((0, 3))
+    assert np.argwhere(zero).tolist() == [[0, 1], [1, 2]]
+
+
+def test_the_replacements_are_the_means():
+    asked = []
+
+    class Recorded:
+        def replaced(self, constants):
+            asked.append(constants)
+
+    means = {"a": np.array([0.4, 0.6, 0.8]), "b": np.array([0.5, 0.3])}
+    names = [name for name, _ in gate_trials.replacements(Recorded(), means)]
+    assert names == ["unit mean", "layer mean", "0.5"]
+    assert asked[0] is means
+    assert asked[1] == pytest.approx({"a": 0.6, "b": 0.4})
+    assert asked[2] == {"a": 0.5, "b": 0.5}
+
+
+def test_which_units_are_pruned():
+    model = network("r18w4_nam_full")
+    trials = Trials(model, STREAM)
+    asked = []
+    trials.closed = lambda masks: asked.append(masks) or Score(0.5, 1.0, np.ones(4))
+    rows = list(gate_trials.prunings(trials))
+    shares = list(gate_trials.SHARES)
+    assert [row[:2] for row in rows] == [(k, s) for k in ("channels", "positions") for s in shares]
+    assert gate_trials.steps(trials.named) == 3 + len(rows)
+    name = "stage3_block1_nam_full_channel"
+    sizes = np.abs(np.array(trials.named[name].gamma))
+    draws, (smallest, largest) = asked[5:8], asked[8:10]  # at 30%
+    assert all(mask[name].sum() == round(0.3 * 16) for mask in asked[5:10])
+    assert sizes[smallest[name]].max() < sizes[~smallest[name]].min()
+    assert sizes[largest[name]].min() > sizes[~largest[name]].max()
+    assert len({tuple(draw[name]) for draw in draws}) == 3
+    assert all(set(masks) <= {n for n in trials.named if "spatial" in n} for masks in asked[15:])
+
+
+def test_lowest():
+    masks = gate_trials.lowest({"a": np.array([3.0, 1, 2, 5]), "b": np.array([2.0, 1])}, 0.5)
+    assert masks["a"].tolist() == [False, True, True, False]
+    assert masks["b"].tolist() == [False, True]
+
+
+def test_change_of_top1_is_paired():
+    before = Score(0.5, 1.0, np.array([1.0, 1, 0, 0]))
+    after = Score(0.75, 1.0, np.array([1.0, 1, 1, 0]))
+    error = 1.96 * np.sqrt(3) / 4 / 2  # of the changes 0, 0, 1, 0
+    assert after.minus(before) == pytest.approx((0.25, 0.25 - error, 0.25 + error))
+    assert before.minus(before) == (0, 0, 0)
+
+
+def test_mean_of_scores():
+    mean = Score.mean([Score(0.5, 1.0, np.array([1.0, 0])), Score(1.0, 2.0, np.array([1.0, 1]))])
+    assert (mean.top1, mean.loss) == (0.75, 1.5)
+    assert mean.hits.tolist() == [1, 0.5]

@@ -1,0 +1,40 @@
+"""Shows what the gates of a trained NAM network do: their values, and accuracy without them.
+
+    python training/gates.py
+
+takes the newest finished run, and leaves `gates/gates.json`, `gates/gates.png` and
+`gates/gate_maps.png` in it.
+"""
+
+import argparse
+
+from training import cli
+
+
+def parser():
+    """Returns the parser; it needs no heavy import, so that --help is immediate."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "run", nargs="?", help="folder of a NAM network's run (default: the newest finished run)"
+    )
+    parser.add_argument(
+        "--images", type=int, metavar="N", help="test images, the first N (default: all)"
+    )
+    parser.add_argument("--data-dir", help="as for train.py")
+    parser.add_argument("--out", metavar="DIR", help="folder (default: gates/ in the run's)")
+    return parser
+
+
+def main(argv=None):
+    """Parses, measures and prints."""
+    args = parser().parse_args(argv)
+
+    from training.gate_report import report
+
+    report(args.run, args.images, args.data_dir, args.out)
+
+
+if __name__ == "__main__":
+    cli.run(main)
