@@ -13,9 +13,8 @@ for two sums of `dz = dy * x * s * (1 - s)`, by which z's own normalization take
     dx = dy * s + a * (dz - doffset / n - (x - mean) / sqrt(variance + epsilon) * dscale / n)
 
 Nothing is kept for it: `x` is made anew from `u`, which the normalization before keeps. The sums
-are those of TensorFlow's fused operation for a normalization's gradient, which is quicker at them
-than XLA is. That operation wants other statistics on a GPU, where XLA compiles the whole step
-anyhow: there the gate is Keras' operations.
+are those of TensorFlow's operation for a normalization's gradient, which is quicker at them than
+XLA is. On a GPU, where XLA compiles the whole step, the gate is Keras' operations.
 """
 
 import functools
@@ -96,7 +95,7 @@ def gate(x, scale, offset, known, epsilon):
                 reserve_space_2=tf.ones_like(gain),
                 reserve_space_3=tf.zeros([0]),
                 epsilon=0.0,
-                is_training=True,
+                is_training=False,  # the statistics are given
             )
             dscale = dcentered * gain * inverse
             count = tf.cast(tf.size(u) / tf.size(gain), u.dtype)
