@@ -24,6 +24,9 @@ from training import runs
 from training.cli import InputError
 
 CALIBRATION_IMAGES = 32
+UNFOLDED = "savedmodel-unfolded"
+# What is gained -> the models whose times of one round are divided.
+GAINS = {"folding": (UNFOLDED, "savedmodel"), "int8": ("onnx", "onnx-int8")}
 
 
 def benchmark(args, models):
@@ -43,6 +46,11 @@ def benchmark(args, models):
             source = _exported(Path(folder) / arch, arch)
             for contender in open_contenders(source, models, "cpu", args.threads)[0]:
                 calls[arch, contender.name] = contender.predict
+            unfolded = open_source(
+                random_run.make(Path(folder) / f"{arch}-{UNFOLDED}", arch, fold=False)
+            )
+            contenders, _ = open_contenders(unfolded, ("savedmodel",), "cpu", args.threads)
+            calls[arch, UNFOLDED] = contenders[0].predict
         images = np.random.default_rng(0).uniform(0, 255, (args.batch_size, 32, 32, 3))
         seconds = timing.measure(calls, {args.batch_size: images.astype(np.float32)}, args.rounds)
     report = {
@@ -51,7 +59,10 @@ def benchmark(args, models):
         "threads": args.threads,
         "rounds": args.rounds,
         "noisy_above": timing.NOISY,
-        "results": [row for name in models for row in _rows(seconds, args.archs, name)],
+        "results": [
+            row for name in (*models, UNFOLDED) for row in _rows(seconds, args.archs, name)
+        ],
+        "gains": _gains(seconds, args.archs),
         "environment": runs.environment(PACKAGES),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -88,6 +99,16 @@ def _rows(seconds, archs, name):
     return rows
 
 
+def _gains(seconds, archs):
+    """Returns for each of `GAINS` and each arch the time without by that with it, of one round."""
+    times = {key: its_own for (key, _), its_own in seconds.items()}
+    return [
+        {"gain": name, "arch": arch, **timing.percentiles(times[arch, old] / times[arch, new])}
+        for name, (old, new) in GAINS.items()
+        for arch in archs
+    ]
+
+
 def show(report, console):
     """Prints a report as a table; a number that is not exact has a ~ before it."""
     title = f"batch of {report['batch_size']}, {report['threads']} threads, cpu"
@@ -107,6 +128,12 @@ def show(report, console):
             *(f"{ratio[key]:.3f}" for key in ("p10", "p90")),
         )
     console.print(table)
+    for row in report["gains"]:
+        say(
+            console,
+            f"{row['gain']}, {row['arch']}: {timing.mark(row)}{row['median']:.2f} x "
+            f"({row['p10']:.2f}–{row['p90']:.2f})",
+        )
     numbers = [row[key] for row in report["results"] for key in ("milliseconds", "ratio")]
     for line in timing.noise_note(numbers, report["noisy_above"]):
         say(console, line)

@@ -17,7 +17,9 @@ def test_the_command_leaves_its_report(tmp_path, monkeypatch):
     inference.main(["--archs", "r18w4", "r18w4_nam", *quick, "--output", str(tmp_path)])
     report = runs.read_json(tmp_path / "inference.json")
     assert [(row["model"], row["arch"]) for row in report["results"]] == [
-        (model, arch) for model in inference.MODELS for arch in ("r18w4", "r18w4_nam")
+        (model, arch)
+        for model in (*inference.MODELS, "savedmodel-unfolded")
+        for arch in ("r18w4", "r18w4_nam")
     ]
     assert all(row["ratio"]["median"] == 1 for row in report["results"] if row["arch"] == "r18w4")
 
@@ -33,6 +35,18 @@ def test_the_ratio_is_the_median_of_the_rounds():
     assert second["ratio"]["median"] == 1.2
     assert second["images_per_second"] == pytest.approx(8 / 3, abs=0.01)
     assert second["ratio"]["noisy"] is (second["ratio"]["spread"] > timing.NOISY)
+
+
+def test_a_gain_is_the_time_without_by_that_with():
+    seconds = {
+        (("a", "savedmodel-unfolded"), 8): np.array([3.0, 2.2, 4.8]),
+        (("a", "savedmodel"), 8): np.array([1.0, 2.0, 4.0]),
+        (("a", "onnx"), 8): np.array([9.0, 9.0, 9.0]),
+        (("a", "onnx-int8"), 8): np.array([3.0, 3.0, 3.0]),
+    }
+    folding, int8 = inference_report._gains(seconds, ["a"])
+    assert (folding["gain"], folding["median"]) == ("folding", 1.2)
+    assert (int8["gain"], int8["median"]) == ("int8", 3)
 
 
 @pytest.mark.parametrize(
