@@ -2,11 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench
+.PHONY: demo test test-all lint bench
 demo: .venv/installed
 	$(BIN)/python demo.py
 
 test: .venv/installed
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: .venv/installed
 	$(BIN)/python -m pytest -q
 
 lint: .venv/installed

@@ -58,7 +58,8 @@ def remember(outputs, inputs, gamma, beta, mean, variance, epsilon):
 
 def recall(x):
     """Returns the `Normalized` of a tensor that is as a normalization left it, or `None`."""
-    return None if _gpus() else getattr(x, "_normalized", None)
+    known = getattr(x, "_normalized", None)  # on TensorFlow alone
+    return None if known is None or _gpus() else known
 
 
 @functools.cache

