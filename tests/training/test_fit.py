@@ -137,14 +137,6 @@ def test_several_steps_a_call_change_nothing(finished, tmp_path, monkeypatch):
     assert run(tmp_path / "run") == history(finished)
 
 
-@pytest.mark.parametrize(("steps", "expected"), [(195, 15), (390, 15), (391, 1), (64, 16)])
-def test_steps_per_execution_divide_the_epoch(monkeypatch, steps, expected):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
-    assert devices.steps_per_execution(steps) == expected
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    assert devices.steps_per_execution(steps) == 1
-
-
 def interrupt():
     raise KeyboardInterrupt
 
@@ -247,15 +239,6 @@ def test_bad_input_leaves_nothing(tmp_path, more, message):
     with pytest.raises(InputError, match=message):
         run(tmp_path / "run", *more)
     assert not (tmp_path / "run").exists()
-
-
-def test_mixed_float16_without_a_gpu_is_a_warning():
-    if tf.config.list_physical_devices("GPU"):
-        pytest.skip("there is a GPU")
-    said = []
-    assert devices.choose_precision("mixed_float16", said.append) == "mixed_float16"
-    assert "without a GPU" in said[0]
-    assert devices.choose_precision("auto", said.append) == "float32"
 
 
 def test_float32_copy_of_a_mixed_model_computes_in_float32():
