@@ -76,9 +76,7 @@ def main(argv=None):
     """Parses, trains what is missing, and reports."""
     arguments = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(arguments)
-    names = [field.name for field in dataclasses.fields(recipes.Recipe)]
-    overrides = {name: getattr(args, name) for name in names}
-    overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    overrides = train.pop_settings(dict(vars(args)))
     if args.jobs < 1:
         raise InputError(f"--jobs {args.jobs}: expected 1 or more.")
     if args.steps_per_epoch is not None and args.steps_per_epoch < 1:

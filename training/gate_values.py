@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_nam.attention.nam import NAMSpatialAttention, NormalizationGate
+from keras_nam.attention.nam import NAMSpatialAttention
+from keras_nam.attention.normalization_gate import NormalizationGate
 
 NEAR = 1e-3  # half the width of the band around 0.5
 # The histograms' bins are equal in asinh((value - 0.5) / FINEST): a layer's values may lie as near

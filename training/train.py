@@ -98,12 +98,16 @@ def add_setting(group, field):
         group.add_argument(option, type=type(default), metavar=type(default).__name__, help=text)
 
 
+def pop_settings(args):
+    """Takes the recipe's settings out of a dictionary of parsed options, and returns them."""
+    settings = {field.name: args.pop(field.name) for field in dataclasses.fields(recipes.Recipe)}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+
+
 def main(argv=None):
     """Parses and trains."""
     args = vars(parser().parse_args(argv))
-    names = [field.name for field in dataclasses.fields(recipes.Recipe)]
-    overrides = {name: args.pop(name) for name in names}
-    overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+    overrides = pop_settings(args)
     recipe_name = args.pop("recipe")
     recipe = recipes.get(recipe_name, **overrides)
     for name in ("steps_per_epoch", "checkpoint_every"):

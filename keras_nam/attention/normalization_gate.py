@@ -1,0 +1,62 @@
+"""The gate that NAM's channel and spatial attention share."""
+
+import keras
+from keras import ops
+
+from keras_nam import derived_gate
+from keras_nam.attention import weighting as weightings
+from keras_nam.normalization import BatchNormalization
+
+
+class NormalizationGate(BatchNormalization):
+    """`y = x * sigmoid(w * BN(x))` along the normalized axis, `w = |gamma| / sum(|gamma|)`.
+
+    Since `w` holds one number for each gamma, `w * BN(x; gamma, beta)` is
+    `BN(x; gamma * w, beta * w)`: a single normalization, with another scale and offset. In
+    training its statistics follow from those of the normalization before (`derived_gate`).
+    """
+
+    def __init__(self, momentum=0.9, epsilon=1e-5, gate_gradient=True, weighting="sum", **kwargs):
+        super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
+        if not self.scale or self.renorm:
+            raise ValueError(
+                "The gate is made of the normalization's own gamma: it needs `scale=True` and "
+                f"`renorm=False`. Received: scale={self.scale}, renorm={self.renorm}"
+            )
+        if weighting not in weightings.WEIGHTINGS:
+            raise ValueError(
+                f"The `weighting` must be one of {list(weightings.WEIGHTINGS)}. "
+                f"Received: weighting={weighting!r}"
+            )
+        self.gate_gradient = gate_gradient
+        self.weighting = weighting
+        self.supports_masking = False
+
+    @property
+    def gate_weights(self):
+        """The weights `|gamma| / sum(|gamma|)`, a tensor of gamma's shape; 0 if every gamma is."""
+        magnitude = ops.abs(ops.convert_to_tensor(self.gamma))
+        return weightings.weights(self.weighting, magnitude)
+
+    def call(self, inputs, training=None):
+        # w is about 1/C, so the gate is 0.5 plus what float16 cannot hold: float32 throughout.
+        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        weights = self.gate_weights
+        if not self.gate_gradient:
+            weights = ops.stop_gradient(weights)
+        gamma = self.gamma * weights
+        beta = None if self.beta is None else self.beta * weights
+        known = derived_gate.recall(x) if training and self.trainable else None
+        if known:
+            outputs = derived_gate.gate(x, gamma, beta, known, self.epsilon)
+            self._move_statistics(known.mean, known.variance)
+        else:
+            outputs = x * ops.sigmoid(self._normalize(x, gamma, beta, training))
+        return ops.cast(outputs, self.compute_dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "gate_gradient": self.gate_gradient,
+            "weighting": self.weighting,
+        }
