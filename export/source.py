@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from export.classifier import SIZE, classifier
 from export.local_models import read_labels, version_folder
-from training import data, fit, report, runs
+from training import data, network, report, runs
 from training.cli import InputError
 
 BATCH_SIZE = 64
@@ -68,7 +68,7 @@ class Source:
         if self.run is None:
             return 0.0
         images = images[:BATCH_SIZE]
-        exact = fit.with_dtype(self.run.model, "float64")
+        exact = network.with_dtype(self.run.model, "float64")
         normalized = data.normalize(images, self.run.mean, self.run.std)
         logits = exact(tf.cast(normalized, tf.float64), training=False)
         return float(np.abs(self.evaluate(images) - logits).max())
@@ -170,7 +170,7 @@ def open_run(folder, finished=True):
             f"{written_by.get('keras')}."
         ) from None
     recipe = config["recipe_settings"]
-    float32 = fit.with_dtype(model, "float32")
+    float32 = network.with_dtype(model, "float32")
     return Run(folder, float32, recipe["mean"], recipe["std"], top1, config)
 
 

@@ -65,7 +65,7 @@ class TimeEstimate(keras.callbacks.Callback):
 
     Args:
         steps: Integer, the steps of an epoch.
-        epochs: Integer, those that are left.
+        sizes: The size of the images of each epoch that is left.
         say: Function of a line.
     """
 
@@ -73,10 +73,10 @@ class TimeEstimate(keras.callbacks.Callback):
     MEASURED = 5  # steps
     LONG = 3600  # seconds
 
-    def __init__(self, steps, epochs, say):
+    def __init__(self, steps, sizes, say):
         super().__init__()
         self.steps = steps
-        self.epochs = epochs
+        self.sizes = sizes
         self.say = say
         self.started = None
         self.said = False
@@ -90,10 +90,11 @@ class TimeEstimate(keras.callbacks.Callback):
         if measured >= self.MEASURED:
             self.said = True
             step = (time.perf_counter() - self.started[1]) / measured
-            total = step * self.steps * self.epochs
+            # The work grows with the pixels.
+            total = step * self.steps * sum((size / self.sizes[0]) ** 2 for size in self.sizes)
             self.say(
-                f"\nAn epoch takes about {duration(step * self.steps)}, "
-                f"{self.epochs} of them {duration(total)} (measured on {measured} steps)."
+                f"\nThe next epoch takes about {duration(step * self.steps)}, "
+                f"the {len(self.sizes)} that are left {duration(total)} (measured on {measured} steps)."
             )
             if total > self.LONG:
                 self.say("Smaller: --arch r18w16_nam --recipe fast, or --steps-per-epoch 5.")
@@ -112,6 +113,7 @@ class TensorBoardExtras(keras.callbacks.Callback):
 
     Args:
         folder: Path of the TensorBoard logs.
+        network: The model of the full size, whichever is trained.
         images: Augmented images of a batch, [N, H, W, C], 0–1.
         gate_images: Normalized images, [n, H, W, C], on which the gates' values are shown; `None`
             for none. The inputs of all gates are held for them at once.
@@ -119,18 +121,19 @@ class TensorBoardExtras(keras.callbacks.Callback):
 
     HISTOGRAM_IMAGES = 8  # TensorBoard's histogram takes longer than the network
 
-    def __init__(self, folder, images, gate_images=None):
+    def __init__(self, folder, network, images, gate_images=None):
         super().__init__()
         self.writer = tf.summary.create_file_writer(str(folder / "train"))
+        self.network = network
         self.images = images
         self.gate_images = gate_images
 
     def on_train_begin(self, logs=None):
         with self.writer.as_default():
             tf.summary.image("augmented images", self.images, step=0, max_outputs=1)
-        self.gates = gate_values.named_gates(self.model)
+        self.gates = gate_values.named_gates(self.network)
         if self.gates and self.gate_images is not None:
-            self.gate_values = tf.function(gate_values.value_function(self.model))
+            self.gate_values = tf.function(gate_values.value_function(self.network))
 
     def on_epoch_end(self, epoch, logs=None):
         with self.writer.as_default(step=epoch):

@@ -41,6 +41,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     Args:
         folder: Path of the run folder.
+        network: The model that is saved: that of the full size, whichever is trained.
         rows: The history's rows, this epoch's included once it has ended.
         position: `Position` that the training starts from.
         steps: Integer, the steps of an epoch.
@@ -49,9 +50,10 @@ class Checkpoint(keras.callbacks.Callback):
         terminated: `threading.Event`, set when the training is to end.
     """
 
-    def __init__(self, folder, rows, position, steps, every, choose_best, terminated):
+    def __init__(self, folder, network, rows, position, steps, every, choose_best, terminated):
         super().__init__()
         self.folder = folder
+        self.network = network
         self.rows = rows
         self.position = position
         self.steps = steps
@@ -102,7 +104,7 @@ class Checkpoint(keras.callbacks.Callback):
         runs.write_atomically(self.folder / "last.keras", self._write)
 
     def _write(self, path):
-        self.model.save(path)
+        self.network.save(path)
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(POSITION_FILE, json.dumps(dataclasses.asdict(self.position)))
 

@@ -131,7 +131,16 @@ def steps_per_epoch(split, batch_size):
 
 
 def training_stream(
-    split, batch_size, mean, std, augment=None, seed=0, first_epoch=0, first_step=0, steps=None
+    split,
+    batch_size,
+    mean,
+    std,
+    augment=None,
+    size=None,
+    seed=0,
+    first_epoch=0,
+    first_step=0,
+    steps=None,
 ):
     """Returns an endless stream of augmented, normalized batches, in another order each epoch.
 
@@ -144,6 +153,7 @@ def training_stream(
         mean: Of R, G and B, 0–1.
         std: Of R, G and B, 0–1.
         augment: Function `(images float32 0–255, seed [2]) -> images`.
+        size: Integer, the height and width that the images get at last; `None`: as they are.
         seed: Integer.
         first_epoch: Integer, the number of the epoch that comes first, from 0.
         first_step: Integer, the number of that epoch's batch that comes first, from 0.
@@ -166,19 +176,33 @@ def training_stream(
         batch = tf.gather(images, indices)
         if augment is not None:
             batch = augment(tf.cast(batch, tf.float32), step_seed)
-        return _normalize_rows(batch, mean, std), tf.gather(labels, indices)
+        return _normalize_rows(resize(batch, size), mean, std), tf.gather(labels, indices)
 
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
     batches = epochs.flat_map(epoch_of_batches).skip(first_step)
     return batches.map(batch_of_images, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def evaluation_stream(split, batch_size, mean, std):
-    """Returns the split's images, normalized, in their order; the last batch may be smaller."""
+def evaluation_stream(split, batch_size, mean, std, size=None):
+    """Returns the split's images, normalized, in their order; the last batch may be smaller.
+
+    A `size`, an integer, resizes them.
+    """
     batches = tf.data.Dataset.from_tensor_slices((split.images, split.labels)).batch(batch_size)
     return batches.map(
-        lambda images, labels: (_normalize_rows(images, mean, std), labels), tf.data.AUTOTUNE
+        lambda images, labels: (_normalize_rows(resize(images, size), mean, std), labels),
+        tf.data.AUTOTUNE,
     ).prefetch(tf.data.AUTOTUNE)
+
+
+def resize(images, size):
+    """Returns images [N, H, W, C] resized to [N, size, size, C], antialiased; `None`: as they are.
+
+    Those of that size already stay as they are.
+    """
+    if size in (None, images.shape[1]):
+        return images
+    return tf.image.resize(images, (size, size), antialias=True)
 
 
 def preview(split, augment, seed, columns=8):

@@ -5,15 +5,12 @@ import time
 from pathlib import Path
 
 import keras
-import numpy as np
-import tensorflow as tf
 
-import keras_nam
 from keras_nam.models import STEMS, parse_arch
-from training import augment, checkpoints, data, devices, loop, runs, saved_model, schedules
+from training import augment, checkpoints, data, devices, loop, network, runs, saved_model
 from training.cli import InputError, check_name
 from training.evaluation import evaluate
-from training.optimizers import SGD
+from training.recipes import IMAGE_SIZE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +73,15 @@ def train(job, say=print):
     with strategy.scope():
         model, position, warnings = checkpoints.load_newest(folder)
         if model is None:
-            model = compiled_model(job, dataset, steps, precision)
+            model = network.compiled_model(job, dataset, steps, precision)
+        models = network.at_sizes(model, recipe, steps)
     for warning in warnings:
         say(f"warning: {warning}")
     say(
         f"{job.arch}: {model.count_params():,} parameters, {precision}, "
         f"epochs {position.epochs + 1}–{recipe.epochs} of {steps} steps, into {folder}"
     )
-    rows = loop.fit(job, model, dataset, steps, position, folder, say)
+    rows = loop.fit(job, models, dataset, steps, position, folder, say)
 
     if job.validation_split:
         model = keras.saving.load_model(folder / "best.keras")
@@ -113,68 +111,16 @@ def configuration(job, dataset, steps, precision):
 def check(job):
     """Raises an InputError for names that are in no table, before anything is read or written."""
     try:
-        parse_arch(job.arch)
+        _, _, attention = parse_arch(job.arch)
     except ValueError as error:
         raise InputError(f"--arch {job.arch}: {error}") from None
     check_name("stem", job.stem, STEMS)
     augment.compose(job.recipe.augment)
-
-
-def compiled_model(job, dataset, steps, precision):
-    """Returns the network, ready to fit."""
-    recipe = job.recipe
-    keras.config.set_dtype_policy(precision)
-    try:
-        model = initial_model(job, len(dataset.class_names))
-    finally:
-        keras.config.set_dtype_policy("float32")
-    optimizer = SGD(
-        schedules.from_recipe(recipe, steps),
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov,
-    )
-    if precision == "mixed_float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    model.compile(
-        optimizer,
-        keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=recipe.label_smoothing
-        ),
-        metrics=[
-            keras.metrics.CategoricalAccuracy(name="top1"),
-            keras.metrics.TopKCategoricalAccuracy(k=5, name="top5"),
-        ],
-        steps_per_execution=devices.steps_per_execution(steps),
-        # On the CPU, XLA's convolutions are slower than oneDNN's.
-        jit_compile=bool(tf.config.list_physical_devices("GPU")),
-    )
-    return model
-
-
-def initial_model(job, classes):
-    """Returns the network; what it shares with its plain backbone begins with the same weights.
-
-    Attentions draw weights of their own, after which each layer would begin otherwise: two archs
-    with one seed would differ by more than their attention.
-    """
-    recipe = job.recipe
-    plain, _, attention = job.arch.partition("_")
-    options = {}
-    if "nam" in attention:
-        penalty = keras.regularizers.L1(recipe.gamma_penalty) if recipe.gamma_penalty else None
-        options = {
-            "gate_gradient": recipe.gate_gradient,
-            "weighting": recipe.weighting,
-            "gamma_regularizer": penalty,
-        }
-    backbone = keras_nam.create_model(plain, classes, stem=job.stem)
-    if not attention:
-        return backbone
-    model = keras_nam.create_model(job.arch, classes, stem=job.stem, **options)
-    for layer in backbone.layers:
-        model.get_layer(layer.name).set_weights(layer.get_weights())
-    return model
+    if attention in ("nam_spatial", "nam_full") and set(job.recipe.image_sizes) != {IMAGE_SIZE}:
+        raise InputError(
+            f"--arch {job.arch} has parameters for each position, which are bound to one size of "
+            f"the images. Give --image-sizes {IMAGE_SIZE}."
+        )
 
 
 def finish(job, model, dataset, rows, folder, say):
@@ -184,7 +130,7 @@ def finish(job, model, dataset, rows, folder, say):
     test = data.evaluation_stream(dataset.test, recipe.batch_size, recipe.mean, recipe.std)
     scores = evaluate(model, test)
     saved_model.save(
-        with_dtype(model, "float32"),
+        network.with_dtype(model, "float32"),
         folder / "saved_model",
         dataset.class_names,
         recipe.mean,
@@ -207,14 +153,3 @@ def finish(job, model, dataset, rows, folder, say):
         f"({time.perf_counter() - started:.0f} s to evaluate and save)"
     )
     return result
-
-
-def with_dtype(model, dtype):
-    """Returns a copy of a model of any dtype policies with another, in variables of its own."""
-
-    def converted(layer):
-        return layer.__class__.from_config({**layer.get_config(), "dtype": dtype})
-
-    copy = keras.models.clone_model(model, clone_function=converted)
-    copy.set_weights([np.asarray(weight) for weight in model.get_weights()])
-    return copy

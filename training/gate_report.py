@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from keras_nam.attention import ATTENTIONS
-from training import data, fit, gate_findings, gate_plots, gate_trials, gate_values, runs
+from training import data, gate_findings, gate_plots, gate_trials, gate_values, network, runs
 from training.cli import InputError
 from training.report import load_model
 
@@ -68,7 +68,7 @@ def _gated_model(folder, config):
             f"{folder} is a run of {config['arch']}, which has no NAM gate; expected an arch that "
             f"ends in {', '.join(f'_{name}' for name in ATTENTIONS if 'nam' in name)}."
         )
-    return fit.with_dtype(model, "float32")
+    return network.with_dtype(model, "float32")
 
 
 def _first(split, count):

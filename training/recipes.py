@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from training.cli import InputError, check_name
 
+IMAGE_SIZE = 32  # height and width, of CIFAR and so of the networks
+
 
 def _setting(default, text):
     return field(default=default, metadata={"help": text})
@@ -30,9 +32,16 @@ class Recipe:
     gate_gradient: bool = _setting(True, "whether the gradient flows through NAM's weights")
     weighting: str = _setting("sum", "NAM's weights: sum, max, unnormalized, uniform or constant")
     gamma_penalty: float = _setting(0.0, "L1 on the gammas of the NAM layers (equation 4)")
+    image_sizes: tuple[int, ...] = _setting(
+        (IMAGE_SIZE,), "sizes of the training images, each for its share of the epochs, in turn"
+    )
     augment: tuple = _setting(("random_crop", "random_flip"), "name[:option=value,…] …")
     mean: tuple[float, ...] = _setting((0.5071, 0.4865, 0.4409), "of R, G, B in 0–1")
     std: tuple[float, ...] = _setting((0.1942, 0.1918, 0.1958), "of R, G, B in 0–1")
+
+    def image_size(self, epoch):
+        """Returns the size of the training images of an epoch, counted from 0."""
+        return self.image_sizes[epoch * len(self.image_sizes) // self.epochs]
 
 
 PADDLE = Recipe(
@@ -91,6 +100,7 @@ POSITIVE = ("epochs", "batch_size", "learning_rate", "decay_factor")
 NOT_NEGATIVE = ("warmup_steps", "momentum", "weight_decay", "gamma_penalty")
 # Those of keras_nam.attention.weighting, whose import would take the --help its second.
 WEIGHTINGS = ("sum", "max", "unnormalized", "uniform", "constant")
+SMALLEST = 8  # pixels, which the stages halve three times
 SHARES = {"warmup_fraction": (0, 1), "label_smoothing": (0, 1)}
 
 
@@ -127,6 +137,14 @@ def check(recipe):
         _refuse(recipe, "std", "three numbers above 0")
     if min(recipe.milestones, default=1) <= 0:
         _refuse(recipe, "milestones", "epochs above 0")
+    if min(recipe.image_sizes, default=0) < SMALLEST or recipe.image_sizes[-1] != IMAGE_SIZE:
+        _refuse(
+            recipe,
+            "image_sizes",
+            f"sizes of {SMALLEST} or more, and {IMAGE_SIZE}, which the network is for, as the last",
+        )
+    if len(recipe.image_sizes) > recipe.epochs:
+        _refuse(recipe, "image_sizes", f"no more sizes than epochs, {recipe.epochs}")
     check_name("weighting", recipe.weighting, WEIGHTINGS)
     check_name("schedule", recipe.schedule, ("warmup_cosine", "step_decay", "one_cycle"))
 

@@ -10,7 +10,7 @@ from golden_modules import relative_error
 import keras_nam
 from keras_nam import derived_gate
 from keras_nam.normalization import BatchNormalization
-from training.fit import with_dtype
+from training.network import with_dtype
 
 SHAPE = (8, 6, 5, 7)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import stand_in_train
 
-from training import augment, data, fit, grid, grid_training, recipes, runs
+from training import augment, data, fit, grid, grid_training, network, recipes, runs
 from training.variants import read_variants
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ def initial_weights(arch, seed, dataset, stem="cifar"):
     """Returns {layer's name: weights} of an arch as a training begins."""
     keras.utils.set_random_seed(seed)
     job = fit.Job(arch, "fast", recipes.get("fast"), stem=stem)
-    model = fit.compiled_model(job, dataset, 5, "float32")
+    model = network.compiled_model(job, dataset, 5, "float32")
     return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
 
 
