@@ -94,7 +94,8 @@ class TimeEstimate(keras.callbacks.Callback):
             total = step * self.steps * sum((size / self.sizes[0]) ** 2 for size in self.sizes)
             self.say(
                 f"\nThe next epoch takes about {duration(step * self.steps)}, "
-                f"the {len(self.sizes)} that are left {duration(total)} (measured on {measured} steps)."
+                f"the {len(self.sizes)} that are left {duration(total)} "
+                f"(measured on {measured} steps)."
             )
             if total > self.LONG:
                 self.say("Smaller: --arch r18w16_nam --recipe fast, or --steps-per-epoch 5.")

@@ -130,7 +130,7 @@ def _check(variants, args):
 
 def _train(planned, args, runs_dir, console, report):
     """Trains what is missing; returns the runs that failed."""
-    from training import data, grid, grid_training, runs
+    from training import data, grid_training, runs
 
     missing = [run for run in planned if not runs.is_finished(run.folder)]
     if missing:
@@ -145,7 +145,11 @@ def _train(planned, args, runs_dir, console, report):
         if getattr(args, key) is not None
     ]
     runs_dir.mkdir(parents=True, exist_ok=True)
-    with grid.lock(runs_dir / ".compare.lock", wait=False) as lock_file:
+    busy = (
+        f"Another comparison, or a training that it left behind, writes into {runs_dir}. Wait for "
+        "its end, or give another --runs-dir."
+    )
+    with runs.lock(runs_dir / ".compare.lock", busy) as lock_file:
         try:
             return grid_training.train_missing(
                 planned, options, args.jobs, lock_file, console, report
@@ -157,7 +161,7 @@ def _train(planned, args, runs_dir, console, report):
 
 def _report(planned, variants, baseline, args, command, out, console):
     """Writes the tables of the finished runs; prints them where there is a console."""
-    from training import compare_report, comparison, grid, runs
+    from training import compare_report, comparison, runs
     from training.multiply_adds import multiply_adds
 
     finished = [run for run in planned if runs.is_finished(run.folder)]
@@ -182,7 +186,7 @@ def _report(planned, variants, baseline, args, command, out, console):
         "environment": runs.environment((*runs.PACKAGES, "scipy")),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with grid.lock(planned[0].folder.parent / ".report.lock", wait=True):
+    with runs.lock(planned[0].folder.parent / ".report.lock"):
         compare_report.write(report, out)
     if console:
         compare_report.show(report, console)

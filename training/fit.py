@@ -68,6 +68,14 @@ def train(job, say=print):
     if runs.is_finished(folder):
         say(f"{folder} is finished already.")
         return runs.read_json(folder / "result.json")
+    busy = f"Another training writes into {folder}. Wait for its end, or give another --run-dir."
+    with runs.lock(folder / ".lock", busy):
+        return _train_rest(job, dataset, steps, precision, strategy, folder, say)
+
+
+def _train_rest(job, dataset, steps, precision, strategy, folder, say):
+    """Trains from the newest checkpoint of a run folder on, or from the start, and finishes it."""
+    recipe = job.recipe
     say(f"{dataset.source}: {len(dataset.train)} training images, {dataset.held_out_name} held out")
 
     with strategy.scope():

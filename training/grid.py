@@ -1,8 +1,6 @@
 """The runs of a comparison, every variant with every seed: where they are, and how."""
 
-import contextlib
 import dataclasses
-import fcntl
 import sys
 from pathlib import Path
 
@@ -29,27 +27,6 @@ def plan(variants, seeds, runs_dir):
         for seed in seeds
         for variant in variants
     ]
-
-
-@contextlib.contextmanager
-def lock(path, wait):
-    """Holds a file's lock, which ends with the processes that hold it, however they end.
-
-    Yields:
-        The file's descriptor; a child that inherits it holds the lock on.
-
-    Raises:
-        InputError: If another process has it, and it is not to be waited for.
-    """
-    with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise InputError(
-                f"Another comparison, or a training that it left behind, writes into "
-                f"{Path(path).parent}. Wait for its end, or give another --runs-dir."
-            ) from None
-        yield file.fileno()
 
 
 def check_folders(grid, asked):

@@ -1,6 +1,8 @@
 """Run folders: what a training leaves, and how it is found again."""
 
+import contextlib
 import csv
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -159,6 +161,28 @@ def start(folder, config, resume):
             f"The run folder {folder} cannot be written ({error.strerror}). Give another --run-dir."
         ) from None
     return folder
+
+
+@contextlib.contextmanager
+def lock(path, busy=None):
+    """Holds a file's lock, which ends with the processes that hold it, however they end.
+
+    Args:
+        path: Path of the file, which stays.
+        busy: The message if another process has the lock; `None` to wait for it.
+
+    Yields:
+        The file's descriptor; a child that inherits it holds the lock on.
+
+    Raises:
+        InputError: If another process has it, and it is not to be waited for.
+    """
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            raise InputError(busy) from None
+        yield file.fileno()
 
 
 def _differences(old, new):
