@@ -1,6 +1,8 @@
 """Augmentations: functions of a batch of float32 images [B, H, W, C] in 0–255 and a seed.
 
-Each draws for every image by itself, from a stateless seed [2]: the same seed, the same draws.
+Each draws for every image by itself, from a stateless seed [2]: the same seed, the same draws. If
+the images are some rows of a larger batch, they get the draws that they have in it: `rows` is then
+the number of the first, and the size of that batch.
 """
 
 import math
@@ -16,10 +18,10 @@ GREY = (0.299, 0.587, 0.114)  # of R, G and B
 OUTSIDE = -1  # a row or column of no image
 
 
-def random_crop(images, seed, padding=4, mode="constant"):
+def random_crop(images, seed, rows=None, padding=4, mode="constant"):
     """Pads every side, by 0 or by reflection, and crops the old size at a uniform offset."""
-    batch, height, width, _ = images.shape
-    offsets = tf.random.stateless_uniform([batch, 2], seed, 0, 2 * padding + 1, tf.int32)
+    _, height, width, _ = images.shape
+    offsets = _uniform(images, seed, rows, [2], 0, 2 * padding + 1, tf.int32)
 
     def places(offsets, size):
         # The numbers of the rows are padded, not the images: it is much less work.
@@ -30,20 +32,20 @@ def random_crop(images, seed, padding=4, mode="constant"):
     return _pixels(images, rows[:, :, None], columns[:, None, :])
 
 
-def random_flip(images, seed):
+def random_flip(images, seed, rows=None):
     """Mirrors left and right with probability 0.5."""
     _, height, width, _ = images.shape
-    flips = _uniform(images, seed)[..., 0] < 0.5
+    flips = _uniform(images, seed, rows, [1, 1]) < 0.5
     columns = tf.where(flips, tf.range(width - 1, -1, -1), tf.range(width))
     return _pixels(images, tf.range(height)[:, None], columns)
 
 
-def random_brightness(images, seed, amount=0.1, probability=0.5):
+def random_brightness(images, seed, rows=None, amount=0.1, probability=0.5):
     """Multiplies by a factor in 1 ± `amount`, with the probability (Paddle's adjust_brightness)."""
-    return _blend(images, tf.zeros_like(images[:, :1, :1]), seed, amount, probability)
+    return _blend(images, tf.zeros_like(images[:, :1, :1]), seed, rows, amount, probability)
 
 
-def random_contrast(images, seed, amount=0.1, probability=0.5):
+def random_contrast(images, seed, rows=None, amount=0.1, probability=0.5):
     """Blends with the mean of the grey image, as Paddle's adjust_contrast does.
 
     `mean + factor * (x - mean)`, the factor in 1 ± `amount`, with the probability.
@@ -51,13 +53,14 @@ def random_contrast(images, seed, amount=0.1, probability=0.5):
     batch, height, width, _ = images.shape
     weights = np.tile(np.float32(GREY) / (height * width), height * width)
     mean = tf.linalg.matvec(tf.reshape(images, [batch, -1]), weights)[:, None, None, None]
-    return _blend(images, mean, seed, amount, probability)
+    return _blend(images, mean, seed, rows, amount, probability)
 
 
-def random_rotation(images, seed, degrees=15.0):
+def random_rotation(images, seed, rows=None, degrees=15.0):
     """Rotates about the centre by a uniform angle in ± `degrees`: nearest pixel, filled by 0."""
     _, height, width, _ = images.shape
-    angles = _uniform(images, seed, -math.radians(degrees), math.radians(degrees))[..., 0]
+    angle = math.radians(degrees)
+    angles = _uniform(images, seed, rows, [1, 1], -angle, angle)
     cos, sin = tf.cos(angles), tf.sin(angles)
     y, x = (height - 1) / 2, (width - 1) / 2
     down = tf.range(height, dtype=tf.float32)[:, None] - y
@@ -86,16 +89,18 @@ def _pixels(images, rows, columns):
     return tf.gather_nd(pixels, tf.minimum(rows + columns, black)[..., None])
 
 
-def _uniform(images, seed, low=0.0, high=1.0):
-    """Returns a draw for each image, [B, 1, 1, 1]."""
-    return tf.random.stateless_uniform([images.shape[0], 1, 1, 1], seed, low, high)
+def _uniform(images, seed, rows, shape, low=0.0, high=1.0, dtype=tf.float32):
+    """Returns a draw for each image, [B, *shape], of those for its whole batch."""
+    count = images.shape[0]
+    first, batch = rows or (0, count)
+    return tf.random.stateless_uniform([batch, *shape], seed, low, high, dtype)[first:][:count]
 
 
-def _blend(images, other, seed, amount, probability):
+def _blend(images, other, seed, rows, amount, probability):
     """Returns `other + factor * (images - other)` in 0–255 where the probability has it."""
     which, how_much = tf.unstack(tf.random.split(seed, 2))
-    factor = _uniform(images, how_much, max(0.0, 1 - amount), 1 + amount)
-    factor = tf.where(_uniform(images, which) < probability, factor, 1.0)
+    factor = _uniform(images, how_much, rows, [1, 1, 1], max(0.0, 1 - amount), 1 + amount)
+    factor = tf.where(_uniform(images, which, rows, [1, 1, 1]) < probability, factor, 1.0)
     return tf.clip_by_value(other + factor * (images - other), 0.0, 255.0)
 
 
@@ -117,7 +122,7 @@ def parse(text):
     name, _, options = text.partition(":")
     check_name("augmentation", name, AUGMENTATIONS)
     function = AUGMENTATIONS[name]
-    kinds = {key: type(p.default) for key, p in list(signature(function).parameters.items())[2:]}
+    kinds = {key: type(p.default) for key, p in list(signature(function).parameters.items())[3:]}
     chosen = {}
     for option in filter(None, options.split(",")):
         key, _, value = option.partition("=")
@@ -138,16 +143,16 @@ def parse(text):
 
 
 def compose(names):
-    """Returns a function `(images, seed) -> images` of augmentations in their order.
+    """Returns a function `(images, seed, rows=None) -> images` of augmentations in their order.
 
     Args:
         names: Strings as `parse` takes them.
     """
     functions = [parse(name) for name in names]
 
-    def augment(images, seed):
+    def augment(images, seed, rows=None):
         for number, function in enumerate(functions):
-            images = function(images, tf.random.fold_in(seed, number))
+            images = function(images, tf.random.fold_in(seed, number), rows)
         return images
 
     return augment

@@ -17,15 +17,17 @@ class History(keras.callbacks.Callback):
         folder: Path of the run folder.
         rows: The rows of the epochs that were done before, kept.
         images_per_epoch: Integer, for the speed.
+        schedule: The learning rate, a function of the step.
         seconds: Float, those that the first epoch, begun before, has taken already.
     """
 
-    def __init__(self, folder, rows, images_per_epoch, seconds=0.0):
+    def __init__(self, folder, rows, images_per_epoch, schedule, seconds=0.0):
         super().__init__()
         self.seconds_before = seconds
         self.folder = folder
         self.rows = rows
         self.images_per_epoch = images_per_epoch
+        self.schedule = schedule
 
     def on_epoch_begin(self, epoch, logs=None):
         self.started = self.trained = time.perf_counter() - self.seconds_before
@@ -35,7 +37,9 @@ class History(keras.callbacks.Callback):
         self.trained = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        logs["learning_rate"] = float(np.asarray(self.model.optimizer.learning_rate))
+        # Of a number: where processes share the variables, one alone cannot compute with them.
+        step = int(np.asarray(self.model.optimizer.iterations))
+        logs["learning_rate"] = float(np.asarray(self.schedule(step)))
         logs["images_per_second"] = self.images_per_epoch / (self.trained - self.started)
         logs["seconds"] = time.perf_counter() - self.started
         values = {key: float(f"{logs[key]:.7g}") for key in runs.HISTORY_COLUMNS if key in logs}
@@ -53,9 +57,8 @@ class StopOnNaN(keras.callbacks.Callback):
         loss = (logs or {}).get("loss", 0.0)
         if not np.isfinite(loss):
             step = int(np.asarray(self.model.optimizer.iterations))
-            rate = float(np.asarray(self.model.optimizer.learning_rate))
             raise FailedError(
-                f"The loss became {loss} at step {step} (learning rate {rate:.4g}). "
+                f"The loss became {loss} at step {step}. "
                 "The checkpoint before is kept; try a lower --learning-rate."
             )
 

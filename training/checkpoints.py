@@ -12,7 +12,7 @@ import zipfile
 import keras
 import numpy as np
 
-from training import runs
+from training import multihost, runs
 from training.cli import Terminated
 
 POSITION_FILE = "training.json"
@@ -47,10 +47,13 @@ class Checkpoint(keras.callbacks.Callback):
         steps: Integer, the steps of an epoch.
         every: Integer, steps between two checkpoints; `None` for those of the epochs alone.
         choose_best: Whether `val_top1` is that of a validation split.
-        terminated: `threading.Event`, set when the training is to end.
+        ends: Function of the steps so far, whether the training is to end now; see `termination`.
+        writes: Whether this process writes; it keeps in step with the one that does, if not.
     """
 
-    def __init__(self, folder, network, rows, position, steps, every, choose_best, terminated):
+    def __init__(
+        self, folder, network, rows, position, steps, every, choose_best, ends, writes=True
+    ):
         super().__init__()
         self.folder = folder
         self.network = network
@@ -59,7 +62,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.steps = steps
         self.every = every
         self.choose_best = choose_best
-        self.terminated = terminated
+        self.ends = ends
+        self.writes = writes
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch > self.position.epochs:
@@ -72,7 +76,8 @@ class Checkpoint(keras.callbacks.Callback):
         self._add_metrics_before()
         steps = self.first_step + batch + 1
         due = self.every and steps - self.position.steps >= self.every
-        if steps < self.steps and (due or self.terminated.is_set()):
+        ends = self.ends(self.position.epochs * self.steps + steps)
+        if steps < self.steps and (due or ends):
             self.position = Position(
                 self.position.epochs,
                 steps,
@@ -80,31 +85,36 @@ class Checkpoint(keras.callbacks.Callback):
                 tuple(float(np.asarray(v)) for v in self.model.metrics_variables),
             )
             self._save()
-            self._end_if_terminated()
+            self._end(ends)
 
     def _add_metrics_before(self):
         """Goes on with the sums of the steps before the checkpoint, which Keras set to 0."""
         if self.metrics_before:
             variables = self.model.metrics_variables  # Keras builds them in the first step
             for variable, value in zip(variables, self.metrics_before, strict=True):
-                variable.assign(variable + value)
+                variable.assign(np.asarray(variable) + value)
             self.metrics_before = ()
 
     def on_epoch_end(self, epoch, logs=None):
         self.position = Position(epoch + 1)
         self._save()
-        tops = [row["val_top1"] for row in self.rows]
-        if not self.choose_best or tops[-1] >= max(tops):
-            self._copy("last.keras", "best.keras")
-        self._end_if_terminated()
+        if self.writes:
+            tops = [row["val_top1"] for row in self.rows]
+            if not self.choose_best or tops[-1] >= max(tops):
+                self._copy("last.keras", "best.keras")
+        self._end(self.ends((epoch + 1) * self.steps))
 
     def _save(self):
+        if not self.writes:
+            return
         if (self.folder / "last.keras").exists():
             self._copy("last.keras", "previous.keras")
         runs.write_atomically(self.folder / "last.keras", self._write)
 
     def _write(self, path):
-        self.network.save(path)
+        _ = self.model  # on JAX a callback's look at the model brings its variables up to date
+        with multihost.own_variables():
+            self.network.save(path)
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(POSITION_FILE, json.dumps(dataclasses.asdict(self.position)))
 
@@ -113,12 +123,21 @@ class Checkpoint(keras.callbacks.Callback):
             self.folder / target, lambda path: shutil.copyfile(self.folder / source, path)
         )
 
-    def _end_if_terminated(self):
-        if self.terminated.is_set():
+    def _end(self, ends):
+        if ends:
             raise Terminated(
                 f"{self.folder} keeps epoch {self.position.epochs}, step {self.position.steps}: "
                 "--resume continues there."
             )
+
+
+def newest_position(folder):
+    """Returns the position of `last.keras`, a dictionary, or `None` if it has none."""
+    try:
+        with zipfile.ZipFile(folder / "last.keras") as archive:
+            return json.loads(archive.read(POSITION_FILE))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
 
 
 def load_newest(folder):
@@ -145,10 +164,18 @@ def load_newest(folder):
 
 @contextlib.contextmanager
 def termination():
-    """Holds SIGTERM back, which a preempted machine sends: yields an event that it sets."""
+    """Holds SIGTERM back, which a preempted machine sends.
+
+    Yields:
+        A function of the steps so far, which says whether the training is to end now. Where there
+        are several processes it is called after every step in each, and they end at one step.
+    """
+    if multihost.launched():  # where JAX catches the signal
+        yield multihost.end_is_asked_for
+        return
     event = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: event.set())
     try:
-        yield event
+        yield lambda step: event.is_set()
     finally:
         signal.signal(signal.SIGTERM, before)

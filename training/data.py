@@ -141,6 +141,7 @@ def training_stream(
     first_epoch=0,
     first_step=0,
     steps=None,
+    shard=(0, 1),
 ):
     """Returns an endless stream of augmented, normalized batches, in another order each epoch.
 
@@ -152,30 +153,36 @@ def training_stream(
         batch_size: Integer; each batch is whole.
         mean: Of R, G and B, 0–1.
         std: Of R, G and B, 0–1.
-        augment: Function `(images float32 0–255, seed [2]) -> images`.
+        augment: Function `(images float32 0–255, seed [2], rows) -> images`, see `augment`.
         size: Integer, the height and width that the images get at last; `None`: as they are.
         seed: Integer.
         first_epoch: Integer, the number of the epoch that comes first, from 0.
         first_step: Integer, the number of that epoch's batch that comes first, from 0.
         steps: The batches of an epoch; all the whole ones if `None`.
+        shard: The number of this process, and how many there are: each takes its rows of every
+            batch, augmented as they would be in the whole one.
 
     Returns:
-        A `tf.data.Dataset` of (float32 [B, H, W, 3], int64 [B]).
+        A `tf.data.Dataset` of (float32 [B, H, W, 3], int64 [B]); B is the batch size, or the
+        shard's part of it.
     """
     steps = steps or steps_per_epoch(split, batch_size)
     images, labels = tf.constant(split.images), tf.constant(split.labels)
+    rows = batch_size // shard[1]
+    first_row = shard[0] * rows
 
     def epoch_of_batches(epoch):
         epoch_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
         order = tf.random.experimental.stateless_shuffle(tf.range(len(split)), epoch_seed)
         order = tf.reshape(order[: steps * batch_size], (steps, batch_size))
         step_seeds = tf.random.split(tf.random.fold_in(epoch_seed, 1), steps)
-        return tf.data.Dataset.from_tensor_slices((order, step_seeds))
+        own = order[:, first_row : first_row + rows]
+        return tf.data.Dataset.from_tensor_slices((own, step_seeds))
 
     def batch_of_images(indices, step_seed):
         batch = tf.gather(images, indices)
         if augment is not None:
-            batch = augment(tf.cast(batch, tf.float32), step_seed)
+            batch = augment(tf.cast(batch, tf.float32), step_seed, (first_row, batch_size))
         return _normalize_rows(resize(batch, size), mean, std), tf.gather(labels, indices)
 
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)

@@ -1,15 +1,14 @@
 """From a recipe to a finished run folder."""
 
+import contextlib
 import dataclasses
-import time
 from pathlib import Path
 
 import keras
 
 from keras_nam.models import STEMS, parse_arch
-from training import augment, checkpoints, data, devices, loop, network, runs, saved_model
+from training import augment, checkpoints, data, devices, finishing, loop, multihost, network, runs
 from training.cli import InputError, check_name
-from training.evaluation import evaluate
 from training.recipes import IMAGE_SIZE
 
 
@@ -26,6 +25,8 @@ class Job:
     steps_per_epoch: int | None = None
     precision: str = "auto"
     strategy: str = "auto"
+    sync_bn: bool = False
+    scale_lr: str = "none"
     seed: int = 0
     stem: str = "cifar"
     run_dir: str | None = None
@@ -57,31 +58,43 @@ def train(job, say=print):
         Terminated: On SIGTERM, after a checkpoint.
     """
     check(job)
+    placement = devices.place(job.strategy, say)
+    if not placement.writes:
+        say = _silent
     precision = devices.choose_precision(job.precision, say)
-    strategy = devices.make_strategy(job.strategy, job.recipe.batch_size, say)
+    recipe = devices.scaled(job.recipe, placement.devices, job.scale_lr)
+    devices.check_batch(recipe.batch_size, placement)
+    job = dataclasses.replace(job, recipe=recipe)
     keras.utils.set_random_seed(job.seed)
-    recipe = job.recipe
     dataset = data.load(job.dataset, job.data_dir, job.validation_split, job.seed)
     whole_epoch = data.steps_per_epoch(dataset.train, recipe.batch_size)
     steps = min(job.steps_per_epoch or whole_epoch, whole_epoch)
-    folder = runs.start(job.folder, configuration(job, dataset, steps, precision), job.resume)
-    if runs.is_finished(folder):
+    settings = configuration(job, dataset, steps, precision, placement)
+    folder = runs.start(job.folder, settings, job.resume) if placement.writes else job.folder
+    if placement.writes and runs.is_finished(folder):
         say(f"{folder} is finished already.")
         return runs.read_json(folder / "result.json")
     busy = f"Another training writes into {folder}. Wait for its end, or give another --run-dir."
-    with runs.lock(folder / ".lock", busy):
-        return _train_rest(job, dataset, steps, precision, strategy, folder, say)
+    with runs.lock(folder / ".lock", busy) if placement.writes else contextlib.nullcontext():
+        multihost.agree({**runs.flat(settings), "checkpoint": checkpoints.newest_position(folder)})
+        return _train_rest(job, dataset, steps, precision, placement, folder, say)
 
 
-def _train_rest(job, dataset, steps, precision, strategy, folder, say):
+def _silent(line):
+    """Of several processes, one speaks."""
+
+
+def _train_rest(job, dataset, steps, precision, placement, folder, say):
     """Trains from the newest checkpoint of a run folder on, or from the start, and finishes it."""
     recipe = job.recipe
     say(f"{dataset.source}: {len(dataset.train)} training images, {dataset.held_out_name} held out")
 
-    with strategy.scope():
+    with placement.scope():
         model, position, warnings = checkpoints.load_newest(folder)
         if model is None:
             model = network.compiled_model(job, dataset, steps, precision)
+        if placement.mirrored and job.sync_bn:
+            network.synchronize(model)
         models = network.at_sizes(model, recipe, steps)
     for warning in warnings:
         say(f"warning: {warning}")
@@ -89,14 +102,18 @@ def _train_rest(job, dataset, steps, precision, strategy, folder, say):
         f"{job.arch}: {model.count_params():,} parameters, {precision}, "
         f"epochs {position.epochs + 1}–{recipe.epochs} of {steps} steps, into {folder}"
     )
-    rows = loop.fit(job, models, dataset, steps, position, folder, say)
+    loop.fit(job, models, dataset, steps, position, folder, placement, say)
 
+    if not placement.writes:
+        return None
+    if keras.backend.backend() != "tensorflow":
+        return finishing.in_tensorflow(folder, job.data_dir, job.fold)
     if job.validation_split:
         model = keras.saving.load_model(folder / "best.keras")
-    return finish(job, model, dataset, rows, folder, say)
+    return finishing.finish(folder, model, dataset, job.fold, say)
 
 
-def configuration(job, dataset, steps, precision):
+def configuration(job, dataset, steps, precision, placement):
     """Returns what `config.json` holds: every resolved setting, and where it ran."""
     return {
         "arch": job.arch,
@@ -111,8 +128,15 @@ def configuration(job, dataset, steps, precision):
         "held_out": dataset.held_out_name,
         "steps_per_epoch": steps,
         "precision": precision,
-        "strategy": job.strategy,
-        "environment": {"data": dataset.source, **runs.environment()},
+        "sync_bn": job.sync_bn,
+        "environment": {
+            "data": dataset.source,
+            "backend": keras.backend.backend(),
+            "strategy": job.strategy,
+            "processes": placement.shard[1],
+            "devices": placement.devices,
+            **runs.environment(),
+        },
     }
 
 
@@ -129,35 +153,3 @@ def check(job):
             f"--arch {job.arch} has parameters for each position, which are bound to one size of "
             f"the images. Give --image-sizes {IMAGE_SIZE}."
         )
-
-
-def finish(job, model, dataset, rows, folder, say):
-    """Evaluates on the test set, writes the SavedModel and, last of all, `result.json`."""
-    recipe = job.recipe
-    started = time.perf_counter()
-    test = data.evaluation_stream(dataset.test, recipe.batch_size, recipe.mean, recipe.std)
-    scores = evaluate(model, test)
-    saved_model.save(
-        network.with_dtype(model, "float32"),
-        folder / "saved_model",
-        dataset.class_names,
-        recipe.mean,
-        recipe.std,
-        fold=job.fold,
-    )
-    result = {
-        "arch": job.arch,
-        "split": f"test ({len(dataset.test)} images)",
-        "weights": "best.keras",
-        **{key: round(scores[key], 6) for key in ("loss", "top1", "top5")},
-        "parameters": model.count_params(),
-        "epochs": rows[-1]["epoch"],
-        "minutes": round(sum(row["seconds"] for row in rows) / 60, 2),
-        "data": dataset.source,
-    }
-    runs.write_json(folder / "result.json", result)
-    say(
-        f"test top-1 {scores['top1']:.2%}, top-5 {scores['top5']:.2%}, loss {scores['loss']:.4f} "
-        f"({time.perf_counter() - started:.0f} s to evaluate and save)"
-    )
-    return result

@@ -5,12 +5,12 @@ import itertools
 import keras
 import tensorflow as tf
 
-from training import augment, callbacks, checkpoints, data, recipes, runs
+from training import augment, callbacks, checkpoints, data, recipes, runs, schedules
 
 GATE_IMAGES = 64
 
 
-def fit(job, models, dataset, steps, position, folder, say):
+def fit(job, models, dataset, steps, position, folder, placement, say):
     """Trains what is left from a position on.
 
     Args:
@@ -20,6 +20,7 @@ def fit(job, models, dataset, steps, position, folder, say):
         steps: Integer, the steps of an epoch.
         position: A `Position`, where the training stands.
         folder: Path of the run folder.
+        placement: A `devices.Placement`.
         say: Function of a line.
 
     Returns:
@@ -30,11 +31,20 @@ def fit(job, models, dataset, steps, position, folder, say):
     history = runs.read_history(folder / "history.csv")
     epochs = range(position.epochs, recipe.epochs)
     rows = [row for row in history if row["epoch"] <= position.epochs]
-    with checkpoints.termination() as terminated:
+
+    def writers():
+        images_per_epoch = steps * recipe.batch_size
+        schedule = schedules.from_recipe(recipe, steps)
+        return [
+            callbacks.TimeEstimate(steps, [recipe.image_size(e) for e in epochs], say),
+            callbacks.History(folder, rows, images_per_epoch, schedule, position.seconds),
+            *tensorboard(job, model, dataset, folder / "tensorboard"),
+        ]
+
+    with checkpoints.termination() as ends:
         watchers = [
             callbacks.StopOnNaN(),
-            callbacks.TimeEstimate(steps, [recipe.image_size(e) for e in epochs], say),
-            callbacks.History(folder, rows, steps * recipe.batch_size, position.seconds),
+            *(writers() if placement.writes else ()),
             checkpoints.Checkpoint(
                 folder,
                 model,
@@ -43,20 +53,20 @@ def fit(job, models, dataset, steps, position, folder, say):
                 steps,
                 every=job.checkpoint_every,
                 choose_best=dataset.validation is not None,
-                terminated=terminated,
+                ends=ends,
+                writes=placement.writes,
             ),
-            *tensorboard(job, model, dataset, folder / "tensorboard"),
         ]
         for first_epoch, last_epoch, first_step in _spans(position, recipe):
             size = recipe.image_size(first_epoch)
             models[size].fit(
-                training_batches(job, dataset, steps, first_epoch, first_step),
-                validation_data=one_hot(held_out(job, dataset, size), dataset),
+                training_batches(job, dataset, steps, first_epoch, first_step, placement.shard),
+                validation_data=one_hot(held_out(job, dataset, size, placement), dataset),
                 initial_epoch=first_epoch,
                 epochs=last_epoch,
                 steps_per_epoch=steps - first_step,
                 shuffle=False,  # the stream is shuffled already
-                verbose=2 if job.quiet else 1,
+                verbose=0 if not placement.writes else 2 if job.quiet else 1,
                 callbacks=watchers,
             )
     return rows
@@ -76,7 +86,7 @@ def _spans(position, recipe):
     return spans
 
 
-def training_batches(job, dataset, steps, first_epoch, first_step):
+def training_batches(job, dataset, steps, first_epoch, first_step, shard=(0, 1)):
     """Returns the endless stream of augmented batches, labels one-hot, from a step on."""
     recipe = job.recipe
     stream = data.training_stream(
@@ -90,16 +100,23 @@ def training_batches(job, dataset, steps, first_epoch, first_step):
         first_epoch=first_epoch,
         first_step=first_step,
         steps=steps,
+        shard=shard,
     )
     return one_hot(stream, dataset)
 
 
-def held_out(job, dataset, size=None):
-    """Returns the stream of the validation part, or of the test set if there is none."""
-    recipe = job.recipe
-    return data.evaluation_stream(
-        dataset.held_out, recipe.batch_size, recipe.mean, recipe.std, size
-    )
+def held_out(job, dataset, size=None, placement=None):
+    """Returns the stream of the validation part, or of the test set if there is none.
+
+    Where processes share it, it is this one's part; the few images are left out by which the
+    number of devices does not divide.
+    """
+    recipe, split, batch_size = job.recipe, dataset.held_out, job.recipe.batch_size
+    process, processes = placement.shard if placement else (0, 1)
+    if processes > 1:
+        whole = len(split) // placement.devices * placement.devices
+        split, batch_size = split.take(slice(process, whole, processes)), batch_size // processes
+    return data.evaluation_stream(split, batch_size, recipe.mean, recipe.std, size)
 
 
 def one_hot(stream, dataset):
@@ -110,9 +127,12 @@ def one_hot(stream, dataset):
 
 def tensorboard(job, model, dataset, folder):
     """Returns the callbacks that write TensorBoard's logs."""
+    logs = keras.callbacks.TensorBoard(folder, write_graph=False)
+    if keras.backend.backend() != "tensorflow":
+        return [logs]
     grid = data.preview(dataset.train, augment.compose(job.recipe.augment), job.seed)
     images, _ = next(iter(held_out(job, dataset)))
     return [
         callbacks.TensorBoardExtras(folder, model, grid, images[:GATE_IMAGES]),
-        keras.callbacks.TensorBoard(folder, write_graph=False),
+        logs,
     ]

@@ -1,5 +1,8 @@
 """The network that a training fits: its first weights, its sizes, its dtypes."""
 
+import math
+import zlib
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -30,6 +33,7 @@ def compiled_model(job, dataset, steps, precision):
 
 
 def _compile(model, optimizer, recipe, steps):
+    on_jax = keras.backend.backend() == "jax"
     model.compile(
         optimizer,
         keras.losses.CategoricalCrossentropy(
@@ -40,8 +44,8 @@ def _compile(model, optimizer, recipe, steps):
             keras.metrics.TopKCategoricalAccuracy(k=5, name="top5"),
         ],
         steps_per_execution=devices.steps_per_execution(steps),
-        # On the CPU, XLA's convolutions are slower than oneDNN's.
-        jit_compile=bool(tf.config.list_physical_devices("GPU")),
+        # TensorFlow has oneDNN's convolutions on the CPU, which are quicker than XLA's.
+        jit_compile=on_jax or bool(tf.config.list_physical_devices("GPU")),
     )
 
 
@@ -63,13 +67,9 @@ def at_sizes(model, recipe, steps):
 
 
 def initial_model(job, classes):
-    """Returns the network; what it shares with its plain backbone begins with the same weights.
-
-    Attentions draw weights of their own, after which each layer would begin otherwise: two archs
-    with one seed would differ by more than their attention.
-    """
+    """Returns the network with its first weights."""
     recipe = job.recipe
-    plain, _, attention = job.arch.partition("_")
+    _, _, attention = job.arch.partition("_")
     options = {}
     if "nam" in attention:
         penalty = keras.regularizers.L1(recipe.gamma_penalty) if recipe.gamma_penalty else None
@@ -78,13 +78,39 @@ def initial_model(job, classes):
             "weighting": recipe.weighting,
             "gamma_regularizer": penalty,
         }
-    backbone = keras_nam.create_model(plain, classes, stem=job.stem)
-    if not attention:
-        return backbone
     model = keras_nam.create_model(job.arch, classes, stem=job.stem, **options)
-    for layer in backbone.layers:
-        model.get_layer(layer.name).set_weights(layer.get_weights())
+    _draw_weights(model, job.seed)
     return model
+
+
+def _draw_weights(model, seed):
+    """Draws each kernel anew, from the seed and the name of its layer alone.
+
+    Keras' draws depend on the backend, and on how many there were before: two archs with one seed
+    would differ by more than their attention. A kernel's distribution is its initializer's,
+    `U(-l, l)` with `l = sqrt(3 * scale / fan)`.
+    """
+    for layer in model.layers:
+        for number, inner in enumerate(layer._flatten_layers()):
+            initializer = getattr(inner, "depthwise_initializer", None) or getattr(
+                inner, "kernel_initializer", None
+            )
+            if initializer is None:
+                continue
+            assert initializer.distribution == "uniform", inner.name
+            shape = inner.kernel.shape
+            fan_in, fan_out = math.prod(shape[:-1]), math.prod(shape[:-2]) * shape[-1]
+            fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
+            limit = math.sqrt(3 * initializer.scale / fans[initializer.mode])
+            rng = np.random.default_rng([seed, zlib.crc32(f"{layer.name}/{number}".encode())])
+            inner.kernel.assign(rng.uniform(-limit, limit, shape).astype("float32"))
+
+
+def synchronize(model):
+    """Makes the normalizations those of the whole batch, of all devices of a strategy."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
 
 
 def with_dtype(model, dtype):

@@ -187,7 +187,7 @@ def lock(path, busy=None):
 
 def _differences(old, new):
     """Returns "key: old → new" for each setting, nested ones included, that is not the same."""
-    old, new = _flat(old), _flat(json.loads(json.dumps(new)))
+    old, new = flat(old), flat(json.loads(json.dumps(new)))
     return [
         f"{key}: {old.get(key)} there, {new.get(key)} now"
         for key in sorted({*old, *new})
@@ -195,7 +195,8 @@ def _differences(old, new):
     ]
 
 
-def _flat(config):
+def flat(config):
+    """Returns the settings of a `config.json`, the recipe's among them; not its environment."""
     settings = {key: value for key, value in config.items() if key != "environment"}
     recipe = settings.pop("recipe_settings", {})
     return {**settings, **recipe}

@@ -9,7 +9,7 @@ trains the reference recipe, ResNet50-NAM on CIFAR-100. Ctrl-C stops it; the sam
 import argparse
 import dataclasses
 
-from training import cli, recipes
+from training import cli, multihost, recipes
 from training.cli import InputError
 
 
@@ -59,7 +59,22 @@ def parser():
         help="auto (mixed_float16 on a GPU that has it), float32, mixed_float16, mixed_bfloat16",
     )
     how.add_argument(
-        "--strategy", default="auto", help="auto (mirrored over several GPUs), none, mirrored"
+        "--strategy",
+        default="auto",
+        help="auto (mirrored over several GPUs, multihost in a launched process), none, mirrored, "
+        "multihost (Keras on JAX, see training/launch.py)",
+    )
+    how.add_argument(
+        "--sync-bn",
+        action="store_true",
+        help="mirrored: normalize by the whole batch, not each device by its own part; multihost "
+        "always does",
+    )
+    how.add_argument(
+        "--scale-lr",
+        default="none",
+        help="none (the batch is that of all devices), or linear: batch size and learning rate "
+        "are multiplied by the devices (default: %(default)s)",
     )
     how.add_argument("--steps-per-epoch", type=int, help="steps (default: all the images)")
     how.add_argument("--run-dir", help="the run folder (default: runs/<arch>-<recipe>-s<seed>)")
@@ -113,6 +128,9 @@ def main(argv=None):
     for name in ("steps_per_epoch", "checkpoint_every"):
         if args[name] is not None and args[name] < 1:
             raise InputError(f"--{name.replace('_', '-')} {args[name]}: expected 1 or more.")
+
+    if args["strategy"] == "multihost":
+        multihost.choose_backend()
 
     from training.fit import Job, train
 

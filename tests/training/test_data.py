@@ -177,7 +177,7 @@ def test_the_seed_changes_order_and_draws():
 
 
 def test_each_batch_has_a_seed_of_its_own():
-    def from_the_seed(images, seed):
+    def from_the_seed(images, seed, rows):
         return tf.zeros_like(images) + tf.cast(seed[0] % 100_003, tf.float32)
 
     stream = data.training_stream(numbered(12), 4, *UNIT, from_the_seed)
@@ -187,7 +187,7 @@ def test_each_batch_has_a_seed_of_its_own():
 
 def test_augmentation_sees_0_to_255_and_normalization_comes_after():
     split = data.Split(np.full((2, 4, 4, 3), 200, np.uint8), np.zeros(2, np.int64))
-    stream = data.training_stream(split, 2, MEAN, STD, lambda images, seed: images / 2)
+    stream = data.training_stream(split, 2, MEAN, STD, lambda images, seed, rows: images / 2)
     images, _ = next(iter(stream))
     expected = np.broadcast_to((100 / 255 - np.array(MEAN)) / STD, (2, 4, 4, 3))
     np.testing.assert_allclose(images, expected, atol=1e-6)
@@ -199,7 +199,7 @@ def test_streams_normalize_as_the_savedmodel_does_to_the_bit():
     expected = data.normalize(images, MEAN, STD).numpy()
     for stream in (
         data.training_stream(split, 12, MEAN, STD),
-        data.training_stream(split, 12, MEAN, STD, lambda images, seed: images),
+        data.training_stream(split, 12, MEAN, STD, lambda images, seed, rows: images),
         data.evaluation_stream(split, 12, MEAN, STD),
     ):
         normalized, labels = next(iter(stream))

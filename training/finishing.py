@@ -1,0 +1,114 @@
+"""Finishes a run: the test set's figures, the SavedModel and, last of all, result.json.
+
+    python training/finishing.py RUN
+
+is what train.py does at the end of each training; one on JAX does it in a process of its own,
+since the SavedModel is TensorFlow's.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from training import cli, multihost, runs
+from training.cli import FailedError
+
+
+def finish(folder, model, dataset, fold, say):
+    """Evaluates on the test set, writes the SavedModel and, last of all, `result.json`.
+
+    Args:
+        folder: Path of a run folder whose epochs are all done.
+        model: Its trained `keras.Model`, on TensorFlow.
+        dataset: A `Dataset`.
+        fold: Whether the SavedModel's normalizations are folded.
+        say: Function of a line.
+
+    Returns:
+        The result, what `result.json` holds.
+    """
+    from training import data, network, saved_model
+    from training.evaluation import evaluate
+
+    started = time.perf_counter()
+    config = runs.read_json(folder / "config.json")
+    recipe = config["recipe_settings"]
+    rows = runs.read_history(folder / "history.csv")
+    mean, std = recipe["mean"], recipe["std"]
+    scores = evaluate(model, data.evaluation_stream(dataset.test, recipe["batch_size"], mean, std))
+    float32 = network.with_dtype(model, "float32")
+    saved_model.save(float32, folder / "saved_model", dataset.class_names, mean, std, fold=fold)
+    result = {
+        "arch": config["arch"],
+        "split": f"test ({len(dataset.test)} images)",
+        "weights": "best.keras",
+        **{key: round(scores[key], 6) for key in ("loss", "top1", "top5")},
+        "parameters": model.count_params(),
+        "epochs": rows[-1]["epoch"],
+        "minutes": round(sum(row["seconds"] for row in rows) / 60, 2),
+        "data": dataset.source,
+    }
+    runs.write_json(folder / "result.json", result)
+    say(
+        f"test top-1 {scores['top1']:.2%}, top-5 {scores['top5']:.2%}, loss {scores['loss']:.4f} "
+        f"({time.perf_counter() - started:.0f} s to evaluate and save)"
+    )
+    return result
+
+
+def in_tensorflow(folder, data_dir, fold):
+    """Finishes a run that was trained on another backend; returns its result.
+
+    Raises:
+        FailedError: If the process that does it fails; it has said why.
+    """
+    command = [sys.executable, __file__, str(folder), "--fold" if fold else "--no-fold"]
+    command += ["--data-dir", data_dir] if data_dir else []
+    environment = {key: value for key, value in os.environ.items() if key not in multihost.NAMES}
+    ended = subprocess.run(command, env={**environment, "KERAS_BACKEND": "tensorflow"})
+    if ended.returncode:
+        raise FailedError(
+            f"{folder} is trained, and could not be finished (see above). Again: python "
+            f"training/finishing.py {folder}"
+        )
+    return runs.read_json(folder / "result.json")
+
+
+def parser():
+    """Returns the parser; it needs no heavy import, so that --help is immediate."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="a run folder whose epochs are all done")
+    parser.add_argument("--data-dir", help="as of train.py")
+    parser.add_argument("--fold", action=argparse.BooleanOptionalAction, default=True)
+    return parser
+
+
+def main(argv=None):
+    """Parses and finishes."""
+    args = parser().parse_args(argv)
+    config = runs.read_json(args.run / "config.json")
+    rows = runs.read_history(args.run / "history.csv")
+    epochs = config["recipe_settings"]["epochs"]
+    if not rows or rows[-1]["epoch"] != epochs:
+        raise cli.InputError(
+            f"{args.run} has not trained its {epochs} epochs: train.py --resume goes on."
+        )
+
+    import keras
+
+    from training import data, network  # noqa: F401 - what the file's optimizer is made of
+
+    dataset = data.load(
+        config["dataset"], args.data_dir, config["validation_split"], config["seed"]
+    )
+    model = keras.saving.load_model(args.run / "best.keras")
+    finish(args.run, model, dataset, args.fold, lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    cli.run(main)
