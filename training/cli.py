@@ -46,27 +46,31 @@ def needing(extras):
         ) from None
 
 
-def run(main):
+def run(main, leave=sys.exit):
     """Runs `main()` and exits: 0 done, 1 a bad result, 2 bad input or a full disk.
 
     130 is for Ctrl-C, 143 for SIGTERM. An `InputError` or a `FailedError` becomes one line on
     standard error, without a traceback.
+
+    Args:
+        main: Function.
+        leave: Function of a status that is not 0, which ends the process.
     """
     try:
         main()
     except (InputError, FailedError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+        leave(2 if isinstance(error, InputError) else 1)
     except OSError as error:  # a full or read-only disk, met in the midst of the work
         print(
             f"error: {error.filename or 'a file'}: {error.strerror or error}. "
             "What was whole before is kept; make room, then go on.",
             file=sys.stderr,
         )
-        sys.exit(2)
+        leave(2)
     except Terminated as end:
         print(f"terminated: {end}", file=sys.stderr)
-        sys.exit(143)
+        leave(143)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+        leave(130)

@@ -70,13 +70,20 @@ def train(job, say=print):
     whole_epoch = data.steps_per_epoch(dataset.train, recipe.batch_size)
     steps = min(job.steps_per_epoch or whole_epoch, whole_epoch)
     settings = configuration(job, dataset, steps, precision, placement)
+    multihost.agree(
+        {
+            **runs.flat(settings),
+            **settings["environment"]["versions"],
+            "git revision": settings["environment"]["git_revision"],
+            "checkpoint": checkpoints.newest_position(job.folder),
+        }
+    )
     folder = runs.start(job.folder, settings, job.resume) if placement.writes else job.folder
     if placement.writes and runs.is_finished(folder):
         say(f"{folder} is finished already.")
         return runs.read_json(folder / "result.json")
     busy = f"Another training writes into {folder}. Wait for its end, or give another --run-dir."
     with runs.lock(folder / ".lock", busy) if placement.writes else contextlib.nullcontext():
-        multihost.agree({**runs.flat(settings), "checkpoint": checkpoints.newest_position(folder)})
         return _train_rest(job, dataset, steps, precision, placement, folder, say)
 
 
@@ -103,7 +110,7 @@ def _train_rest(job, dataset, steps, precision, placement, folder, say):
         f"epochs {position.epochs + 1}–{recipe.epochs} of {steps} steps, into {folder}"
     )
     loop.fit(job, models, dataset, steps, position, folder, placement, say)
-
+    multihost.part()
     if not placement.writes:
         return None
     if keras.backend.backend() != "tensorflow":

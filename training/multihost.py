@@ -73,6 +73,7 @@ def join(say):
 
     address, process, processes = _identity()
     say(f"process {process} of {processes}: joining at {address}")
+    sys.excepthook = _show_and_exit
     if process:
         _wait_for(address)
     timer = threading.Timer(JOIN_TIMEOUT, _give_up, (address, process, processes))
@@ -135,7 +136,7 @@ def _wait_for(address):
 def _give_up(address, process, processes):
     print(
         f"error: Process {process} waited {JOIN_TIMEOUT} s at {address}: not all {processes} "
-        "processes came. Start one for each number from 0.",
+        "processes came, or another has its number. Start one for each number from 0.",
         file=sys.stderr,
         flush=True,
     )
@@ -164,6 +165,36 @@ def agree(facts):
         if unlike:
             words = (f"{key}: {everyone[0].get(key)} in process 0, {other[key]}" for key in unlike)
             raise InputError(f"Process {number} is unlike process 0: {'; '.join(words)}.")
+
+
+def part():
+    """Ends what the processes do together: after it each goes its own way."""
+    if launched():
+        import jax
+
+        jax.distributed.shutdown()
+
+
+def exit_at_once(status):
+    """Ends a process: one that failed would wait at the end for the others, and they for it."""
+    if launched() and status not in (0, 143):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _show_and_exit(kind, error, trace):
+    """Shows an exception that nobody caught; the loss of another process in one line."""
+    if "Gloo" in str(error) or "coordination" in str(error):
+        print(
+            f"error: Another process was lost ({str(error).splitlines()[0]}). The last checkpoint "
+            "is kept: start all processes again, with --resume.",
+            file=sys.stderr,
+        )
+    else:
+        sys.__excepthook__(kind, error, trace)
+    exit_at_once(1)
 
 
 @contextlib.contextmanager

@@ -143,4 +143,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, multihost.exit_at_once)

@@ -40,6 +40,7 @@ def finished(tmp_path_factory):
 def test_run_folder_is_whole(finished):
     files = {path.name for path in finished.iterdir()}
     assert files == {
+        ".lock",
         "config.json",
         "history.csv",
         "curves.png",
