@@ -148,6 +148,7 @@ def open_run(folder, finished=True):
     Raises:
         InputError: If it is damaged, of another version, or, when asked, not `finished`.
     """
+    report.check_backend()
     folder = Path(folder)
     if finished and not runs.is_finished(folder):
         raise InputError(

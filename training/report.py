@@ -54,8 +54,18 @@ def report(run, split_name, data_dir, recipe_name, dataset_name):
     return scores
 
 
+def check_backend():
+    """Raises an InputError unless Keras is on TensorFlow, for what reads a training's results."""
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(
+            f"KERAS_BACKEND is {keras.backend.backend()}. What a training left, on whichever "
+            "backend, is evaluated and exported on TensorFlow: unset it."
+        )
+
+
 def load_model(file):
     """Returns the model of a `.keras` file; InputError if it is not one."""
+    check_backend()
     try:
         return keras.saving.load_model(file, compile=False)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:

@@ -8,9 +8,10 @@ trains the reference recipe, ResNet50-NAM on CIFAR-100. Ctrl-C stops it; the sam
 
 import argparse
 import dataclasses
+import os
 
 from training import cli, multihost, recipes
-from training.cli import InputError
+from training.cli import InputError, check_name
 
 
 def parser():
@@ -129,6 +130,7 @@ def main(argv=None):
         if args[name] is not None and args[name] < 1:
             raise InputError(f"--{name.replace('_', '-')} {args[name]}: expected 1 or more.")
 
+    check_name("backend", os.environ.get("KERAS_BACKEND", "tensorflow"), ("tensorflow", "jax"))
     if args["strategy"] == "multihost":
         multihost.choose_backend()
 
