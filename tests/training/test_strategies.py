@@ -12,8 +12,9 @@ from training import runs
 
 ROOT = Path(__file__).parents[2]
 # Small steps: rounding grows from step to step, ten times faster at ten times the rate.
-ARGUMENTS = "--arch r18w8_nam --recipe fast --dataset synthetic --quiet --batch-size 64".split()
-ARGUMENTS += "--epochs 10 --steps-per-epoch 1 --learning-rate 0.001".split()
+ARGUMENTS = ["--arch", "r18w8_nam", "--recipe", "fast", "--dataset", "synthetic", "--quiet"]
+ARGUMENTS += ["--batch-size", "64", "--epochs", "10", "--steps-per-epoch", "1"]
+ARGUMENTS += ["--learning-rate", "0.001"]
 TWO_DEVICES = """
 import sys, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
