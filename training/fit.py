@@ -79,7 +79,7 @@ def train(job, say=print):
         }
     )
     folder = runs.start(job.folder, settings, job.resume) if placement.writes else job.folder
-    if placement.writes and runs.is_finished(folder):
+    if runs.is_finished(folder):
         say(f"{folder} is finished already.")
         return runs.read_json(folder / "result.json")
     busy = f"Another training writes into {folder}. Wait for its end, or give another --run-dir."

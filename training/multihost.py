@@ -85,6 +85,7 @@ def join(say):
             address,
             processes,
             process,
+            cluster_detection_method="deactivate",  # Slurm's would take one device a process
             # JAX' own time-out aborts the process: the timer, which says why, comes before.
             initialization_timeout=JOIN_TIMEOUT + 30,
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
