@@ -9,6 +9,11 @@ An arch may carry settings of its own, a recipe's or the stem:
 
 Ctrl-C stops it and loses nothing: the same command goes on, and repeats no run that is finished.
 After each run the tables are written anew; --no-train makes them of what is finished so far.
+
+Each finished run's config.json, result.json and history.csv are kept in OUT/runs/RUN, small enough
+for git. Where they are, the run is finished: on a fresh clone the same command trains what is
+missing. Machines may take a part each, by --seeds. Merging their parts, git has no conflict in
+OUT/runs; compare.* are made anew of all, by the whole command with --no-train.
 """
 
 import argparse
@@ -55,7 +60,9 @@ def parser():
         help="share of the training images held out, 0–1: they are compared on then, and not the "
         "test set (default: %(default)s)",
     )
-    where.add_argument("--out", help="folder of the tables (default: results/compare)")
+    where.add_argument(
+        "--out", help="folder of the tables and of runs/, see above (default: results/compare)"
+    )
     where.add_argument("--runs-dir", help="folder of the runs (default: runs/, and --out's name)")
 
     how = parser.add_argument_group("the machine and the runs")
@@ -97,7 +104,7 @@ def main(argv=None):
 
     _check(variants, args)
     console = Console(highlight=False)
-    planned = grid.plan(variants, seeds, runs_dir)
+    planned = grid.plan(variants, seeds, runs_dir, out)
     command = shlex.join(["python", "training/compare.py", *arguments])
 
     def report(show=False):
@@ -132,7 +139,7 @@ def _train(planned, args, runs_dir, console, report):
     """Trains what is missing; returns the runs that failed."""
     from training import data, grid_training, runs
 
-    missing = [run for run in planned if not runs.is_finished(run.folder)]
+    missing = [run for run in planned if not run.finished]
     if missing:
         # Once, and not in each training: a set that is wrong, or still to be downloaded.
         loaded = data.load(args.dataset, args.data_dir, args.validation_split, missing[0].seed)
@@ -164,10 +171,11 @@ def _report(planned, variants, baseline, args, command, out, console):
     from training import compare_report, comparison, runs
     from training.multiply_adds import multiply_adds
 
-    finished = [run for run in planned if runs.is_finished(run.folder)]
+    finished = [run for run in planned if run.finished]
+    runs_dir = planned[0].folder.parent
     if not finished:
         if args.no_train:
-            raise InputError(f"No run is finished in {planned[0].folder.parent}; leave --no-train.")
+            raise InputError(f"No run is finished in {runs_dir} or {out}/runs; leave --no-train.")
         return
     rows = [comparison.figures(run, bool(args.validation_split)) for run in finished]
     costs = {v.name: multiply_adds(v.arch, v.stem, rows[0]["classes"]) for v in variants}
@@ -186,7 +194,10 @@ def _report(planned, variants, baseline, args, command, out, console):
         "environment": runs.environment((*runs.PACKAGES, "scipy")),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with runs.lock(planned[0].folder.parent / ".report.lock"):
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    with runs.lock(runs_dir / ".report.lock"):
+        for run in finished:
+            run.keep()
         compare_report.write(report, out)
     if console:
         compare_report.show(report, console)

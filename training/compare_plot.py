@@ -53,14 +53,13 @@ def draw(report, path):
         "points: pairs; bar: mean; line: its 95% interval"
     )
     for axes in (left, right):
-        axes.margins(x=0.1)
         axes.grid(alpha=0.3, axis="x")
         axes.set_axisbelow(True)
     for place, row in enumerate(variants):
         if row["n"]:
-            _write(left, row["mean"], place, f"{100 * row['mean']:.2f}")
+            _write(left, place, f"{100 * row['mean']:.2f}")
         if row["difference"]:
-            _write(right, row["difference"]["mean"], place, difference_text(row["difference"]))
+            _write(right, place, difference_text(row["difference"]))
     marks = [
         plt.Line2D([], [], marker="o", ls="", color=colours[seed], label=f"seed {seed}")
         for seed in seeds
@@ -88,16 +87,13 @@ def _draw_mean(axes, mean, place, low=None, high=None):
     axes.plot(100 * mean, height, "|", color="black", ms=10, mew=2)
 
 
-def _write(axes, mean, place, text):
-    """Writes a number at the edge that is farther from its mean, where no point is."""
-    low, high = axes.get_xlim()
-    left = 100 * mean > (low + high) / 2
+def _write(axes, place, text):
+    """Writes a row's number to the right of the axes, where no line can reach it."""
     axes.text(
-        0.01 if left else 0.99,
+        1.01,
         place + MEAN_BELOW,
         text,
         transform=axes.get_yaxis_transform(),
-        ha="left" if left else "right",
         va="center",
         fontsize=8,
         color="0.25",

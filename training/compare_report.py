@@ -1,7 +1,6 @@
 """The files of a comparison: JSON, a row a run as CSV, a table to read, a picture."""
 
 import csv
-import shutil
 from pathlib import Path
 
 from rich import box
@@ -34,13 +33,7 @@ NUMBERS = ("parameters", "multiply-adds", "ms/step", "minutes")
 def write(report, folder):
     """Writes the comparison's files into a folder, each whole or not at all."""
     folder = Path(folder)
-    (folder / "histories").mkdir(parents=True, exist_ok=True)
-    for row in report["runs"]:
-        source = Path(row["folder"])
-        runs.write_atomically(
-            folder / "histories" / f"{source.name}.csv",
-            lambda path, source=source: shutil.copyfile(source / "history.csv", path),
-        )
+    folder.mkdir(parents=True, exist_ok=True)
     runs.write_json(folder / "compare.json", report)
     runs.write_atomically(folder / "compare.csv", lambda path: _write_csv(report["runs"], path))
     runs.write_atomically(folder / "compare.png", lambda path: draw(report, path))
@@ -151,9 +144,10 @@ def markdown(report):
         "could have hidden. The permutation test (exact, two-sided, flips the differences' signs) "
         "is a check that assumes no normal distribution.",
         "- sd: sample standard deviation over seeds. Multiply-adds: of convolutions and dense "
-        "layers, an image. ms/step: median over the epochs, training alone; minutes: a run's; both "
-        "with whatever else the machine did, runs beside it (--jobs) included.",
-        "- `compare.csv` has a row a run, `compare.json` everything, `histories/` every epoch.",
+        "layers, an image. ms/step: median over the epochs of full size, training alone; minutes: "
+        "a run's; both with whatever else the machine did, runs beside it (--jobs) included.",
+        "- `compare.csv` has a row a run, `compare.json` everything, `runs/` each run's settings, "
+        "result and epochs.",
         "",
         "## How it was made",
         "",

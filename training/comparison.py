@@ -16,7 +16,7 @@ COSTS = ("parameters", "multiply_adds", "step_milliseconds", "minutes")
 
 
 def figures(run, on_validation):
-    """Returns the figures of a finished run.
+    """Returns the figures of a finished run, from its record.
 
     Args:
         run: A `grid.Run`.
@@ -30,16 +30,20 @@ def figures(run, on_validation):
     Raises:
         InputError: If a file of the run is missing or damaged.
     """
-    result = runs.read_json(run.folder / "result.json")
-    config = runs.read_json(run.folder / "config.json")
-    rows = runs.read_history(run.folder / "history.csv")
+    result, config = (runs.read_json(run.record / f"{name}.json") for name in ("result", "config"))
+    rows = runs.read_history(run.record / "history.csv")
+    recipe = run.variant.recipe
     try:
         if not rows or rows[-1]["epoch"] != result["epochs"]:
             raise ValueError(f"history.csv does not end with epoch {result['epochs']}")
         measured = {key: result[key] for key in ("top1", "top5", "loss")}
         if on_validation:
             measured = {key: rows[-1][f"val_{key}"] for key in measured}
-        speed = statistics.median(row["images_per_second"] for row in rows)
+        speed = statistics.median(
+            row["images_per_second"]
+            for row in rows
+            if recipe.image_size(row["epoch"] - 1) == recipe.image_sizes[-1]
+        )
         return {
             "name": run.variant.name,
             "arch": config["arch"],
@@ -49,7 +53,7 @@ def figures(run, on_validation):
             "parameters": result["parameters"],
             "epochs": result["epochs"],
             "minutes": result["minutes"],
-            "step_milliseconds": round(1e3 * config["recipe_settings"]["batch_size"] / speed, 3),
+            "step_milliseconds": round(1e3 * recipe.batch_size / speed, 3),
             "classes": config["classes"],
             "data": result["data"],
             "folder": str(run.folder),
@@ -57,10 +61,10 @@ def figures(run, on_validation):
                 key: config["environment"][key] for key in ("versions", "machine", "git_revision")
             },
         }
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(
-            f"{run.folder} is damaged ({type(error).__name__}: {error}). Move it away: the same "
-            "command trains it anew."
+            f"{run.record} is damaged ({type(error).__name__}: {error}). Move it away: the same "
+            "command goes on without it."
         ) from None
 
 

@@ -1,36 +1,59 @@
 """The runs of a comparison, every variant with every seed: where they are, and how."""
 
 import dataclasses
+import functools
+import shutil
 import sys
 from pathlib import Path
 
 from training import recipes, runs
 from training.cli import InputError
-from training.variants import Variant
+from training.variants import Variant, as_json
 
 TRAIN = Path(__file__).with_name("train.py")
+KEPT = ("config.json", "history.csv", "result.json")  # the last makes a run finished
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A variant with a seed, and where its run folder is."""
+    """A variant with a seed: its run folder, and the one that keeps its small files."""
 
     variant: Variant
     seed: int
     folder: Path
+    kept: Path
+
+    @property
+    def record(self):
+        """Where its settings and figures are: kept, if its run folder is elsewhere or gone."""
+        elsewhere = runs.is_finished(self.kept) and not runs.is_finished(self.folder)
+        return self.kept if elsewhere else self.folder
+
+    @property
+    def finished(self):
+        """Whether it has its result, here or kept."""
+        return runs.is_finished(self.record)
+
+    def keep(self):
+        """Copies the small files of a run that finished here."""
+        if self.record == self.kept:
+            return
+        self.kept.mkdir(parents=True, exist_ok=True)
+        for name in KEPT:
+            copy = functools.partial(shutil.copyfile, self.folder / name)
+            runs.write_atomically(self.kept / name, copy)
 
 
-def plan(variants, seeds, runs_dir):
+def plan(variants, seeds, runs_dir, out):
     """Returns the runs seed by seed, so that each finished seed is a whole comparison."""
+    names = [(v, seed, f"{v.folder_name}-s{seed}") for seed in seeds for v in variants]
     return [
-        Run(variant, seed, Path(runs_dir) / f"{variant.folder_name}-s{seed}")
-        for seed in seeds
-        for variant in variants
+        Run(v, seed, Path(runs_dir) / name, Path(out) / "runs" / name) for v, seed, name in names
     ]
 
 
 def check_folders(grid, asked):
-    """Raises an InputError for the first run that was begun with other settings than now.
+    """Raises an InputError for the first run, begun or kept, of other settings than now.
 
     Args:
         grid: List of `Run`.
@@ -38,17 +61,19 @@ def check_folders(grid, asked):
             `steps_per_epoch` and `precision` may be `None` (all the images) and `"auto"`.
     """
     first = None
-    for run in grid:
-        if not (run.folder / "config.json").is_file():
+    folders = [(run, folder) for run in grid for folder in (run.folder, run.kept)]
+    for run, folder in folders:
+        if not (folder / "config.json").is_file() and not runs.is_finished(folder):
             continue
-        config = runs.read_json(run.folder / "config.json")
+        config = runs.read_json(folder / "config.json")
         try:
-            found = {**config, **config["recipe_settings"]}
+            # A setting that came later than the run was the default.
+            found = {**as_json(recipes.Recipe()), **config, **config["recipe_settings"]}
             whole = found["training_images"] // found["batch_size"]
+            first = first or found
+            alike = {key: first[key] for key in ("training_images", "classes", "precision")}
         except (KeyError, TypeError):
-            raise InputError(f"{run.folder}/config.json is not that of a training.") from None
-        first = first or found
-        alike = {key: first[key] for key in ("training_images", "classes", "precision")}
+            raise InputError(f"{folder}/config.json is not that of a training.") from None
         steps = min(asked["steps_per_epoch"] or whole, whole)
         expected = {**run.variant.configuration(), "seed": run.seed, **asked, **alike}
         if asked["precision"] != "auto":
@@ -59,8 +84,8 @@ def check_folders(grid, asked):
         for key, value in expected.items():
             if found.get(key) != value:
                 raise InputError(
-                    f"{run.folder} was begun with other settings: {key}: {found.get(key)} there, "
-                    f"{value} here. Give those settings, or another --runs-dir."
+                    f"{folder} was begun with other settings: {key}: {found.get(key)} there, "
+                    f"{value} here. Give those settings, or another --out and --runs-dir."
                 )
 
 

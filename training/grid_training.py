@@ -32,7 +32,7 @@ def train_missing(grid, options, jobs, lock_file, console, when_finished):
     Returns:
         A dictionary from each run that failed to the last line that it said.
     """
-    waiting = collections.deque(run for run in grid if not runs.is_finished(run.folder))
+    waiting = collections.deque(run for run in grid if not run.finished)
     running, failed = {}, {}
     try:
         with _interruptible(), _progress(console) as progress:
@@ -45,7 +45,7 @@ def train_missing(grid, options, jobs, lock_file, console, when_finished):
                 _show(progress, bar, grid, running, failed, jobs)
                 time.sleep(POLL)
                 for run in [run for run, process in running.items() if process.poll() is not None]:
-                    if running.pop(run).returncode == 0 and runs.is_finished(run.folder):
+                    if running.pop(run).returncode == 0 and run.finished:
                         console.print(f"finished: {run.folder}", soft_wrap=True)
                         when_finished()
                     else:
@@ -69,7 +69,10 @@ def last_words(log):
 
 
 def seconds_left(grid, failed, jobs):
-    """Returns the seconds that the grid still takes, by the epochs so far; `None` before any."""
+    """Returns the seconds that the grid still takes, by the epochs that this machine trained.
+
+    `None` before any.
+    """
     histories = {run: runs.read_history(run.folder / "history.csv") for run in grid}
     seconds = collections.defaultdict(list)
     for run, rows in histories.items():
@@ -78,7 +81,7 @@ def seconds_left(grid, failed, jobs):
         return None
     paces = {variant: statistics.fmean(times) for variant, times in seconds.items() if times}
     unknown = statistics.fmean(paces.values())
-    unfinished = [run for run in grid if not runs.is_finished(run.folder) and run not in failed]
+    unfinished = [run for run in grid if not run.finished and run not in failed]
     total = sum(
         (run.variant.recipe.epochs - len(histories[run])) * paces.get(run.variant, unknown)
         for run in unfinished
@@ -150,5 +153,5 @@ def _show(progress, bar, grid, running, failed, jobs):
     for run in running:
         epochs = len(runs.read_history(run.folder / "history.csv"))
         now.append(f"{run.folder.name}: epoch {epochs + 1}/{run.variant.recipe.epochs}")
-    done = sum(runs.is_finished(run.folder) for run in grid)
+    done = sum(run.finished for run in grid)
     progress.update(bar, completed=done, now="; ".join(now))

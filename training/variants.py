@@ -27,8 +27,13 @@ class Variant:
 
     def configuration(self):
         """Returns what the variant settles of a run's `config.json`, the recipe's settings flat."""
-        settings = json.loads(json.dumps(dataclasses.asdict(self.recipe)))
+        settings = as_json(self.recipe)
         return {"arch": self.arch, "recipe": self.recipe_name, "stem": self.stem, **settings}
+
+
+def as_json(recipe):
+    """Returns a recipe's settings as a `config.json` gives them back."""
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))
 
 
 def read_variants(text, recipe_name, overrides):

@@ -16,6 +16,12 @@ from training import recipes, runs, train
 GAINS = {"r18w4": 0.0, "r18w4_nam": 0.01, "r18w4_se": -0.02}
 
 
+def calls(folder):
+    """Returns the arguments of each training that was started, its threads first."""
+    path = folder / "runs" / "calls"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def main(arguments):
     args = train.parser().parse_args(arguments)
     folder = Path(args.run_dir)

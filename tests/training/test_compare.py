@@ -2,45 +2,16 @@
 
 import csv
 import fcntl
-import functools
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
-import stand_in_train
+from stand_in_train import calls
 
-from training import compare, compare_plot, compare_report, data, grid, grid_training, runs
+from training import compare_plot, compare_report, grid, runs
 from training.cli import FailedError, InputError
-
-ROOT = Path(__file__).parents[2]
-SETTINGS = ["--recipe", "fast", "--dataset", "synthetic", "--epochs", "3", "--batch-size", "64"]
-
-
-load_once = functools.cache(data.load)
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """A function: compares into tmp_path, without a picture, and returns compare.json."""
-    monkeypatch.setattr(data, "load", load_once)
-    monkeypatch.setattr(compare_report, "draw", lambda report, path: path.touch())
-    monkeypatch.setattr(grid, "TRAIN", Path(stand_in_train.__file__))
-    monkeypatch.setattr(grid_training, "POLL", 0.02)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-    def compare_into(*more, archs="r18w4,r18w4_nam", seeds="0,1,2"):
-        where = ["--out", str(tmp_path / "out"), "--runs-dir", str(tmp_path / "runs")]
-        compare.main(["--archs", archs, "--seeds", seeds, *SETTINGS, *where, *more])
-        return json.loads((tmp_path / "out" / "compare.json").read_text())
-
-    return compare_into
-
-
-def calls(folder):
-    """Returns the arguments of each training that was started, its threads first."""
-    path = folder / "runs" / "calls"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def test_whole_comparison(run, tmp_path, monkeypatch):
@@ -64,9 +35,9 @@ def test_whole_comparison(run, tmp_path, monkeypatch):
     with open(out / "compare.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["top1"]) for row in rows] == [row["top1"] for row in report["runs"]]
-    history = tmp_path / "runs" / "r18w4_nam-s2" / "history.csv"
-    copy = out / "histories" / "r18w4_nam-s2.csv"
-    assert copy.read_bytes() == history.read_bytes()
+    run_folder, kept = tmp_path / "runs" / "r18w4_nam-s2", out / "runs" / "r18w4_nam-s2"
+    assert sorted(path.name for path in kept.iterdir()) == sorted(grid.KEPT)
+    assert all((kept / n).read_bytes() == (run_folder / n).read_bytes() for n in grid.KEPT)
     assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert not [path for path in out.rglob("*") if "writing" in path.name]
     text = (out / "compare.md").read_text()
@@ -102,6 +73,7 @@ def test_runs_go_seed_by_seed_each_with_its_settings(run, tmp_path):
 def test_finished_runs_are_not_repeated_and_begun_ones_resumed(run, tmp_path):
     run(seeds="0")
     (tmp_path / "runs" / "r18w4-s0" / "result.json").unlink()
+    shutil.rmtree(tmp_path / "out")
     before = len(calls(tmp_path))
     report = run(seeds="0,1")
     again = calls(tmp_path)[before:]

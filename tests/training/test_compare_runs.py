@@ -27,8 +27,7 @@ def dataset():
 
 def initial_weights(arch, seed, dataset, stem="cifar"):
     """Returns {layer's name: weights} of an arch as a training begins."""
-    keras.utils.set_random_seed(seed)
-    job = fit.Job(arch, "fast", recipes.get("fast"), stem=stem)
+    job = fit.Job(arch, "fast", recipes.get("fast"), stem=stem, seed=seed)
     model = network.compiled_model(job, dataset, 5, "float32")
     return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
 
@@ -124,9 +123,9 @@ def test_an_interrupted_grid_ends_its_trainings_and_goes_on(tmp_path):
     assert process.returncode == 0, errors[-2000:]
     report = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert report["missing"] == []
-    calls = [json.loads(line) for line in (tmp_path / "runs" / "calls").read_text().splitlines()]
-    assert len(calls) == 3 + 2
-    assert ["--resume" in arguments for arguments in calls] == [False] * 3 + [True, False]
+    started = stand_in_train.calls(tmp_path)
+    assert len(started) == 3 + 2
+    assert ["--resume" in arguments for arguments in started] == [False] * 3 + [True, False]
 
 
 def test_help_imports_nothing_heavy():
@@ -147,7 +146,7 @@ def test_help_imports_nothing_heavy():
 def test_time_left(tmp_path):
     """Of 3 epochs each: 1 + 3 are left of 2 s each, and 3 + 3 of a variant that takes 4 s."""
     variants = read_variants("r18w4,r18w4_nam", "fast", {"epochs": 3})
-    planned = grid.plan(variants, [0, 1, 2], tmp_path)
+    planned = grid.plan(variants, [0, 1, 2], tmp_path, tmp_path / "out")
     assert grid_training.seconds_left(planned, {}, 1) is None
     epochs_of = {"r18w4-s0": (3, 2.0), "r18w4_nam-s0": (3, 4.0), "r18w4-s1": (2, 2.0)}
     for name, (count, seconds) in epochs_of.items():
@@ -183,4 +182,4 @@ def test_real_trainings(tmp_path):
         [top1["r18w4_nam", seed] - top1["r18w4", seed] for seed in (0, 1)]
     )
     names = [f"{arch}-s{seed}" for seed in (0, 1) for arch in ("r18w4", "r18w4_nam")]
-    assert {path.stem for path in (tmp_path / "out" / "histories").iterdir()} == set(names)
+    assert {path.name for path in (tmp_path / "out" / "runs").iterdir()} == set(names)

@@ -7,8 +7,9 @@ import pytest
 from scipy import stats
 
 import keras_nam
-from training import comparison
+from training import comparison, grid, runs
 from training.multiply_adds import multiply_adds
+from training.variants import read_variants
 
 PLAIN = {0: 0.6612, 1: 0.6650, 2: 0.6587, 3: 0.6631, 4: 0.6609}
 NAM = {0: 0.6664, 1: 0.6671, 2: 0.6590, 3: 0.6690, 4: 0.6622}
@@ -106,6 +107,27 @@ def test_standard_deviation_is_the_sample_s():
         "min": 1.0,
         "max": 3.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("sizes", "milliseconds"),
+    [((32,), 200.0), ((16, 32), 320.0), ((16, 24, 32), 400.0)],
+)
+def test_step_time_is_that_of_full_size(tmp_path, sizes, milliseconds):
+    """64 images a step; 640, 400, 320, 320, 200 and 120 a second in the epochs."""
+    recipe = {"image_sizes": sizes, "epochs": 6, "batch_size": 64}
+    (run,) = grid.plan(read_variants("r18w4", "fast", recipe), [0], tmp_path, tmp_path / "out")
+    run.folder.mkdir()
+    row = dict.fromkeys(runs.HISTORY_COLUMNS, 1.0)
+    speeds = [640, 400, 320, 320, 200, 120]
+    rows = [row | {"epoch": e + 1, "images_per_second": s} for e, s in enumerate(speeds)]
+    runs.write_history(run.folder / "history.csv", rows)
+    environment = {"versions": {}, "machine": "a machine", "git_revision": None}
+    config = {"arch": "r18w4", "stem": "cifar", "classes": 10, "environment": environment}
+    runs.write_json(run.folder / "config.json", config)
+    result = dict.fromkeys(("top1", "top5", "loss", "parameters", "minutes"), 1)
+    runs.write_json(run.folder / "result.json", result | {"epochs": 6, "data": "a set"})
+    assert comparison.figures(run, False)["step_milliseconds"] == milliseconds
 
 
 def test_multiply_adds_of_published_networks():

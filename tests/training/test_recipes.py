@@ -24,6 +24,7 @@ OTHER = {
     "gate_gradient": False,
     "weighting": "max",
     "gamma_penalty": 0.125,
+    "image_sizes": (16, 32),
     "augment": ("random_rotation:degrees=5",),
     "mean": (0.1, 0.2, 0.3),
     "std": (0.4, 0.5, 0.6),

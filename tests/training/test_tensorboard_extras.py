@@ -22,7 +22,7 @@ def trained(folder, gate_images, arch="r18w4_nam"):
     model.compile(
         keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
-    extras = TensorBoardExtras(folder, GRID, gate_images)
+    extras = TensorBoardExtras(folder, model, GRID, gate_images)
     fitted = model.fit(IMAGES, LABELS, 6, epochs=2, verbose=0, callbacks=[extras])
     return model, fitted.history["loss"]
 

@@ -21,11 +21,14 @@ def test_an_entry_has_settings_of_its_own_typed_by_their_fields():
 
 
 def test_stem_and_tuples():
-    (variant,) = read_variants("r18:stem=imagenet:milestones=3+5:std=0.2+0.2+0.3", "fast", {})
+    text = "r18:stem=imagenet:milestones=3+5:std=0.2+0.2+0.3:image_sizes=24+32"
+    (variant,) = read_variants(text, "fast", {})
     assert variant.stem == "imagenet"
     assert variant.recipe.milestones == (3, 5)
     assert variant.recipe.std == (0.2, 0.2, 0.3)
     assert variant.configuration()["std"] == [0.2, 0.2, 0.3]
+    assert variant.configuration()["image_sizes"] == [24, 32]
+    assert variant.folder_name.endswith("image_sizes-24+32")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,39 @@
+"""What the tests of comparisons share: the command, with a stand-in for the trainings."""
+
+import functools
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = ["--recipe", "fast", "--dataset", "synthetic", "--epochs", "3", "--batch-size", "64"]
+
+
+@pytest.fixture(scope="session")
+def load_once():
+    """A function: `data.load`, once for the same arguments."""
+    from training import data
+
+    return functools.cache(data.load)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, load_once):
+    """A function: compares into tmp_path, without a picture, and returns compare.json."""
+    import stand_in_train
+
+    from training import compare, compare_report, data, grid, grid_training
+
+    monkeypatch.setattr(data, "load", load_once)
+    monkeypatch.setattr(compare_report, "draw", lambda report, path: path.touch())
+    monkeypatch.setattr(grid, "TRAIN", Path(stand_in_train.__file__))
+    monkeypatch.setattr(grid_training, "POLL", 0.02)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+    def compare_into(*more, archs="r18w4,r18w4_nam", seeds="0,1,2", out="out", runs_dir="runs"):
+        where = ["--out", str(tmp_path / out), "--runs-dir", str(tmp_path / runs_dir)]
+        compare.main(["--archs", archs, "--seeds", seeds, *SETTINGS, *where, *more])
+        return json.loads((tmp_path / out / "compare.json").read_text())
+
+    return compare_into
