@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint bench
+.PHONY: demo test test-all test-faults lint bench
 demo: .venv/installed
 	$(BIN)/python demo.py
 
@@ -10,7 +10,11 @@ test: .venv/installed
 	$(BIN)/python -m pytest -q -m "not slow"
 
 test-all: .venv/installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m "not faults"
+
+# A quarter of an hour: what kill -9, a full disk and the like leave of trainings and exports.
+test-faults: .venv/installed
+	$(BIN)/python -m pytest -q -m faults tests/faults
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training import gate_values, plots, runs
+from training import checkpoints, gate_values, plots, runs
 from training.cli import FailedError
 
 
@@ -51,16 +51,19 @@ class History(keras.callbacks.Callback):
 
 
 class StopOnNaN(keras.callbacks.Callback):
-    """Stops the training with a message as soon as the loss is not finite."""
+    """Stops the training with a message as soon as the loss, or a weight at an epoch's end, is NaN.
+
+    An infinite one counts too.
+    """
 
     def on_train_batch_end(self, batch, logs=None):
         loss = (logs or {}).get("loss", 0.0)
         if not np.isfinite(loss):
             step = int(np.asarray(self.model.optimizer.iterations))
-            raise FailedError(
-                f"The loss became {loss} at step {step}. "
-                "The checkpoint before is kept; try a lower --learning-rate."
-            )
+            raise FailedError(f"The loss became {loss} at step {step}. {checkpoints.DIVERGED}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        checkpoints.check_finite(self.model)
 
 
 class TimeEstimate(keras.callbacks.Callback):

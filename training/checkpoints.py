@@ -13,9 +13,13 @@ import keras
 import numpy as np
 
 from training import multihost, runs
-from training.cli import Terminated
+from training.cli import FailedError, InputError, Terminated
 
 POSITION_FILE = "training.json"
+DIVERGED = (
+    "--resume tries again from the checkpoint before, if there is one. If it comes back: a lower "
+    "--learning-rate, in another --run-dir."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,19 +101,28 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.position = Position(epoch + 1)
-        self._save()
-        if self.writes:
-            tops = [row["val_top1"] for row in self.rows]
-            if not self.choose_best or tops[-1] >= max(tops):
-                self._copy("last.keras", "best.keras")
+        self._save(epoch_ended=True)
         self._end(self.ends((epoch + 1) * self.steps))
 
-    def _save(self):
+    def _save(self, epoch_ended=False):
+        check_finite(self.model)
         if not self.writes:
             return
-        if (self.folder / "last.keras").exists():
-            self._copy("last.keras", "previous.keras")
-        runs.write_atomically(self.folder / "last.keras", self._write)
+        last = self.folder / "last.keras"
+        if last.exists():
+            self._copy(last, "previous.keras")
+
+        def write(path):
+            self._write(path)
+            # Before the epoch counts as done: one that is killed here is trained again.
+            if epoch_ended and self._is_best():
+                self._copy(path, "best.keras")
+
+        runs.write_atomically(last, write)
+
+    def _is_best(self):
+        tops = [row["val_top1"] for row in self.rows]
+        return not self.choose_best or tops[-1] >= max(tops)
 
     def _write(self, path):
         _ = self.model  # on JAX a callback's look at the model brings its variables up to date
@@ -119,9 +132,7 @@ class Checkpoint(keras.callbacks.Callback):
             archive.writestr(POSITION_FILE, json.dumps(dataclasses.asdict(self.position)))
 
     def _copy(self, source, target):
-        runs.write_atomically(
-            self.folder / target, lambda path: shutil.copyfile(self.folder / source, path)
-        )
+        runs.write_atomically(self.folder / target, lambda path: shutil.copyfile(source, path))
 
     def _end(self, ends):
         if ends:
@@ -131,12 +142,19 @@ class Checkpoint(keras.callbacks.Callback):
             )
 
 
+def check_finite(model):
+    """Raises a FailedError if some weights of a model are NaN or infinite."""
+    if not all(np.isfinite(np.asarray(variable)).all() for variable in model.variables):
+        step = int(np.asarray(model.optimizer.iterations))
+        raise FailedError(f"Some weights are not finite after step {step}. {DIVERGED}")
+
+
 def newest_position(folder):
     """Returns the position of `last.keras`, a dictionary, or `None` if it has none."""
     try:
         with zipfile.ZipFile(folder / "last.keras") as archive:
             return json.loads(archive.read(POSITION_FILE))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except Exception:  # of a damaged archive; zipfile raises many kinds
         return None
 
 
@@ -145,21 +163,42 @@ def load_newest(folder):
 
     Returns:
         A tuple (model, `Position`, warnings); (`None`, the start, warnings) if there is none.
+
+    Raises:
+        InputError: If none can be loaded though one is undamaged: to begin anew would destroy it.
     """
     warnings = []
-    for name in ("last.keras", "previous.keras"):
+    undamaged = None
+    for name in ("last.keras", "previous.keras", "best.keras"):
         path = folder / name
         if not path.exists():
             continue
         try:
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip() is not None:
-                    raise zipfile.BadZipFile("its checksums do not match")
-                position = Position(**json.loads(archive.read(POSITION_FILE)))
-            return keras.saving.load_model(path), position, warnings
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            warnings.append(f"{path} is damaged ({error}); going back to the one before.")
+            position = _checked_position(path)
+            undamaged = path
+            model = keras.saving.load_model(path)
+        except Exception as error:  # zipfile and Keras raise many kinds
+            warnings.append(f"{path} is damaged ({str(error) or type(error).__name__}).")
+            continue
+        if warnings:
+            warnings.append(f"Going on from {path}, an earlier checkpoint.")
+        return model, position, warnings
+    if undamaged:
+        raise InputError(
+            f"{undamaged} cannot be loaded, though its checksums are right: {warnings[-1]} Was it "
+            f"written by other versions than these? {folder / 'config.json'} names them."
+        )
+    if warnings:
+        warnings.append("No checkpoint is whole: the training begins anew.")
     return None, Position(), warnings
+
+
+def _checked_position(path):
+    """Returns the position in a checkpoint whose checksums are all right."""
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip() is not None:
+            raise zipfile.BadZipFile("its checksums do not match")
+        return Position(**json.loads(archive.read(POSITION_FILE)))
 
 
 @contextlib.contextmanager

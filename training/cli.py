@@ -2,11 +2,16 @@
 
 import contextlib
 import difflib
+import errno
 import os
 import sys
 
 # TensorFlow logs what it does not find; its own errors arrive as exceptions.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+# A disk's refusals, which TensorFlow and HDF5 raise as errors of their own.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class InputError(Exception):
@@ -62,11 +67,7 @@ def run(main, leave=sys.exit):
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         leave(2 if isinstance(error, InputError) else 1)
     except OSError as error:  # a full or read-only disk, met in the midst of the work
-        print(
-            f"error: {error.filename or 'a file'}: {error.strerror or error}. "
-            "What was whole before is kept; make room, then go on.",
-            file=sys.stderr,
-        )
+        _say_refused_by_disk(error.filename or "a file", error.strerror or error)
         leave(2)
     except Terminated as end:
         print(f"terminated: {end}", file=sys.stderr)
@@ -74,3 +75,16 @@ def run(main, leave=sys.exit):
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         leave(130)
+    except Exception as error:
+        reason = next((text for text in map(os.strerror, DISK) if text in str(error)), None)
+        if reason is None:
+            raise
+        _say_refused_by_disk("a file", reason)
+        leave(2)
+
+
+def _say_refused_by_disk(file, reason):
+    print(
+        f"error: {file}: {reason}. What was whole before is kept; mend that, then go on.",
+        file=sys.stderr,
+    )

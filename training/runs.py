@@ -34,12 +34,16 @@ def write_atomically(path, write):
     The temporary file keeps the suffix of `path`, since savers choose the format by it.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.writing{path.suffix}")
+    temporary = _temporary(path)
     try:
         write(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary(path):
+    return path.with_name(f".{path.stem}.writing{path.suffix}")
 
 
 def write_json(path, content):
@@ -152,7 +156,8 @@ def start(folder, config, resume):
             )
         return folder
     try:
-        if folder.is_dir() and any(folder.iterdir()):
+        # A process that was killed as it began left no more than the temporary file.
+        if folder.is_dir() and {*folder.iterdir()} - {_temporary(path)}:
             raise InputError(f"{folder} is not empty and no run folder. Give another --run-dir.")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, config)

@@ -111,9 +111,11 @@ def save(model, folder, class_names, mean, std, version=1, fold=True):
         OSError: If the disk is full; the folder is as it was then.
     """
     folder = Path(folder)
-    # No number: the server takes only those for versions.
-    temporary = folder / f".version-{version}.writing"
-    shutil.rmtree(temporary, ignore_errors=True)
+    final = folder / str(version)
+    # No numbers: the server takes only those for versions.
+    temporary, old = (folder / f".version-{version}.{word}" for word in ("writing", "old"))
+    for left in (temporary, old):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     try:
         served = Served(keras_nam.fold(model) if fold else model, mean, std)
         tf.saved_model.save(served, str(temporary), signatures=served.functions)
@@ -121,13 +123,16 @@ def save(model, folder, class_names, mean, std, version=1, fold=True):
         labels = "".join(f"{name}\n" for name in class_names)
         (temporary / "assets" / "labels.txt").write_text(labels, encoding="utf-8")
         _write_warmup(temporary / "assets.extra", model.input_shape[1:])
-        final = folder / str(version)
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():  # to delete it in its place would be to show parts of it
+            os.replace(final, old)
         os.replace(temporary, final)
     except tf.errors.ResourceExhaustedError:  # TensorFlow's word for a full disk
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not final.exists():
+            os.replace(old, final)
+        shutil.rmtree(old, ignore_errors=True)
     return final
 
 

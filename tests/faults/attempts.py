@@ -1,0 +1,174 @@
+"""Attempts at a training, of which most are killed, and what must be true of what they leave."""
+
+import json
+import multiprocessing
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+import breakages
+import child
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+import keras_nam  # noqa: F401 - registers the layers that a .keras file names
+from training import optimizers, runs, schedules, train  # noqa: F401 - likewise
+
+ARGUMENTS = ["--arch", "r18w4_nam", "--recipe", "fast", "--dataset", "synthetic", "--quiet"]
+ARGUMENTS += ["--batch-size", "32", "--steps-per-epoch", "4", "--epochs", "3", "--strategy", "none"]
+STEPS, EPOCHS = 4, 3
+LONGEST = 180  # seconds
+TIMES = ("seconds", "images_per_second")
+CHECKPOINTS = ("last.keras", "previous.keras", "best.keras")
+NAMES = {".lock", "config.json", "history.csv", "curves.png", "tensorboard", "saved_model",
+         "result.json", *CHECKPOINTS}  # fmt: skip
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["child"])
+
+
+class Attempt:
+    """A process that trains into a folder.
+
+    Args:
+        folder: Path of the run folder.
+        *more: Arguments of `training/train.py` besides `ARGUMENTS`.
+        moment: `child.Moment` of its signal to itself, or `None`.
+        prepare: Functions that it calls before.
+        command: The command, if another than training.
+        arguments: Those instead of `ARGUMENTS`.
+    """
+
+    def __init__(
+        self,
+        folder,
+        *more,
+        moment=None,
+        prepare=(breakages.stand_in,),
+        command=train.main,
+        arguments=ARGUMENTS,
+    ):
+        self.folder = folder
+        self.log = Path(tempfile.mkdtemp(prefix="attempt-", dir=folder.parents[1])) / "log"
+        if command is train.main:
+            arguments = [*arguments, "--run-dir", str(folder), *more]
+        self.process = FORKS.Process(
+            target=child.run, args=(command, arguments, folder, self.log, moment, prepare)
+        )
+        self.started = time.monotonic()
+        self.process.start()
+
+    def wait(self, seconds=LONGEST):
+        """Returns the status, negative for a signal; it must end in time."""
+        self.process.join(seconds)
+        if self.process.is_alive():
+            self.process.kill()
+            raise AssertionError(f"no end after {seconds} s; its output:\n{self.output}")
+        self.seconds = time.monotonic() - self.started
+        return self.process.exitcode
+
+    def kill_after(self, seconds):
+        """Kills it unless it has ended by then; returns the status."""
+        self.process.join(seconds)
+        self.process.kill()
+        return self.wait()
+
+    def wait_until_stopped(self):
+        """Returns when the process has stopped itself."""
+        deadline = time.monotonic() + LONGEST
+        while self.process.is_alive() and time.monotonic() < deadline:
+            stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+            if stat.rpartition(")")[2].split()[0] == "T":
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"it did not stop: {self.output}{self.errors}")
+
+    @property
+    def output(self):
+        """What it printed on standard output."""
+        return Path(f"{self.log}.out").read_text()
+
+    @property
+    def errors(self):
+        """What it printed on standard error."""
+        return Path(f"{self.log}.err").read_text()
+
+    @property
+    def events(self):
+        """The lines of its log."""
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    @property
+    def steps(self):
+        """The numbers of the steps that it trained, from 1."""
+        return [int(line.split()[1]) for line in self.events if line.startswith("training.step")]
+
+    def error_line(self):
+        """Returns the one line that a refusal prints, and asserts that there is no traceback."""
+        assert "Traceback" not in self.errors, self.errors
+        lines = [line for line in self.errors.splitlines() if line.startswith("error:")]
+        assert len(lines) == 1, self.errors
+        return lines[0]
+
+
+def assert_whole(folder):
+    """Asserts that whatever stands in a run folder under its final name is whole."""
+    if not folder.exists():
+        return
+    names = {path.name for path in folder.iterdir()}
+    assert names <= NAMES | {name for name in names if ".writing" in name}
+    for name in names & set(CHECKPOINTS):
+        with zipfile.ZipFile(folder / name) as archive:
+            assert archive.testzip() is None
+        keras.saving.load_model(folder / name)
+    for name in names & {"config.json", "result.json"}:
+        json.loads((folder / name).read_text())
+    for row in runs.read_history(folder / "history.csv"):
+        assert tuple(row) == runs.HISTORY_COLUMNS
+    if "curves.png" in names:
+        Image.open(folder / "curves.png").load()
+    for version in (folder / "saved_model").glob("[0-9]*"):
+        classes = logits(version).shape[1]
+        assert (version / "assets" / "labels.txt").read_text().count("\n") == classes
+        assert (version / "assets.extra" / "tf_serving_warmup_requests").stat().st_size
+
+
+def assert_equal_runs(folder, reference):
+    """Asserts that a finished run is the uninterrupted one to the bit, but for the times."""
+    assert_whole(folder)
+    for part in ("", "saved_model"):
+        names = {path.name for path in (folder / part).iterdir()}
+        assert names == {path.name for path in (reference / part).iterdir()}
+    assert history(folder) == history(reference)
+    for name in ("best.keras", "last.keras"):
+        for ours, theirs in zip(variables(folder / name), variables(reference / name), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    version = Path("saved_model") / "1"
+    np.testing.assert_array_equal(logits(folder / version), logits(reference / version))
+    assert result(folder) == result(reference)
+
+
+def history(folder):
+    """Returns the rows of a run's history without their times."""
+    rows = runs.read_history(folder / "history.csv")
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def result(folder):
+    """Returns a run's result without its time."""
+    return {**runs.read_json(folder / "result.json"), "minutes": None}
+
+
+def variables(path):
+    """Returns all that a checkpoint holds, the optimizer's velocities and step included."""
+    model = keras.saving.load_model(path)
+    return [np.asarray(variable) for variable in (*model.variables, *model.optimizer.variables)]
+
+
+def logits(version):
+    """Returns a SavedModel's logits of 16 random images."""
+    images = np.random.default_rng(0).uniform(0, 255, (16, 32, 32, 3)).astype(np.float32)
+    served = tf.saved_model.load(str(version))
+    return np.asarray(served.signatures["serving_default"](image=tf.constant(images))["logits"])

@@ -1,0 +1,129 @@
+"""A command in a process of its own, which is stopped or killed at a moment that a test chose.
+
+The process is a fork of a server that has imported everything and run nothing: it begins in
+milliseconds. What it does to its folder it logs, a line an event, and at one of them it ends.
+"""
+
+import dataclasses
+import os
+import signal
+import sys
+import threading
+import zipfile
+
+import matplotlib.backends.backend_agg  # noqa: F401 - what a training imports, some of it late
+import tensorflow_datasets  # noqa: F401
+import tensorflow_serving.apis.prediction_log_pb2  # noqa: F401
+
+import training.fit  # noqa: F401
+from training import checkpoints, cli
+
+# Python's audit event -> which of its arguments are the path and the descriptor of its folder.
+EVENTS = {
+    "open": (0, None),
+    "os.mkdir": (0, 2),
+    "os.remove": (0, 1),
+    "os.rename": (1, 3),
+    "shutil.copyfile": (1, None),
+    "shutil.rmtree": (0, None),
+    "zip.member": (0, None),
+    "training.step": (0, None),
+}
+WRITING = os.O_WRONLY | os.O_RDWR
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """When a process sends itself a signal: once its log has these lines, in this order.
+
+    Of each only the start is given; other lines may stand between. What the last one says is not
+    done yet, unless there is a delay, in seconds.
+    """
+
+    lines: tuple
+    delay: float = 0.0
+    signal: int = signal.SIGKILL
+
+
+def run(command, arguments, folder, log, moment, prepare):
+    """Runs a command line of the project; its status is the process's.
+
+    Args:
+        command: Function of a list of arguments.
+        arguments: That list.
+        folder: Path; what is done outside of it is no event.
+        log: Path of the log; the output goes to the same path with `.out` and `.err`.
+        moment: `Moment` at which the process sends itself a signal, or `None`.
+        prepare: Functions that are called before, without arguments.
+    """
+    for descriptor, suffix in ((1, ".out"), (2, ".err")):
+        os.dup2(os.open(f"{log}{suffix}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    assert len(os.listdir(f"/proc/{os.getppid()}/task")) == 1, "a fork has only one of its threads"
+    for change in prepare:
+        change()
+    _announce_steps_and_members()
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    sys.addaudithook(_hook(str(folder), descriptor, moment))
+    cli.run(lambda: command(arguments))
+
+
+def _announce_steps_and_members():
+    """Makes events of a training's steps and of each file in an archive."""
+    on_train_batch_end = checkpoints.Checkpoint.on_train_batch_end
+    open_member = zipfile.ZipFile.open
+
+    def announce_step(self, batch, logs=None):
+        sys.audit("training.step", str(int(self.model.optimizer.iterations)))
+        on_train_batch_end(self, batch, logs)
+
+    def announce_member(self, name, mode="r", *args, **kwargs):
+        if mode == "w":
+            sys.audit("zip.member", self.filename)
+        return open_member(self, name, mode, *args, **kwargs)
+
+    checkpoints.Checkpoint.on_train_batch_end = announce_step
+    zipfile.ZipFile.open = announce_member
+
+
+def _hook(folder, log, moment):
+    """Returns the audit hook, which writes the log and waits for the moment."""
+    awaited = list(moment.lines) if moment else []
+
+    def hook(event, arguments):
+        line = _line(event, arguments, folder)
+        if line is None:
+            return
+        os.write(log, f"{line}\n".encode())
+        if awaited and line.startswith(awaited[0]):
+            awaited.pop(0)
+            if not awaited:
+                _send(moment)
+
+    return hook
+
+
+def _line(event, arguments, folder):
+    """Returns `<event> <path in the folder>`, or `None` for what is no event here."""
+    if event not in EVENTS:
+        return None
+    if event == "training.step":
+        return f"{event} {arguments[0]}"
+    if event == "open" and (isinstance(arguments[0], int) or not arguments[2] & WRITING):
+        return None
+    path, parent = EVENTS[event]
+    path = os.fspath(arguments[path])
+    if parent is not None and arguments[parent] >= 0:
+        path = os.path.join(os.readlink(f"/proc/self/fd/{arguments[parent]}"), path)
+    if not path.startswith(f"{folder}{os.sep}"):
+        return None
+    return f"{event} {os.path.relpath(path, folder)}"
+
+
+def _send(moment):
+    def send():
+        os.kill(os.getpid(), moment.signal)
+
+    if moment.delay:
+        threading.Timer(moment.delay, send).start()
+    else:
+        send()

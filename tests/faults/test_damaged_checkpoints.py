@@ -1,0 +1,109 @@
+"""A checkpoint that was damaged on the disk: the one before it, a warning, and the same end."""
+
+import os
+import random
+import shutil
+
+import keras
+import pytest
+from attempts import STEPS, Attempt, assert_equal_runs
+from child import Moment
+
+from training import checkpoints
+from training.cli import InputError
+
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A run killed in its third epoch, whose last checkpoint is of step 10, the one before of 8."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    moment = Moment((f"training.step {2 * STEPS + 3}",))
+    assert Attempt(folder, "--checkpoint-every", "2", moment=moment).wait() == -9
+    return folder
+
+
+@pytest.fixture
+def run(killed, tmp_path):
+    return shutil.copytree(killed, tmp_path / "run")
+
+
+def resume(run):
+    attempt = Attempt(run, "--checkpoint-every", "2", "--resume")
+    assert attempt.wait() == 0, attempt.errors
+    return attempt
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, empty])
+def test_the_newest(run, uninterrupted, damage):
+    damage(run / "last.keras")
+    attempt = resume(run)
+    assert f"warning: {run / 'last.keras'} is damaged" in attempt.output
+    assert f"warning: Going on from {run / 'previous.keras'}" in attempt.output
+    assert attempt.steps[0] == 2 * STEPS + 1
+    assert_equal_runs(run, uninterrupted.folder)
+
+
+def test_the_two_newest(run, uninterrupted):
+    flip(run / "last.keras")
+    truncate(run / "previous.keras")
+    attempt = resume(run)
+    assert f"warning: Going on from {run / 'best.keras'}" in attempt.output
+    assert attempt.steps[0] == 2 * STEPS + 1
+    assert_equal_runs(run, uninterrupted.folder)
+
+
+def test_all(run, uninterrupted):
+    for path in run.glob("*.keras"):
+        flip(path)
+    attempt = resume(run)
+    assert "warning: No checkpoint is whole: the training begins anew." in attempt.output
+    assert attempt.steps[0] == 1
+    assert_equal_runs(run, uninterrupted.folder)
+
+
+def test_one_byte_anywhere(run, seed, monkeypatch):
+    """What the checksums do not cover, dates for instance, may be wrong; nothing else raises."""
+    rng = random.Random(seed)
+    content = (run / "last.keras").read_bytes()
+    directory = content.rindex(b"PK\x01\x02metadata.json"[:4], 0, len(content) - 200)
+    places = [rng.randrange(len(content)) for _ in range(300)]
+    places += range(directory, len(content))
+    monkeypatch.setattr(keras.saving, "load_model", lambda path: path)
+    found = []
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= rng.randrange(1, 256)
+        (run / "last.keras").write_bytes(damaged)
+        checkpoints.newest_position(run)
+        path, position, _ = checkpoints.load_newest(run)
+        whole = path.name == "last.keras"
+        found.append(whole)
+        assert (position.epochs, position.steps) == ((2, 2) if whole else (2, 0)), place
+    assert 0 < sum(found) < len(found) / 2
+
+
+def test_undamaged_ones_that_cannot_be_loaded_are_not_overwritten(run, monkeypatch):
+    """As after a change of versions."""
+
+    def refuse(path):
+        raise TypeError("Could not locate class 'NAM'")
+
+    monkeypatch.setattr(keras.saving, "load_model", refuse)
+    with pytest.raises(InputError, match=r"checksums are right.*Could not locate.*other versions"):
+        checkpoints.load_newest(run)
