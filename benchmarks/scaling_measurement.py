@@ -1,0 +1,132 @@
+"""The turns of the trainings that `scaling.py` compares, and the numbers that follow from them."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from rich.progress import Progress
+
+from benchmarks.scaling_processes import Training, ask, two_cores
+from export import timing
+
+WARM_UP = 2  # turns, in which all is compiled
+
+
+def measure(args, console):
+    """Returns what was measured: the turns, and what a step of two processes exchanges.
+
+    Each turn is a dictionary of seconds: of a step (`alone` and `apart` on each core, `weak`,
+    `strong`), of one all-reduce of the gradients, of all those of a step, and of a batch of images.
+    """
+    cores = two_cores()
+    with contextlib.ExitStack() as stack:
+        # Nothing is drawn while a training has its turn.
+        progress = stack.enter_context(
+            Progress(console=console, auto_refresh=False, transient=True)
+        )
+        bar = progress.add_task("starting", total=3 * WARM_UP)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+
+        def start(*settings):
+            """Starts trainings beside each other, and has their first turns."""
+            trainings = [
+                stack.enter_context(
+                    Training(name, its_cores, [args.arch, str(batch), str(args.steps)], folder)
+                )
+                for name, its_cores, batch in settings
+            ]
+            for _ in range(WARM_UP):
+                ask(*trainings, do="train")
+                progress.update(bar, advance=1, refresh=True)
+            return trainings
+
+        both = start(*((f"alone-{core}", [core], args.batch_size) for core in cores))
+        (weak,) = start(("weak", cores, 2 * args.batch_size))
+        (strong,) = start(("strong", cores, args.batch_size))
+        (traffic,) = ask(weak, do="traffic")
+        progress.update(bar, description="measuring", total=args.rounds, completed=0)
+        turns = []
+        for _ in range(args.rounds):
+            turns.append(_turn(both, weak, strong, traffic))
+            progress.update(bar, advance=1, refresh=True)
+    return {"cores": cores, "turns": turns, "traffic": traffic}
+
+
+def _turn(both, weak, strong, traffic):
+    gradients = [[4 * traffic["parameters"]]]
+    return {
+        "alone": [ask(training, do="train")[0] for training in both],
+        "apart": ask(*both, do="train"),
+        "weak": ask(weak, do="train")[0],
+        "strong": ask(strong, do="train")[0],
+        "gradients": ask(weak, do="all_reduce", sizes=gradients)[0],
+        "all_reduces": ask(weak, do="all_reduce", sizes=traffic["all_reduces"])[0],
+        "stream": ask(both[0], do="stream")[0],
+    }
+
+
+def results(turns, batch_size):
+    """Returns images a second of each contender, and its efficiency: by twice one process's."""
+    seconds = {name: np.array([turn[name] for turn in turns]) for name in turns[0]}
+    one = (batch_size / seconds["alone"]).mean(1)
+    speeds = {
+        "one": one,
+        "apart": (batch_size / seconds["apart"]).sum(1),
+        "weak": 2 * batch_size / seconds["weak"],
+        "strong": batch_size / seconds["strong"],
+    }
+    return [
+        {
+            "contender": name,
+            "images_per_second": timing.percentiles(speed),
+            "efficiency": timing.percentiles(speed / ((1 + (name != "one")) * one)),
+        }
+        for name, speed in speeds.items()
+    ]
+
+
+def step_parts(turns, batch_size):
+    """Returns the parts of a step of two processes with a batch each, in milliseconds.
+
+    What is measured alone: the step of one process, what sharing the memory adds to it, and the
+    step's all-reduces. The rest is left over.
+    """
+    seconds = {name: np.array([turn[name] for turn in turns]) for name in turns[0]}
+    alone, apart = (1 / (1 / seconds[name]).mean(1) for name in ("alone", "apart"))
+    parts = {
+        "one process alone": alone,
+        "two share the memory": apart - alone,
+        "the all-reduces, alone": seconds["all_reduces"],
+    }
+    parts["the rest: waiting for each other"] = seconds["weak"] - sum(parts.values())
+    return [
+        {
+            "part": name,
+            **_interval(1e3 * part),
+            "share": round(float(np.median(part / seconds["weak"])), 4),
+        }
+        for name, part in {**parts, "the step": seconds["weak"]}.items()
+    ]
+
+
+def gradients(turns):
+    """Returns the milliseconds of one all-reduce of all gradients, and its share of a step."""
+    seconds = np.array([turn["gradients"] for turn in turns])
+    weak = np.array([turn["weak"] for turn in turns])
+    return {**_interval(1e3 * seconds), "share": round(float(np.median(seconds / weak)), 4)}
+
+
+def stream(turns, batch_size):
+    """Returns images a second of the input pipeline on one core, and its share of a step."""
+    batch = np.array([turn["stream"] for turn in turns])
+    alone = np.array([turn["alone"][0] for turn in turns])
+    return {
+        "images_per_second": timing.percentiles(batch_size / batch),
+        "share": round(float(np.median(batch / alone)), 4),
+    }
+
+
+def _interval(values):
+    p10, median, p90 = (round(float(value), 3) for value in np.percentile(values, (10, 50, 90)))
+    return {"median": median, "p10": p10, "p90": p90}
