@@ -52,13 +52,15 @@ def add_how(parser, timed, rounds, least):
 
 
 def add_output(parser, files):
-    """Adds `--output`, the folder of the files."""
-    parser.add_argument_group("output").add_argument(
+    """Adds `--output`, the folder of the files; returns the group."""
+    group = parser.add_argument_group("output")
+    group.add_argument(
         "--output",
         metavar="DIR",
         default="benchmarks/results",
         help=f"folder of {files} (default: %(default)s)",
     )
+    return group
 
 
 def check(args, **least):

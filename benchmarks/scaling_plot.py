@@ -29,8 +29,9 @@ def draw(report, path):
         counts = COUNTS[assumed["strong_batch"] >= COUNTS]
         strong = _curve(model.strong, training, assumed["strong_batch"], network, counts)
         _band(right, counts, counts[:, None] * strong, style)
-    _measured(left, report, "weak", 100, "measured, two processes")
-    _measured(right, report, "strong", 2)
+    _measured(left, report, "weak", 100, "ko", "measured, two processes")
+    _measured(left, report, "quiet", 100, "kD", "measured, gloo's thread quiet")
+    _measured(right, report, "strong", 2, "ko")
     left.axhline(100 * model.EFFICIENT, color="0.6", lw=1)
     right.plot(COUNTS, COUNTS, color="0.6", lw=1, label="N times as fast")
     limits = [
@@ -94,9 +95,9 @@ def _band(axes, counts, bounds, style, label=None):
     axes.plot(counts, high, **style, lw=0.7)
 
 
-def _measured(axes, report, contender, scale, label=None):
+def _measured(axes, report, contender, scale, marker, label=None):
     """Draws the efficiency of two processes, from its 10th to its 90th percentile."""
     (part,) = (row["efficiency"] for row in report["results"] if row["contender"] == contender)
     middle, low, high = (scale * part[key] for key in ("median", "p10", "p90"))
     error = [[max(0, middle - low)], [max(0, high - middle)]]
-    axes.errorbar(2, middle, error, fmt="ko", ms=5, capsize=3, label=label, zorder=3)
+    axes.errorbar(2, middle, error, fmt=marker, ms=5, capsize=3, label=label, zorder=3)

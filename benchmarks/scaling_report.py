@@ -84,7 +84,7 @@ def computed(measured, args):
     return {
         "rounds": len(turns),
         "results": results,
-        "step": measurement.step_parts(turns, batch_size),
+        "step": {name: measurement.step_parts(turns, name) for name in ("weak", "quiet")},
         "gradients": measurement.gradients(turns),
         "stream": measurement.stream(turns, batch_size),
         "assumed": {

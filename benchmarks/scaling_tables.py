@@ -11,6 +11,7 @@ NAMES = {
     "one": "one process, one core",
     "apart": "two processes apart, at the same time",
     "weak": "two together, the same batch for each (weak)",
+    "quiet": "weak, gloo's thread only where no other runs",
     "strong": "two together, the same batch in all (strong)",
 }
 
@@ -116,10 +117,14 @@ def _speeds(report):
 
 
 def _step(report):
-    made = table("part", "ms", "p10", "p90", "share")
-    for row in report["step"]:
-        cells = (f"{row[key]:,.1f}" for key in ("median", "p10", "p90"))
-        made.add_row(row["part"], *cells, f"{row['share']:.1%}")
+    columns = ("ms", "p10", "p90", "share")
+    made = table("part", *columns, *(f"gloo quiet: {name}" for name in columns))
+    for pair in zip(*report["step"].values(), strict=True):
+        cells = []
+        for row in pair:
+            cells += [f"{row[key]:,.1f}" for key in ("median", "p10", "p90")]
+            cells.append(f"{row['share']:.1%}")
+        made.add_row(pair[0]["part"], *cells)
     return made
 
 

@@ -9,6 +9,7 @@ import pytest
 from attempts import FORKS, Attempt, assert_whole
 
 HERE = Path(__file__).parent
+SEED = pytest.StashKey[int]()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,10 +42,15 @@ def none_is_left():
 @pytest.fixture(scope="session")
 def seed(request):
     """The seed of the random moments: FAULTS_SEED, or another each time; it is printed."""
-    seed = int(os.environ.get("FAULTS_SEED", secrets.randbelow(10**6)))
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
-    reporter.write_line(f"\nFAULTS_SEED={seed} repeats the random moments")
-    return seed
+    return request.config.stash.setdefault(
+        SEED, int(os.environ.get("FAULTS_SEED", secrets.randbelow(10**6)))
+    )
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Prints the seed, where there was one."""
+    if SEED in config.stash:
+        terminalreporter.write_line(f"FAULTS_SEED={config.stash[SEED]} repeats the random moments")
 
 
 @pytest.fixture(scope="session")
