@@ -28,7 +28,7 @@ def measure(args, console):
         progress = stack.enter_context(
             Progress(console=console, auto_refresh=False, transient=True)
         )
-        bar = progress.add_task("starting", total=3 * WARM_UP)
+        bar = progress.add_task("starting", total=4 * WARM_UP)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
         def start(*settings):
@@ -46,13 +46,15 @@ def measure(args, console):
 
         both = start(*((f"alone-{core}", [core], args.batch_size) for core in cores))
         (weak,) = start(("weak", cores, 2 * args.batch_size))
+        (quiet,) = start(("quiet", cores, 2 * args.batch_size))
+        ask(quiet, do="quiet")
         (strong,) = start(("strong", cores, args.batch_size))
         (traffic,) = ask(weak, do="traffic")
         traffic["all_reduces"] = all_reduces(traffic.pop("program"))
         progress.update(bar, description="measuring", total=args.rounds, completed=0)
         turns = []
         for _ in range(args.rounds):
-            turns.append(_turn(both, weak, strong, traffic))
+            turns.append(_turn(both, weak, quiet, strong, traffic))
             progress.update(bar, advance=1, refresh=True)
     return {"cores": cores, "turns": turns, "traffic": traffic}
 
@@ -69,21 +71,20 @@ def _bytes(kind, bits, shape):
     return int(bits) // 8 * math.prod(int(size) for size in shape.split(",") if size)
 
 
-def _turn(both, weak, strong, traffic):
-    def exchange(sizes):
-        return ask(weak, do="all_reduce", sizes=sizes)[0]
-
+def _turn(both, weak, quiet, strong, traffic):
+    gradients = [[4 * traffic["parameters"]]]
     turn = {
         "alone": [ask(training, do="train")[0] for training in both],
         "apart": ask(*both, do="train"),
         "strong": ask(strong, do="train")[0],
         "stream": ask(both[0], do="stream")[0],
+        "gradients": ask(weak, do="all_reduce", sizes=gradients)[0],
     }
-    for name, quiet in (("quiet", True), ("weak", False)):
-        ask(weak, do="quiet", on=quiet)
-        turn[name] = ask(weak, do="train")[0]
-        turn[f"{name} all-reduces"] = exchange(traffic["all_reduces"])
-    return {**turn, "gradients": exchange([[4 * traffic["parameters"]]])}
+    for name, training in (("weak", weak), ("quiet", quiet)):
+        turn[name] = ask(training, do="train")[0]
+        exchanged = ask(training, do="all_reduce", sizes=traffic["all_reduces"])
+        turn[f"{name} all-reduces"] = exchanged[0]
+    return turn
 
 
 def _seconds(turns):

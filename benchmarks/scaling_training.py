@@ -112,13 +112,12 @@ def _exchange(sizes):
     return exchange, parts
 
 
-def set_quiet(on):
-    """Lets the thread that gloo's messages come through run only where no other would, or as usual.
+def quiet():
+    """Lets the thread that gloo's messages come through run only where no other would.
 
     It polls without a pause while another thread has its lock. Where that one waits for the same
     core, it waits until the scheduler's next tick.
     """
-    policy = os.SCHED_IDLE if on else os.SCHED_OTHER
     tasks = Path("/proc/self/task")
     own = (tasks / str(os.getpid()) / "comm").read_text()
     found = [
@@ -129,7 +128,7 @@ def set_quiet(on):
     if not found:
         raise cli.FailedError("gloo's thread is not found among those of this process")
     for thread in found:
-        os.sched_setscheduler(thread, policy, os.sched_param(0))
+        os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
     return len(found)
 
 
@@ -171,7 +170,7 @@ def main():
     batches = loop.training_batches(job, dataset, epoch, 0, 0, placement.shard)
     ask = {
         "all_reduce": all_reduce_seconds,
-        "quiet": set_quiet,
+        "quiet": quiet,
         "traffic": lambda: traffic(model),
         "stream": lambda: stream_seconds(batches),
     }
