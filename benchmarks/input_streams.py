@@ -69,7 +69,7 @@ def open_streams(split, recipe_name, recipe):
     streams = {name: stream(names, augment.compose(names)) for name, names in ours.items()}
     stock = stock_layers(recipe.augment)
 
-    def apply_stock(images, seed):  # the layers have generators of their own, and take no seed
+    def apply_stock(images, seed, rows):  # the layers have generators of their own
         for layer in stock:
             images = layer(images, training=True)
         return images
