@@ -1,7 +1,9 @@
-"""What is done to a training before it begins: another network, clock, limit or weight."""
+"""What is done to a training before it begins: another network, clock, limit or weight, a meter."""
 
+import os
 import resource
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -49,6 +51,19 @@ def nan_in_the_weights(step):
             model.weights[0].assign(np.full(model.weights[0].shape, np.nan))
 
     _after_each_step(spoil)
+
+
+def metered(path):
+    """Writes a line after each step: its number, the memory in bytes, open files, and threads."""
+    own = Path("/proc/self")
+
+    def measure(_, step):
+        memory = int((own / "statm").read_text().split()[1]) * resource.getpagesize()
+        files, threads = (len(os.listdir(own / name)) for name in ("fd", "task"))
+        with open(path, "a") as file:
+            print(step, memory, files, threads, file=file)
+
+    _after_each_step(measure)
 
 
 def _after_each_step(act):

@@ -1,0 +1,40 @@
+"""A training of many epochs: what it holds, and what it writes an epoch, does not grow."""
+
+import functools
+
+import numpy as np
+import pytest
+from attempts import NAMES, Attempt, assert_whole
+from breakages import metered, stand_in
+
+from training import runs
+
+# Minutes, so it is of `make test-all`, not of `make test-faults`.
+pytestmark = pytest.mark.slow
+EPOCHS = 500
+SETTLED = 100  # epochs, until the memory is that of a training
+# Bytes an epoch. Two thirds are Keras' (3.15): each save makes an optimizer anew, whose variables
+# TensorFlow keeps. Of 500 epochs it is a tenth of what the process holds.
+GROWTH = 160_000
+EVENTS = 5_000  # bytes an epoch of TensorBoard's
+
+
+def test_nothing_grows(tmp_path):
+    folder, lines = tmp_path / "run", tmp_path / "meter"
+    meter = functools.partial(metered, lines)
+    more = ["--epochs", str(EPOCHS), "--steps-per-epoch", "1"]
+    attempt = Attempt(folder, *more, prepare=(stand_in, meter))
+    assert attempt.wait(seconds=1800) == 0, attempt.errors
+    steps, memory, files, threads = np.loadtxt(lines, dtype=np.int64).T
+    np.testing.assert_array_equal(steps, np.arange(1, EPOCHS + 1))
+
+    growth, _ = np.polyfit(steps[SETTLED:], memory[SETTLED:], 1)
+    assert growth < GROWTH
+    assert len(set(files[SETTLED:])) == len(set(threads[SETTLED:])) == 1
+
+    assert_whole(folder)
+    assert {path.name for path in folder.iterdir()} == NAMES
+    assert len(runs.read_history(folder / "history.csv")) == EPOCHS
+    events = list((folder / "tensorboard").rglob("*tfevents*"))
+    assert len(events) == 3
+    assert sum(path.stat().st_size for path in events) < EVENTS * EPOCHS
