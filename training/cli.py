@@ -8,9 +8,6 @@ import sys
 
 # TensorFlow logs what it does not find; its own errors arrive as exceptions.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# On an x86 CPU without AVX-512 VNNI TensorFlow leaves oneDNN off; a step of r18w16_nam was 1.75
-# times as fast with it on one with AVX2.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 # A disk's refusals, which TensorFlow and HDF5 raise as errors of their own.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)

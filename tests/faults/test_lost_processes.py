@@ -28,7 +28,7 @@ def launch():
         process = subprocess.Popen(
             [sys.executable, "training/launch.py", *map(str, options), "--", *map(str, train)],
             cwd=ROOT,
-            env={**os.environ, "KERAS_NAM_JOIN_TIMEOUT": "20"},
+            env={**os.environ, "KERAS_NAM_JOIN_TIMEOUT": "40"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
