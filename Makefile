@@ -12,7 +12,7 @@ test: .venv/installed
 test-all: .venv/installed
 	$(BIN)/python -m pytest -q -m "not faults"
 
-# A quarter of an hour: what kill -9, a full disk and the like leave of trainings and exports.
+# Up to half an hour: what kill -9, a full disk and the like leave of trainings and exports.
 test-faults: .venv/installed
 	$(BIN)/python -m pytest -q -m faults tests/faults
 
