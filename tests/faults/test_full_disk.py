@@ -43,6 +43,19 @@ def checkpoints(folder):
     return {name: (folder / name).read_bytes() for name in CHECKPOINTS if (folder / name).exists()}
 
 
+def checkpoints_of_a_killed_run(folder):
+    killed = Attempt(folder, *EVERY, moment=Moment(("training.step 3",)))
+    assert killed.wait() == -signal.SIGKILL
+    return checkpoints(folder)
+
+
+def assert_resumes(folder, uninterrupted):
+    """Goes on with a run, to the end that it would have had."""
+    resumed = Attempt(folder, *EVERY, "--resume")
+    assert resumed.wait() == 0, resumed.errors
+    assert_equal_runs(folder, uninterrupted.folder)
+
+
 @pytest.mark.parametrize(
     "lines",
     [
@@ -71,33 +84,25 @@ def test_full_from_a_moment_on(disk, uninterrupted, lines):
     assert not list(folder.rglob("*writing*"))
 
     filler.unlink()
-    resumed = Attempt(folder, *EVERY, "--resume")
-    assert resumed.wait() == 0, resumed.errors
-    assert_equal_runs(folder, uninterrupted.folder)
+    assert_resumes(folder, uninterrupted)
 
 
 def test_files_that_may_not_be_so_large(uninterrupted, tmp_path):
     """A limit (ulimit -f) stands in for the disk where none may be mounted."""
     folder = tmp_path / "run"
-    killed = Attempt(folder, *EVERY, moment=Moment(("training.step 3",)))
-    assert killed.wait() == -signal.SIGKILL
-    before = checkpoints(folder)
+    before = checkpoints_of_a_killed_run(folder)
     limit = functools.partial(limit_file_size, 20_000)
     attempt = Attempt(folder, *EVERY, "--resume", prepare=(stand_in, limit))
     assert attempt.wait() == 2
     assert "File too large" in attempt.error_line()
     assert checkpoints(folder) == before
     assert_whole(folder)
-    resumed = Attempt(folder, *EVERY, "--resume")
-    assert resumed.wait() == 0, resumed.errors
-    assert_equal_runs(folder, uninterrupted.folder)
+    assert_resumes(folder, uninterrupted)
 
 
 def test_read_only(disk, uninterrupted):
     folder = disk / "run"
-    killed = Attempt(folder, *EVERY, moment=Moment(("training.step 3",)))
-    assert killed.wait() == -signal.SIGKILL
-    before = checkpoints(folder)
+    before = checkpoints_of_a_killed_run(folder)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     for place in (folder, disk / "another"):
         attempt = Attempt(place, *EVERY, "--resume")
@@ -105,6 +110,4 @@ def test_read_only(disk, uninterrupted):
         assert "Read-only file system" in attempt.error_line()
     assert checkpoints(folder) == before
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
-    resumed = Attempt(folder, *EVERY, "--resume")
-    assert resumed.wait() == 0, resumed.errors
-    assert_equal_runs(folder, uninterrupted.folder)
+    assert_resumes(folder, uninterrupted)

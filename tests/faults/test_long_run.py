@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 EPOCHS = 500
 SETTLED = 100  # epochs, until the memory is that of a training
 # Bytes an epoch. Two thirds are Keras' (3.15): each save makes an optimizer anew, whose variables
-# TensorFlow keeps. Of 500 epochs it is a tenth of what the process holds.
+# TensorFlow keeps. Of 500 epochs it is a twelfth of what the process holds.
 GROWTH = 160_000
 EVENTS = 5_000  # bytes an epoch of TensorBoard's
 

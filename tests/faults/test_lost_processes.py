@@ -9,13 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-
-from training import runs
+from attempts import history
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ["--arch", "r18w4_nam", "--recipe", "fast", "--dataset", "synthetic"]
 TRAIN += ["--batch-size", "64", "--epochs", "3", "--steps-per-epoch", "10"]
-TIMES = ("seconds", "images_per_second")
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 
@@ -72,11 +70,6 @@ def read_until(process, text):
         if text in line:
             return
     pytest.fail(f"it ended before {text!r}: {process.stderr.read()[-2000:]}")
-
-
-def history(folder):
-    rows = runs.read_history(folder / "history.csv")
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
 
 @pytest.fixture(scope="module")

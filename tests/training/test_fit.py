@@ -12,8 +12,7 @@ import tensorflow as tf
 from golden_modules import relative_error
 from small_run import ARGUMENTS
 
-import keras_nam
-from training import callbacks, checkpoints, data, devices, network, recipes, runs, train
+from training import callbacks, checkpoints, data, devices, recipes, runs, train
 from training.cli import FailedError, InputError, Terminated
 
 TIMES = ("seconds", "images_per_second")
@@ -240,15 +239,3 @@ def test_bad_input_leaves_nothing(tmp_path, more, message):
     with pytest.raises(InputError, match=message):
         run(tmp_path / "run", *more)
     assert not (tmp_path / "run").exists()
-
-
-def test_float32_copy_of_a_mixed_model_computes_in_float32():
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
-        model = keras_nam.create_model("r18w8_nam_full")
-    finally:
-        keras.config.set_dtype_policy("float32")
-    copy = network.with_dtype(model, "float32")
-    assert {layer.compute_dtype for layer in copy._flatten_layers()} == {"float32"}
-    for ours, theirs in zip(copy.get_weights(), model.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
