@@ -14,6 +14,12 @@ def parser():
     parser.add_argument(
         "--split", default="test", help="test or validation, the run's own (default: %(default)s)"
     )
+    parser.add_argument(
+        "--flip",
+        action="store_true",
+        help="each image's logits are averaged with its mirror image's: twice the work, and no "
+        "figure to compare with one without it",
+    )
     parser.add_argument("--data-dir", help="as for train.py")
     parser.add_argument(
         "--recipe", default="paddle", help="whose mean and std a .keras file takes without a run"
@@ -32,7 +38,7 @@ def main(argv=None):
 
     from training.report import report
 
-    report(args.run, args.split, args.data_dir, args.recipe, args.dataset)
+    report(args.run, args.split, args.flip, args.data_dir, args.recipe, args.dataset)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ import numpy as np
 import tensorflow as tf
 
 
-def evaluate(model, stream):
+def evaluate(model, stream, flip=False):
     """Evaluates a model on labelled images, in their order.
 
     Args:
         model: A `keras.Model` from normalized images to logits.
         stream: A finite `tf.data.Dataset` of (normalized images, integer labels).
+        flip: Whether the logits are the mean of an image's and of its mirror image's.
 
     Returns:
         Dictionary: `loss` (cross-entropy, nats), `top1`, `top5` (0–1), and the arrays `labels`,
@@ -17,6 +18,9 @@ def evaluate(model, stream):
     """
     labels = np.concatenate([batch.numpy() for _, batch in stream])
     logits = model.predict(stream.map(lambda images, _: images), verbose=0)
+    if flip:
+        mirrored = stream.map(lambda images, _: tf.reverse(images, [2]))
+        logits = (logits + model.predict(mirrored, verbose=0)) / 2
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     return {
         "loss": float(tf.reduce_mean(losses)),

@@ -15,12 +15,13 @@ from training.evaluation import accuracy_by_class, evaluate, surest_mistakes, wo
 SHOWN = 10
 
 
-def report(run, split_name, data_dir, recipe_name, dataset_name):
+def report(run, split_name, flip, data_dir, recipe_name, dataset_name):
     """Evaluates and prints, and draws `mistakes.png` beside the model.
 
     Args:
         run: Path of a run folder or a `.keras` file; the newest finished run if `None`.
         split_name: `"test"` or `"validation"`.
+        flip: Whether logits are averaged with those of the mirrored images.
         data_dir: Where the data set lies, or `None`.
         recipe_name: Whose normalization is used where no run folder says it.
         dataset_name: The data set where no run folder says it.
@@ -46,8 +47,9 @@ def report(run, split_name, data_dir, recipe_name, dataset_name):
         )
     recipe = config["recipe_settings"]
     stream = data.evaluation_stream(split, 256, recipe["mean"], recipe["std"])
-    scores = evaluate(model, stream)
-    _print(scores, file, f"{split_name}, {len(split)} images", dataset)
+    scores = evaluate(model, stream, flip)
+    flipped = ", each with its mirror image" if flip else ""
+    _print(scores, file, f"{split_name}, {len(split)} images{flipped}", dataset)
     picture = file.parent / f"{'' if path.is_dir() else file.stem + '-'}mistakes.png"
     _draw(scores, split, dataset.class_names, picture)
     print(f"mistakes: {picture}")

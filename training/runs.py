@@ -26,6 +26,7 @@ HISTORY_COLUMNS = (
     "images_per_second",
 )
 PACKAGES = ("keras-nam", "keras", "tensorflow", "numpy", "tensorflow-datasets")
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # whose convolutions are fast, and which may be off
 
 
 def write_atomically(path, write):
@@ -101,12 +102,27 @@ def environment(packages=PACKAGES):
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     return {
         "versions": {"python": platform.python_version(), **versions},
-        "machine": machine,
+        "machine": machine(),
         "git_revision": git_revision(),
     }
+
+
+def machine():
+    """Returns the system, its CPU and what was asked of TensorFlow's convolutions on it."""
+    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    fields = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    parts = [system, fields.get("model name")]
+    if fields.get("flags"):
+        parts.append("AVX-512" if "avx512f" in fields["flags"].split() else "no AVX-512")
+    if ONEDNN in os.environ:
+        parts.append(f"{ONEDNN}={os.environ[ONEDNN]}")
+    return ", ".join(part for part in parts if part)
 
 
 def git_revision():

@@ -14,13 +14,24 @@ from attempts import history
 ROOT = Path(__file__).parents[2]
 TRAIN = ["--arch", "r18w4_nam", "--recipe", "fast", "--dataset", "synthetic"]
 TRAIN += ["--batch-size", "32", "--epochs", "3", "--steps-per-epoch", "6"]
-# XLA compiles sooner without the passes that such short trainings do not need.
-SETTINGS = {"KERAS_NAM_JOIN_TIMEOUT": "40", "XLA_FLAGS": "--xla_backend_optimization_level=1"}
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Variables with which the launches compile one step once, and without needless passes."""
+    return {
+        **os.environ,
+        "KERAS_NAM_JOIN_TIMEOUT": "40",
+        "XLA_FLAGS": "--xla_backend_optimization_level=1",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
 @pytest.fixture
-def launch():
+def launch(environment):
     """A function that starts launch.py; what still runs at the end of a test is ended."""
     started = []
 
@@ -28,7 +39,7 @@ def launch():
         process = subprocess.Popen(
             [sys.executable, "training/launch.py", *map(str, options), "--", *map(str, train)],
             cwd=ROOT,
-            env={**os.environ, **SETTINGS, **settings},
+            env={**environment, **settings},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -75,11 +86,10 @@ def read_until(process, text):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, environment):
     """The history of a training without a fault."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     command = ["training/launch.py", "--processes", "2", "--", *TRAIN, "--run-dir", str(folder)]
-    environment = {**os.environ, **SETTINGS}
     subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, check=True, timeout=400)
     return history(folder)
 

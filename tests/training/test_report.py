@@ -65,6 +65,21 @@ def test_evaluate_in_batches():
     assert scores["loss"] == pytest.approx(-log_softmax[np.arange(10), labels].mean(), rel=1e-5)
 
 
+def test_flip_averages_the_logits_of_an_image_and_its_mirror_image():
+    """A model that sees the left half alone must come to know the right one."""
+    images = np.random.default_rng(0).normal(size=(6, 4, 4, 3)).astype("float32")
+
+    class LeftHalf:
+        def predict(self, stream, verbose):
+            return np.concatenate([i[:, :, :2].mean((1, 2)) for i in stream.as_numpy_iterator()])
+
+    stream = tf.data.Dataset.from_tensor_slices((images, [0, 1, 2] * 2)).batch(4)
+    expected = tf.nn.softmax(images.mean((1, 2)))
+    found = scores_of(LeftHalf(), stream, flip=True)["probabilities"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(scores_of(LeftHalf(), stream)["probabilities"] - expected).max() > 0.01
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [("absent.keras", None, "is missing"), ("text.keras", b"not a zip", "cannot|no model")],
@@ -80,4 +95,4 @@ def test_files_that_are_refused(tmp_path, monkeypatch, name, content, message):
 def test_unknown_split(tmp_path):
     (tmp_path / "model.keras").write_bytes(b"")
     with pytest.raises(InputError, match="expected test, or validation"):
-        report.report(tmp_path / "model.keras", "train", None, "fast", "synthetic")
+        report.report(tmp_path / "model.keras", "train", False, None, "fast", "synthetic")

@@ -195,6 +195,14 @@ def test_environment_has_versions_and_the_revision():
     json.dumps(environment)
 
 
+def test_the_machine_is_named_with_what_makes_it_fast(monkeypatch):
+    monkeypatch.setenv(runs.ONEDNN, "1")
+    assert f"{os.cpu_count()} cores" in runs.machine()
+    assert runs.machine().endswith("TF_ENABLE_ONEDNN_OPTS=1")
+    monkeypatch.delenv(runs.ONEDNN)
+    assert runs.ONEDNN not in runs.machine()
+
+
 @pytest.mark.parametrize(
     ("changed", "expected"), [("", "abc"), (" M training/runs.py\n", "abc+changes")]
 )
