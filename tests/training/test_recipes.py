@@ -63,6 +63,13 @@ def test_fast_is_one_cycle_with_nesterov_and_smoothing():
     assert (recipe.schedule, recipe.nesterov, recipe.label_smoothing) == ("one_cycle", True, 0.1)
 
 
+def test_progressive_is_fast_on_small_images_first():
+    recipe = recipes.get("progressive")
+    assert [recipe.image_size(epoch) for epoch in range(12)] == [16] * 4 + [24] * 4 + [32] * 4
+    changed = {"epochs": 20, "image_sizes": (32,)}
+    assert dataclasses.replace(recipe, **changed) == recipes.get("fast")
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_each_setting_can_be_changed_alone(name):
     changed = recipes.get("paddle", **{name: OTHER[name]})
