@@ -12,7 +12,7 @@ import pytest
 from attempts import history
 
 ROOT = Path(__file__).parents[2]
-TRAIN = ["--arch", "r18w4_nam", "--recipe", "fast", "--dataset", "synthetic"]
+TRAIN = ["--arch", "r18w4", "--recipe", "fast", "--dataset", "synthetic"]
 TRAIN += ["--batch-size", "32", "--epochs", "3", "--steps-per-epoch", "6"]
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
@@ -22,7 +22,7 @@ def environment(tmp_path_factory):
     """Variables with which the launches compile one step once, and without needless passes."""
     return {
         **os.environ,
-        "KERAS_NAM_JOIN_TIMEOUT": "40",
+        "KERAS_NAM_JOIN_TIMEOUT": "30",
         "XLA_FLAGS": "--xla_backend_optimization_level=1",
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
