@@ -90,9 +90,10 @@ def test_without_checkpoints_between_an_epoch_is_repeated_at_most(seed, uninterr
 def test_a_network_of_eighteen_layers(seed, tmp_path):
     """The network itself instead of the stand-in, killed once, by the clock."""
     rng = random.Random(seed)
-    reference = Attempt(tmp_path / "uninterrupted", "--epochs", "1", prepare=())
+    more = ["--epochs", "1", "--checkpoint-every", "1"]
+    reference = Attempt(tmp_path / "uninterrupted", *more, prepare=())
     assert reference.wait() == 0, reference.errors
-    lineage = Lineage(tmp_path / "run", "--epochs", "1", "--checkpoint-every", "1", prepare=())
+    lineage = Lineage(tmp_path / "run", *more, prepare=())
     lineage.attempt(seconds=rng.uniform(reference.seconds / 2, reference.seconds))
     assert not lineage.attempt()
     assert lineage.repeated <= 1
