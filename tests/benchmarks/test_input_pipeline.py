@@ -36,9 +36,8 @@ def command(monkeypatch, tmp_path):
 
     def command(*arguments):
         output = tmp_path / "new" / "results"
-        input_pipeline.main(
-            ["--rounds", "10", "--batch-size", "8", "--output", str(output), *arguments]
-        )
+        small = ["--rounds", "10", "--batch-size", "8", "--output", str(output)]
+        input_pipeline.main([*small, *arguments])
         assert [path.name for path in output.iterdir()] == ["input_pipeline.json"]
         return runs.read_json(output / "input_pipeline.json")
 
@@ -239,8 +238,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(command, tmp_path, argumen
 
 def test_the_process_refuses_without_a_traceback():
     process = start("--rounds", "1")
-    expected = (2, "error: --rounds 1: expected 10 or more\n")
-    assert (process.returncode, process.stderr) == expected
+    assert (process.returncode, process.stderr) == (2, "error: --rounds 1: expected 10 or more\n")
 
 
 @pytest.mark.slow
