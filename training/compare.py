@@ -105,7 +105,8 @@ def main(argv=None):
     _check(variants, args)
     console = Console(highlight=False)
     planned = grid.plan(variants, seeds, runs_dir, out)
-    command = shlex.join(["python", "training/compare.py", *arguments])
+    repeated = [argument for argument in arguments if argument != "--no-train"]
+    command = shlex.join(["python", "training/compare.py", *repeated])
 
     def report(show=False):
         _report(planned, variants, baseline, args, command, out, console if show else None)

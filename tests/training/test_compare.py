@@ -129,6 +129,7 @@ def test_tables_without_training(run, tmp_path):
     before = len(calls(tmp_path))
     report = run("--no-train", archs="r18w4,r18w4_se,r18w4_nam", seeds="0,1,2")
     assert len(calls(tmp_path)) == before
+    assert "--no-train" not in report["command"], "the command that is repeated trains"
     assert [row["n"] for row in report["variants"]] == [2, 0, 2]
     assert report["missing"][0] == "r18w4_se-s0"
     assert "Not finished: r18w4_se-s0" in (tmp_path / "out" / "compare.md").read_text()
