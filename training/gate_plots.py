@@ -153,7 +153,7 @@ def _draw_replaced(axes, findings):
         f"{row['top1']:.2%}\n{100 * row['top1_change']:+.2f} ± {100 * half:.2f}"
         for row, half in zip(rows, halves[1:], strict=True)
     ]
-    axes.bar_label(bars, labels, label_type="center", color="white")
+    axes.bar_label(bars, labels, label_type="center", color="white", fontsize=8)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set(title="top-1 with every gate replaced (± 95%, paired)")
 

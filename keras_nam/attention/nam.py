@@ -17,6 +17,9 @@ class NAMChannelAttention(NormalizationGate):
     scale, and weighs more. It has two parameters a channel, those of the normalization. The gate
     is computed in float32 under every dtype policy.
 
+    As `w` is about 1/C, so is the gate about 0.5: within a channel its standard deviation is about
+    `|gamma| / 4C`. What came of that in training is in results/README.md.
+
     Args:
         axis: Integer, the axis of the channels. Defaults to that of `data_format`.
         momentum: Momentum of the moving statistics.
