@@ -105,7 +105,7 @@ That it pays was seen on a part of the training set, never the test set, with 6 
 (results/tuning). Not for nam_spatial and nam_full, whose parameters are bound to positions.
 
 Command: python training/train.py --arch r18w32_nam --recipe progressive
-Cost: 12 epochs; results/README.md has what 10 took on a slow CPU, at twice the rate.
+Cost: 12 epochs; results/README.md has what 10 took on a slow CPU, at a peak rate of 0.8.
 """
 
 RECIPES = {"paddle": PADDLE, "official": OFFICIAL, "fast": FAST, "progressive": PROGRESSIVE}
