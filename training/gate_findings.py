@@ -36,7 +36,6 @@ def layer(name, gate, distribution):
             "quantiles": dict(
                 zip(map(str, QUANTILES), distribution.quantiles(QUANTILES).tolist(), strict=True)
             ),
-            "unit_means": distribution.unit_means.tolist(),
             "histogram": {"counts": counts.tolist(), "edges": edges.tolist()},
         },
         "gamma": spectrum(np.array(gate.gamma), np.array(gate.gate_weights)),
