@@ -11,7 +11,7 @@ from training import cli, evaluate, train
 from training.cifar import ARCHIVES
 
 FOLDER = Path("runs/demo")
-# CIFAR-100: 8 minutes on 2 slow cores (see README.md); synthetic: 2 s an epoch.
+# CIFAR-100: 8 minutes on 2 slow cores (see README.md); synthetic: 2 to 15 s an epoch.
 SETTINGS = {
     "cifar100": ["--recipe", "progressive", "--epochs", "3"],
     "synthetic": ["--recipe", "fast", "--epochs", "12"],
