@@ -73,20 +73,27 @@ def seconds_left(grid, failed, jobs):
 
     `None` before any.
     """
-    histories = {run: runs.read_history(run.folder / "history.csv") for run in grid}
-    seconds = collections.defaultdict(list)
-    for run, rows in histories.items():
-        seconds[run.variant] += [row["seconds"] for row in rows]
-    if not any(seconds.values()):
+    rows = {run: runs.read_history(run.folder / "history.csv") for run in grid}
+    seconds, done = collections.Counter(), collections.Counter()  # of each variant
+    for run in grid:
+        seconds[run.variant] += sum(row["seconds"] for row in rows[run])
+        done[run.variant] += _work(run, range(len(rows[run])))
+    paces = {variant: seconds[variant] / done[variant] for variant in seconds if done[variant]}
+    if not paces:
         return None
-    paces = {variant: statistics.fmean(times) for variant, times in seconds.items() if times}
     unknown = statistics.fmean(paces.values())
     unfinished = [run for run in grid if not run.finished and run not in failed]
     total = sum(
-        (run.variant.recipe.epochs - len(histories[run])) * paces.get(run.variant, unknown)
+        _work(run, range(len(rows[run]), run.variant.recipe.epochs))
+        * paces.get(run.variant, unknown)
         for run in unfinished
     )
     return total / max(1, min(jobs, len(unfinished)))
+
+
+def _work(run, epochs):
+    """Returns the work of some epochs, in pixels: those of small images take less."""
+    return sum(run.variant.recipe.image_size(epoch) ** 2 for epoch in epochs)
 
 
 def _start(run, options, jobs, lock_file):

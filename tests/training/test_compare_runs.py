@@ -161,6 +161,16 @@ def test_time_left(tmp_path):
     assert grid_training.seconds_left(planned, {planned[-1]: "failed"}, 1) == 4 * 2 + 3 * 4
 
 
+def test_time_left_of_growing_images(tmp_path):
+    """Small images take less: 5 s for 16 × 16 pixels are 20 s for the 32 × 32 that are left."""
+    variants = read_variants("r18w4", "fast", {"epochs": 2, "image_sizes": (16, 32)})
+    planned = grid.plan(variants, [0], tmp_path, tmp_path / "out")
+    (tmp_path / "r18w4-s0").mkdir()
+    row = dict.fromkeys(runs.HISTORY_COLUMNS, 1.0) | {"seconds": 5.0, "epoch": 1}
+    runs.write_history(tmp_path / "r18w4-s0" / "history.csv", [row])
+    assert grid_training.seconds_left(planned, {}, 1) == 20
+
+
 @pytest.mark.slow
 def test_real_trainings(tmp_path):
     process = start(
