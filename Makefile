@@ -19,7 +19,7 @@ test-faults: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 
-# A quarter of an hour on two cores, which nothing else should use then.
+# Ten minutes on two cores, which nothing else should use then.
 bench: .venv/installed
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/inference.py
