@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training import checkpoints, gate_values, plots, runs
+from training import checkpoints, gate_values, plots, recipes, runs
 from training.cli import FailedError
 
 
@@ -96,8 +96,8 @@ class TimeEstimate(keras.callbacks.Callback):
         if measured >= self.MEASURED:
             self.said = True
             step = (time.perf_counter() - self.started[1]) / measured
-            # The work grows with the pixels.
-            total = step * self.steps * sum((size / self.sizes[0]) ** 2 for size in self.sizes)
+            epochs = recipes.work(self.sizes) / recipes.work(self.sizes[:1])
+            total = step * self.steps * epochs
             self.say(
                 f"\nThe next epoch takes about {duration(step * self.steps)}, "
                 f"the {len(self.sizes)} that are left {duration(total)} "

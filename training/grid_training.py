@@ -10,7 +10,7 @@ import time
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from training import runs
+from training import recipes, runs
 from training.callbacks import duration
 from training.grid import command
 
@@ -92,8 +92,7 @@ def seconds_left(grid, failed, jobs):
 
 
 def _work(run, epochs):
-    """Returns the work of some epochs, in pixels: those of small images take less."""
-    return sum(run.variant.recipe.image_size(epoch) ** 2 for epoch in epochs)
+    return recipes.work(run.variant.recipe.image_size(epoch) for epoch in epochs)
 
 
 def _start(run, options, jobs, lock_file):
