@@ -8,8 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_nam
-from training import devices, schedules
-from training.optimizers import SGD
+from training import devices, optimizers, schedules
 
 
 def compiled_model(job, dataset, steps, precision):
@@ -20,12 +19,7 @@ def compiled_model(job, dataset, steps, precision):
         model = initial_model(job, len(dataset.class_names))
     finally:
         keras.config.set_dtype_policy("float32")
-    optimizer = SGD(
-        schedules.from_recipe(recipe, steps),
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.nesterov,
-    )
+    optimizer = optimizers.from_recipe(recipe, schedules.from_recipe(recipe, steps))
     if precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     _compile(model, optimizer, recipe, steps)

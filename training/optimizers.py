@@ -1,7 +1,9 @@
-"""Stochastic gradient descent with the semantics of PyTorch and Paddle."""
+"""SGD with the semantics of PyTorch and Paddle, and Muon for the kernels of convolutions."""
 
 import keras
 from keras import ops
+
+TINY = 1e-7  # for the norm of a gradient that is 0
 
 
 @keras.saving.register_keras_serializable(package="keras_nam")
@@ -45,13 +47,108 @@ class SGD(keras.optimizers.Optimizer):
         gradient = ops.cast(gradient, variable.dtype)
         if self.weight_decay and self._use_weight_decay(variable):
             gradient = gradient + self.weight_decay * variable
+        self.assign_sub(variable, learning_rate * self._with_momentum(gradient, variable))
+
+    def _with_momentum(self, gradient, variable):
+        """Adds a gradient to the variable's velocity and returns the step that they make."""
         velocity = self.velocities[self._get_variable_index(variable)]
         self.assign(velocity, self.momentum * velocity + gradient)
-        step = gradient + self.momentum * velocity if self.nesterov else velocity
-        self.assign_sub(variable, learning_rate * step)
+        return gradient + self.momentum * velocity if self.nesterov else velocity
 
     def _apply_weight_decay(self, variables):
         """The decay is in the gradient; Keras' own step, decoupled, does nothing here."""
 
     def get_config(self):
         return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
+
+
+@keras.saving.register_keras_serializable(package="keras_nam")
+class Muon(SGD):
+    """Muon for the kernels of convolutions, `SGD` for all other variables.
+
+    A kernel `W`, [h, w, in, out], is a matrix, [h * w * in, out], and so is its step `u`, that of
+    `SGD` without decay. With `O`, about the nearest matrix of orthonormal columns (or rows) to `u`,
+    and `r = learning_rate * kernel_rate`:
+
+    `W = (1 - r**2 / 2) * W - r * norm(W) * O / norm(O)`.
+
+    So a step turns a kernel by about `r` radians, however large the gradient is, and in all of the
+    gradient's directions alike; the first factor takes back by how much a step at right angles
+    lengthens it. Where a normalization follows, a kernel's direction is all that counts.
+
+    `keras.optimizers.Muon` is for matrices: convolutions, and all other variables, it trains by
+    AdamW.
+
+    Args:
+        learning_rate: A float, or a `keras.optimizers.schedules.LearningRateSchedule`.
+        kernel_rate: Float, the angle of a kernel's step for a learning rate of 1, in radians.
+        **kwargs: Those of `SGD`.
+
+    Reference:
+
+    - [Jordan et al., Muon](https://kellerjordan.github.io/posts/muon/)
+    """
+
+    def __init__(self, learning_rate=0.8, kernel_rate=0.06, **kwargs):
+        kwargs.setdefault("name", "muon")
+        super().__init__(learning_rate, **kwargs)
+        self.kernel_rate = kernel_rate
+
+    def update_step(self, gradient, variable, learning_rate):
+        if len(variable.shape) != 4:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        angle = self.kernel_rate * ops.cast(learning_rate, variable.dtype)
+        step = self._with_momentum(ops.cast(gradient, variable.dtype), variable)
+        matrix = ops.reshape(step, [-1, variable.shape[-1]])
+        direction = ops.reshape(orthogonalized(matrix), variable.shape)
+        scale = angle * _norm(variable) / (_norm(direction) + TINY)
+        turned = (1 - ops.square(angle) / 2) * variable - scale * direction
+        self.assign(variable, turned)
+
+    def get_config(self):
+        return {**super().get_config(), "kernel_rate": self.kernel_rate}
+
+
+def orthogonalized(matrix, iterations=4):
+    """Returns about `U @ V.T` of a matrix `U @ S @ V.T`, by Newton and Schulz's iteration.
+
+    `X = a * X + b * X @ G + c * X @ G @ G` with `G = X.T @ X` takes the singular values, 1 at most
+    at the start, to 0.7–1.2, but for the very small ones. Every iteration is a polynomial of the
+    first `G`, which is square and small: so they are multiplied first, `X` by them last.
+
+    Args:
+        matrix: Tensor, [m, n].
+        iterations: Integer.
+
+    Returns:
+        Tensor, [m, n].
+    """
+    rows, columns = matrix.shape
+    if rows < columns:
+        return ops.transpose(orthogonalized(ops.transpose(matrix), iterations))
+    matrix = matrix / (_norm(matrix) + TINY)
+    gram = ops.matmul(ops.transpose(matrix), matrix)
+    unit = product = ops.eye(columns, dtype=matrix.dtype)
+    for _ in range(iterations):
+        factor = 3.4445 * unit - 4.7750 * gram + 2.0315 * ops.matmul(gram, gram)
+        product = ops.matmul(product, factor)
+        gram = ops.matmul(factor, ops.matmul(gram, factor))
+    return ops.matmul(matrix, product)
+
+
+def _norm(tensor):
+    return ops.norm(ops.reshape(tensor, [-1]))
+
+
+def from_recipe(recipe, learning_rate):
+    """Returns the recipe's optimizer.
+
+    Args:
+        recipe: A `Recipe`.
+        learning_rate: A float, or a `keras.optimizers.schedules.LearningRateSchedule`.
+    """
+    settings = {key: getattr(recipe, key) for key in ("momentum", "weight_decay", "nesterov")}
+    if recipe.optimizer == "muon":
+        return Muon(learning_rate, recipe.kernel_rate, **settings)
+    return SGD(learning_rate, **settings)

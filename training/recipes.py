@@ -30,7 +30,9 @@ class Recipe:
     warmup_fraction: float = _setting(0.25, "share of the steps up to the peak (one_cycle)")
     milestones: tuple[int, ...] = _setting((60, 120, 160), "epochs of the decays (step_decay)")
     decay_factor: float = _setting(0.2, "factor of each decay (step_decay)")
-    momentum: float = _setting(0.9, "of the SGD")
+    optimizer: str = _setting("sgd", "sgd, or muon for the kernels of the convolutions")
+    kernel_rate: float = _setting(0.06, "angle of a kernel's step for a learning rate of 1 (muon)")
+    momentum: float = _setting(0.9, "of the optimizer")
     nesterov: bool = _setting(False, "Nesterov's momentum")
     weight_decay: float = _setting(5e-4, "coupled L2, on every trainable parameter")
     label_smoothing: float = _setting(0.0, "share of the target spread over all classes")
@@ -115,7 +117,7 @@ Cost: 12 epochs; results/README.md has what 10 took on a slow CPU, at a peak rat
 
 RECIPES = {"paddle": PADDLE, "official": OFFICIAL, "fast": FAST, "progressive": PROGRESSIVE}
 
-POSITIVE = ("epochs", "batch_size", "learning_rate", "decay_factor")
+POSITIVE = ("epochs", "batch_size", "learning_rate", "decay_factor", "kernel_rate")
 NOT_NEGATIVE = ("warmup_steps", "momentum", "weight_decay", "gamma_penalty")
 # Those of keras_nam.attention.weighting, whose import would take the --help its second.
 WEIGHTINGS = ("sum", "max", "unnormalized", "uniform", "constant")
@@ -163,6 +165,7 @@ def check(recipe):
             f"sizes of {SMALLEST} or more, and {IMAGE_SIZE}, which the network is for, as the last",
         )
     check_name("weighting", recipe.weighting, WEIGHTINGS)
+    check_name("optimizer", recipe.optimizer, ("sgd", "muon"))
     check_name("schedule", recipe.schedule, ("warmup_cosine", "step_decay", "one_cycle"))
 
 

@@ -17,6 +17,8 @@ OTHER = {
     "warmup_fraction": 0.125,
     "milestones": (1, 2),
     "decay_factor": 0.75,
+    "optimizer": "muon",
+    "kernel_rate": 0.125,
     "momentum": 0.5,
     "nesterov": True,
     "weight_decay": 0.25,
