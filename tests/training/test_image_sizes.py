@@ -29,7 +29,7 @@ FLIP_AND_CROP = ["random_crop:mode=reflect", "random_flip"]
 # Epochs of 16, 16 and 32 pixels, two steps each.
 ARGUMENTS = ["--arch", "r18w4_nam", "--recipe", "fast", "--dataset", "synthetic", "--quiet"]
 ARGUMENTS += ["--batch-size", "64", "--steps-per-epoch", "2", "--epochs", "3", "--no-fold"]
-ARGUMENTS += ["--strategy", "none", "--image-sizes", "16", "32"]
+ARGUMENTS += ["--strategy", "none", "--image-sizes", "16", "32", "--optimizer", "muon"]
 
 
 @pytest.mark.parametrize("sizes", [(32,), (16, 32), (24, 16, 32), (8, 12, 20, 32)])

@@ -72,6 +72,12 @@ def test_progressive_is_fast_on_small_images_first():
     assert dataclasses.replace(recipe, **changed) == recipes.get("fast")
 
 
+def test_sprint_is_four_epochs_of_muon_that_end_at_full_size():
+    recipe = recipes.get("sprint")
+    assert [recipe.image_size(epoch) for epoch in range(recipe.epochs)] == [16, 16, 24, 32]
+    assert (recipe.optimizer, recipe.augment) == ("muon", ("random_flip",))
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_each_setting_can_be_changed_alone(name):
     changed = recipes.get("paddle", **{name: OTHER[name]})
@@ -147,6 +153,11 @@ def test_a_setting_out_of_range_is_refused_by_its_option(name, value, expected):
 )
 def test_the_ends_of_the_ranges_are_allowed(name, value):
     assert getattr(recipes.get("paddle", **{name: value}), name) == value
+
+
+def test_an_unknown_optimizer_is_an_input_error_with_the_nearest():
+    with pytest.raises(InputError, match=r"Unknown optimizer 'moun'; there are sgd, muon.*'muon'"):
+        recipes.get("paddle", optimizer="moun")
 
 
 def test_one_cycle_needs_a_warm_up():
