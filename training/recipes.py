@@ -117,8 +117,8 @@ Cost: 12 epochs; results/README.md has what 10 took on a slow CPU, at a peak rat
 
 SPRINT = dataclasses.replace(
     PROGRESSIVE,
-    epochs=4,
-    image_sizes=(16, 16, 24, IMAGE_SIZE),
+    epochs=5,
+    image_sizes=(16, 16, 16, 24, IMAGE_SIZE),
     optimizer="muon",
     kernel_rate=0.1,
     augment=("random_flip",),

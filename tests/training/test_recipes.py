@@ -72,9 +72,9 @@ def test_progressive_is_fast_on_small_images_first():
     assert dataclasses.replace(recipe, **changed) == recipes.get("fast")
 
 
-def test_sprint_is_four_epochs_of_muon_that_end_at_full_size():
+def test_sprint_is_five_epochs_of_muon_that_end_at_full_size():
     recipe = recipes.get("sprint")
-    assert [recipe.image_size(epoch) for epoch in range(recipe.epochs)] == [16, 16, 24, 32]
+    assert [recipe.image_size(epoch) for epoch in range(recipe.epochs)] == [16, 16, 16, 24, 32]
     assert (recipe.optimizer, recipe.augment) == ("muon", ("random_flip",))
 
 
