@@ -74,7 +74,8 @@ class Muon(SGD):
 
     So a step turns a kernel by about `r` radians, however large the gradient is, and in all of the
     gradient's directions alike; the first factor takes back by how much a step at right angles
-    lengthens it. Where a normalization follows, a kernel's direction is all that counts.
+    lengthens it. Where a normalization follows, a kernel's direction is all that counts. A
+    depthwise kernel, whose `out` is 1, turns as one vector.
 
     `keras.optimizers.Muon` is for matrices: convolutions, and all other variables, it trains by
     AdamW.
@@ -89,7 +90,7 @@ class Muon(SGD):
     - [Jordan et al., Muon](https://kellerjordan.github.io/posts/muon/)
     """
 
-    def __init__(self, learning_rate=0.8, kernel_rate=0.06, **kwargs):
+    def __init__(self, learning_rate=0.4, kernel_rate=0.1, **kwargs):
         kwargs.setdefault("name", "muon")
         super().__init__(learning_rate, **kwargs)
         self.kernel_rate = kernel_rate

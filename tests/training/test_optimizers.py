@@ -92,7 +92,7 @@ def test_orthogonalized_keeps_the_directions_and_makes_them_alike(shape):
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("shape", [(3, 3, 2, 5), (1, 1, 2, 5)])
+@pytest.mark.parametrize("shape", [(3, 3, 2, 5), (1, 1, 2, 5), (3, 3, 4, 1)])
 def test_muon_is_its_definition(shape, nesterov):
     steps = gradients(shape)
     optimizer = Muon(0.1, 0.3, momentum=0.8, nesterov=nesterov, weight_decay=0.5)
