@@ -52,13 +52,14 @@ def test_excluded_variables_do_not_decay():
     np.testing.assert_array_equal(variable, np.ones(2))
 
 
-@pytest.mark.parametrize("kind", [SGD, Muon])
-def test_config_round_trip(kind):
-    optimizer = kind(0.2, momentum=0.8, weight_decay=1e-3, nesterov=True)
+@pytest.mark.parametrize(("kind", "more"), [(SGD, {}), (Muon, {"kernel_rate": 0.3})])
+def test_config_round_trip(kind, more):
+    optimizer = kind(0.2, momentum=0.8, weight_decay=1e-3, nesterov=True, **more)
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert type(copy) is kind
     assert copy.get_config() == optimizer.get_config()
     assert (copy.momentum, copy.weight_decay, copy.nesterov) == (0.8, 1e-3, True)
+    assert getattr(copy, "kernel_rate", 0.3) == 0.3
 
 
 def gradients(shape, count=4):
