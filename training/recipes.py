@@ -122,10 +122,10 @@ SPRINT = dataclasses.replace(
     optimizer="muon",
     augment=("random_flip",),
 )
-"""Ours, for the most accuracy in 20 minutes on 2 CPU cores: Muon, and no random crop.
+"""Ours, for 20 minutes on 2 CPU cores: Muon, and no random crop.
 
-So short a training underfits, and a crop makes it harder still. Tuned on a part of the training
-set, never on the test set (results/tuning_muon).
+In so short a training each was better by points, on a part of the training set, never the test set
+(results/README.md, Tuning).
 
 Command: python training/train.py --arch r18w32_nam --recipe sprint
 Cost: 20 minutes on 2 CPU cores at 110 images/s of 32 pixels; 63% (results/README.md).
