@@ -12,9 +12,10 @@ for two sums of `dz = dy * x * s * (1 - s)`, by which z's own normalization take
     doffset = sum(dz),  dscale = sum(dz * (x - mean)) / sqrt(variance + epsilon)
     dx = dy * s + a * (dz - doffset / n - (x - mean) / sqrt(variance + epsilon) * dscale / n)
 
-Nothing is kept for it: `x` is made anew from `u`, which the normalization before keeps. The sums
-are those of TensorFlow's operation for a normalization's gradient, which is quicker at them than
-XLA is. On a GPU, where XLA compiles the whole step, the gate is Keras' operations.
+The gradient recomputes `x` from `u`, which the normalization before keeps, instead of storing it.
+TensorFlow's operation for a normalization's gradient computes the sums, faster than XLA does.
+Higher derivatives come from plain operations. On a GPU, where XLA compiles the whole step, and in
+forward mode, the gate is Keras' operations.
 """
 
 import functools
@@ -24,6 +25,7 @@ import keras
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
+    from tensorflow.python.eager import forwardprop_util
 
 
 class Normalized(NamedTuple):
@@ -56,10 +58,14 @@ def remember(outputs, inputs, gamma, beta, mean, variance, epsilon):
     outputs._normalized = Normalized(*map(tf.stop_gradient, known))
 
 
-def recall(x):
-    """Returns the `Normalized` of a tensor that is as a normalization left it, or `None`."""
-    known = getattr(x, "_normalized", None)  # on TensorFlow alone
-    return None if known is None or _gpus() else known
+def recall(x, scale, offset):
+    """Returns the `Normalized` of a tensor that a normalization put out, or `None`.
+
+    Args:
+        x, scale, offset: The arguments of `gate`, which needs it.
+    """
+    known = getattr(x, "_normalized", None)  # on the TensorFlow backend only
+    return None if known is None or _gpus() or _has_tangents(x, scale, offset) else known
 
 
 @functools.cache
@@ -67,45 +73,75 @@ def _gpus():
     return tf.config.list_physical_devices("GPU")
 
 
+def _has_tangents(*tensors):
+    """Whether a `tf.autodiff.ForwardAccumulator` follows any of the tensors.
+
+    In a graph, forward mode ignores a `tf.custom_gradient` and differentiates its operations.
+    """
+    return bool(forwardprop_util.pack_tangents(list(tensors)).tangents)
+
+
 def gate(x, scale, offset, known, epsilon):
     """Returns `x * sigmoid(BN(x; scale, offset))` for the outputs of another normalization.
 
     Args:
         x: Float32 tensor [N, H, W, C].
-        scale, offset: Those of the gate's normalization, [C]; the offset may be `None`, for 0.
+        scale, offset: Scale and offset of the gate's normalization, [C].
         known: `Normalized`, of x.
         epsilon: Float, added to the variance.
     """
-
     u, center, gain, mean, variance = known
+    inverse = tf.math.rsqrt(variance + epsilon)
+    a = scale * inverse
+    affine = (center, gain, mean, a, offset - a * mean)
 
     @tf.custom_gradient
     def gated(x, scale, offset):
-        inverse = tf.math.rsqrt(variance + epsilon)
-        a = scale * inverse
-        b = offset - a * mean
-        affine = (center, gain, mean, a, b)
-
         def gradient(dy):
-            dz = _elementwise()["dz"](u, *affine, dy)
-            _, dcentered, doffset, *_ = tf.raw_ops.FusedBatchNormGradV3(
-                y_backprop=dz,
-                x=u,
-                scale=tf.ones_like(gain),
-                reserve_space_1=center,
-                reserve_space_2=tf.ones_like(gain),
-                reserve_space_3=tf.zeros([0]),
-                epsilon=0.0,
-                is_training=False,  # the statistics are given
-            )
-            dscale = dcentered * gain * inverse
-            count = tf.cast(tf.size(u) / tf.size(gain), u.dtype)
-            shift, slope = (-a * total / count for total in (doffset, dscale * inverse))
-            return _elementwise()["dx"](u, *affine, dy, shift, slope), dscale, doffset
+            inputs = x, scale, offset, dy
+            return _gradient(*inputs, epsilon) if _has_tangents(*inputs) else backward(*inputs)
 
-        return _elementwise()["y"](x, a, b), gradient
+        return _elementwise()["y"](x, *affine[-2:]), gradient
 
-    return gated(x, scale, tf.zeros_like(scale) if offset is None else offset)
+    @tf.custom_gradient
+    def backward(x, scale, offset, dy):
+        def gradient(*upstream):
+            return _second_gradient(x, scale, offset, dy, epsilon, upstream)
+
+        dz = _elementwise()["dz"](u, *affine, dy)
+        _, dcentered, doffset, *_ = tf.raw_ops.FusedBatchNormGradV3(
+            y_backprop=dz,
+            x=u,
+            scale=tf.ones_like(gain),
+            reserve_space_1=center,
+            reserve_space_2=tf.ones_like(gain),
+            reserve_space_3=tf.zeros([0]),
+            epsilon=0.0,
+            is_training=False,  # the statistics are given
+        )
+        dscale = dcentered * gain * inverse
+        count = tf.cast(tf.size(u) / tf.size(gain), u.dtype)
+        shift, slope = (-a * total / count for total in (doffset, dscale * inverse))
+        dx = _elementwise()["dx"](u, *affine, dy, shift, slope)
+        return (dx, dscale, doffset), gradient
+
+    return gated(x, scale, offset)
+
+
+@tf.function
+def _gradient(x, scale, offset, dy, epsilon):
+    """The gate's gradient, of operations that TensorFlow differentiates again."""
+    # `tf.nn.moments` stops the gradient at the mean, which is right for the first order alone.
+    centered = x - tf.reduce_mean(x, [0, 1, 2])
+    variance = tf.reduce_mean(centered**2, [0, 1, 2])
+    y = x * tf.sigmoid(scale * tf.math.rsqrt(variance + epsilon) * centered + offset)
+    return tf.gradients(y, [x, scale, offset], dy)
+
+
+@tf.function
+def _second_gradient(x, scale, offset, dy, epsilon, upstream):
+    inputs = x, scale, offset, dy
+    return tf.gradients(_gradient(*inputs, epsilon), inputs, list(upstream))
 
 
 @functools.cache

@@ -38,9 +38,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
     `y = gamma * (x - mean) / sqrt(variance + epsilon) + beta`
 
     On the TensorFlow backend, for inputs of rank 4 whose last axis is normalized, without a mask,
-    renormalization or synchronization, the layer runs TensorFlow's fused operation. Everywhere
-    else it is Keras' own code. Weights, serialization and numbers are the same: the moving
-    variance is the biased estimate, and the statistics are float32 under mixed precision.
+    renormalization or synchronization, the layer runs TensorFlow's fused operation. Elsewhere it
+    runs Keras' own code. Weights, serialization and numbers are the same: the moving variance is
+    the biased estimate, and the statistics are float32 under mixed precision. On TensorFlow its
+    second derivatives are exact, where `keras.layers.BatchNormalization` stops the gradient at the
+    batch mean.
 
     Args:
         **kwargs: Those of `keras.layers.BatchNormalization`.
@@ -96,7 +98,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
             self._move_statistics(mean, variance)
         return outputs
 
+    def _moments(self, inputs, mask):
+        mean, variance = super()._moments(inputs, mask)
+        if keras.backend.backend() == "tensorflow" and mask is None and not self.synchronized:
+            # TensorFlow's variance stops the gradient at the mean, so its second derivatives are
+            # wrong. mean((x - c)²) - (mean(x) - c)² is the variance for every constant c.
+            variance -= ops.square(mean - ops.stop_gradient(mean))
+        return mean, variance
+
     def _move_statistics(self, mean, variance):
         """Moves the moving statistics towards the batch's."""
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
+            old = ops.cast(moving, batch.dtype)  # a half type under a half policy
+            moved = old * self.momentum + batch * (1.0 - self.momentum)
+            moving.assign(ops.cast(moved, moving.dtype))

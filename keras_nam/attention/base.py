@@ -3,16 +3,23 @@
 import keras
 from keras import ops
 
+CHANNEL_AXES = {"channels_last": -1, "channels_first": 1}
+
+
+def resolve_data_format(data_format=None):
+    """Returns a data format, Keras' setting for `None`. A layer saves what this returns."""
+    data_format = keras.config.image_data_format() if data_format is None else data_format
+    if data_format not in CHANNEL_AXES:
+        raise ValueError(
+            f"The `data_format` must be one of {list(CHANNEL_AXES)}. "
+            f"Received: data_format={data_format}"
+        )
+    return data_format
+
 
 def channel_axis(data_format=None):
-    """Returns the channels' axis, -1 or 1, of a data format (`None`: Keras' setting)."""
-    data_format = keras.config.image_data_format() if data_format is None else data_format
-    axes = {"channels_last": -1, "channels_first": 1}
-    if data_format not in axes:
-        raise ValueError(
-            f"The `data_format` must be one of {list(axes)}. Received: data_format={data_format}"
-        )
-    return axes[data_format]
+    """Returns the axis of the channels, -1 or 1, of a data format (`None`: Keras' setting)."""
+    return CHANNEL_AXES[resolve_data_format(data_format)]
 
 
 def positions(input_shape, channels):
@@ -59,7 +66,7 @@ class ImageAttention(keras.layers.Layer):
 
     def __init__(self, data_format=None, **kwargs):
         super().__init__(**kwargs)
-        self.data_format = keras.config.image_data_format() if data_format is None else data_format
+        self.data_format = resolve_data_format(data_format)
         self.channels_axis = channel_axis(self.data_format)
         self.positions_axes = (1, 2) if self.channels_axis == -1 else (2, 3)
 

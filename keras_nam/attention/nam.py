@@ -3,7 +3,12 @@
 import keras
 from keras import ops
 
-from keras_nam.attention.base import channel_axis, check_images, positions
+from keras_nam.attention.base import (
+    channel_axis,
+    check_images,
+    positions,
+    resolve_data_format,
+)
 from keras_nam.attention.normalization_gate import NormalizationGate
 
 
@@ -120,7 +125,7 @@ class NAMSpatialAttention(NormalizationGate):
             weighting=weighting,
             **kwargs,
         )
-        self.data_format = keras.config.image_data_format() if data_format is None else data_format
+        self.data_format = resolve_data_format(data_format)
         self._channels = channel_axis(self.data_format)
 
     def build(self, input_shape):
@@ -203,7 +208,7 @@ class NAM(keras.layers.Layer):
             "gate_gradient": gate_gradient,
             "weighting": weighting,
             "gamma_regularizer": keras.regularizers.get(gamma_regularizer),
-            "data_format": data_format,
+            "data_format": resolve_data_format(data_format),
         }
         options = {**self.options, "dtype": self.dtype_policy}
         self.gates = {}

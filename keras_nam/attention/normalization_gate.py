@@ -45,8 +45,9 @@ class NormalizationGate(BatchNormalization):
         if not self.gate_gradient:
             weights = ops.stop_gradient(weights)
         gamma = self.gamma * weights
-        beta = None if self.beta is None else self.beta * weights
-        known = derived_gate.recall(x) if training and self.trainable else None
+        beta = ops.zeros_like(gamma) if self.beta is None else self.beta * weights
+        derivable = training and self.trainable and self._is_fusable(x)
+        known = derived_gate.recall(x, gamma, beta) if derivable else None
         if known:
             outputs = derived_gate.gate(x, gamma, beta, known, self.epsilon)
             self._move_statistics(known.mean, known.variance)

@@ -1,5 +1,7 @@
 """The gate's training step without a pass for statistics: the numbers of the one with it."""
 
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -15,12 +17,12 @@ from training.network import with_dtype
 SHAPE = (8, 6, 5, 7)
 
 
-def block(gate=None, **options):
+def block(gate=keras_nam.NAMChannelAttention, dtype="float32", center=True, **gate_options):
     """A normalization and the gate after it, with drawn weights; the first gamma is 0."""
-    inputs = keras.Input(SHAPE[1:])
-    x = BatchNormalization(epsilon=1e-3, name="bn", **options)(inputs)
-    gate = keras_nam.NAMChannelAttention(name="gate") if gate is None else gate
-    return draw(keras.Model(inputs, gate(x)))
+    inputs = keras.Input(SHAPE[1:], dtype=dtype)
+    x = BatchNormalization(epsilon=1e-3, center=center, dtype=dtype, name="bn")(inputs)
+    x = gate(center=center, dtype=dtype, name="gate", **gate_options)(x)
+    return draw(keras.Model(inputs, x))
 
 
 def step(model, images, weights):
@@ -64,11 +66,8 @@ def taken(monkeypatch):
 @pytest.mark.parametrize("gate_gradient", [True, False])
 @pytest.mark.parametrize("weighting", ["sum", "unnormalized"])
 def test_it_is_the_gate_in_float64(drawn, taken, gate_gradient, weighting):
-    gate = keras_nam.NAMChannelAttention(
-        gate_gradient=gate_gradient, weighting=weighting, name="gate"
-    )
-    model = block(gate)
-    truth = with_dtype(model, "float64")
+    options = {"gate_gradient": gate_gradient, "weighting": weighting}
+    model, truth = block(**options), block(dtype="float64", **options)
     found = step(model, drawn[0], drawn[1])
     assert len(taken) == 1
     expected = step(truth, drawn[0].astype("float64"), drawn[1])
@@ -78,8 +77,7 @@ def test_it_is_the_gate_in_float64(drawn, taken, gate_gradient, weighting):
 
 
 def test_without_offset(drawn, taken):
-    model = block(keras_nam.NAMChannelAttention(center=False, name="gate"), center=False)
-    truth = with_dtype(model, "float64")
+    model, truth = block(center=False), block(center=False, dtype="float64")
     for actual, true in zip(
         step(model, drawn[0], drawn[1]),
         step(truth, drawn[0].astype("float64"), drawn[1]),
@@ -89,8 +87,8 @@ def test_without_offset(drawn, taken):
     assert len(taken) == 1
 
 
-def frozen_normalization():
-    model = block()
+def frozen_normalization(dtype="float32"):
+    model = block(dtype=dtype)
     model.get_layer("bn").trainable = False
     return model
 
@@ -124,3 +122,202 @@ def test_not_at_inference(drawn, taken):
 def test_every_block_of_a_network_takes_it(taken):
     keras_nam.create_model("r18w4_nam")(np.zeros((2, 32, 32, 3), "float32"), training=True)
     assert len(taken) == 8
+
+
+def nested(dtype="float32"):
+    """The normalization is in a model inside the model."""
+    inner = keras.Input(SHAPE[1:], dtype=dtype)
+    normalization = keras.Model(inner, BatchNormalization(dtype=dtype)(inner))
+    inputs = keras.Input(SHAPE[1:], dtype=dtype)
+    gate = keras_nam.NAMChannelAttention(dtype=dtype)
+    return draw(keras.Model(inputs, gate(normalization(inputs))))
+
+
+def objective(model, x, training=True):
+    """A function of the outputs whose second derivatives are not 0."""
+    weights = np.random.default_rng(3).normal(size=SHAPE)
+    return tf.reduce_sum(tf.sin(model(x, training=training)) * tf.cast(weights, x.dtype))
+
+
+def gradient(model, x, training=True):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = objective(model, x, training)
+    return tape.gradient(value, x)
+
+
+def reverse_over_reverse(model, x, direction):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        inner = gradient(model, x)
+    return tape.gradient(inner, x, output_gradients=direction)
+
+
+def forward_over_reverse(model, x, direction):
+    with tf.autodiff.ForwardAccumulator(x, direction) as accumulator:
+        inner = gradient(model, x)
+    return accumulator.jvp(inner)
+
+
+def reverse_over_forward(model, x, direction):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        with tf.autodiff.ForwardAccumulator(x, direction) as accumulator:
+            value = objective(model, x)
+        slope = accumulator.jvp(value)
+    return tape.gradient(slope, x)
+
+
+def central_difference(function, x, direction, step=1e-5):
+    """The derivative of a function of float64 along a direction."""
+    ends = [np.asarray(function(tf.constant(x + s * direction))) for s in (step, -step)]
+    return (ends[0] - ends[1]) / (2 * step)
+
+
+@pytest.fixture
+def along():
+    """Inputs and a direction, float64."""
+    rng = np.random.default_rng(4)
+    return rng.normal(size=SHAPE), rng.normal(size=SHAPE)
+
+
+MODES = [reverse_over_reverse, forward_over_reverse, reverse_over_forward]
+OTHERS = [
+    nested,
+    frozen_normalization,
+    partial(block, gate=keras_nam.NAMSpatialAttention),
+    partial(block, axis=1),  # Keras' own operations
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "second_order", "in_graph"),
+    [
+        *((block, mode, in_graph) for mode in MODES for in_graph in (False, True)),
+        *((make, reverse_over_reverse, True) for make in OTHERS),
+    ],
+)
+def test_second_derivatives(along, make, second_order, in_graph):
+    truth = make(dtype="float64")
+    true = central_difference(lambda x: gradient(truth, x), *along)
+    for dtype, model in (("float32", make()), ("float64", truth)):
+        arguments = [tf.constant(value, dtype) for value in along]
+        run = partial(second_order, model)
+        found = (tf.function(run) if in_graph else run)(*arguments)
+        assert relative_error(found, true) < 1e-5
+
+
+def test_second_derivatives_by_the_weights(along):
+    def slopes(dtype):
+        model = block(dtype=dtype)
+        x = tf.constant(along[0], dtype)
+        variables = [variable.value for variable in model.trainable_variables]
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                value = objective(model, x)
+            gradients = inner.gradient(value, variables)
+            penalty = tf.add_n([tf.reduce_sum(gradient**2) for gradient in gradients])
+        return outer.gradient(penalty, variables)
+
+    for actual, true in zip(slopes("float32"), slopes("float64"), strict=True):
+        assert relative_error(actual, true) < 1e-5
+
+
+def test_third_derivatives(along):
+    def slope(dtype):
+        model = block(dtype=dtype)
+        x = tf.constant(along[0], dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            second = reverse_over_reverse(model, x, tf.constant(along[1], x.dtype))
+            penalty = tf.reduce_sum(second**2)
+        return tape.gradient(penalty, x)
+
+    assert relative_error(slope("float32"), slope("float64")) < 1e-5
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_forward_mode(along, in_graph):
+    model, truth = block(), block(dtype="float64")
+
+    def tangent(x, direction):
+        with tf.autodiff.ForwardAccumulator(x, direction) as accumulator:
+            outputs = model(x, training=True)
+        return accumulator.jvp(outputs)
+
+    true = central_difference(lambda x: truth(x, training=True), *along)
+    run = tf.function(tangent) if in_graph else tangent
+    found = run(*(tf.constant(value, "float32") for value in along))
+    assert relative_error(found, true) < 1e-5
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_forward_mode_by_the_gates_gamma_and_by_what_comes_back(along, in_graph):
+    """A tangent that the inputs do not have: of a weight, and of the upstream gradient."""
+    model = block()
+    gamma = model.get_layer("gate").gamma.value
+    x, direction = (tf.constant(value, "float32") for value in along)
+
+    def tangents():
+        with tf.autodiff.ForwardAccumulator(gamma, tf.ones_like(gamma)) as accumulator:
+            outputs = model(x, training=True)
+        by_gamma = accumulator.jvp(outputs)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = model(x, training=True)
+        upstream = tf.ones_like(outputs)
+        with tf.autodiff.ForwardAccumulator(upstream, direction) as accumulator:
+            slope = tape.gradient(outputs, x, output_gradients=upstream)
+        return by_gamma, accumulator.jvp(slope)
+
+    by_gamma, by_upstream = tf.function(tangents)() if in_graph else tangents()
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        outputs = model(x, training=True)
+        summed = tf.reduce_sum(outputs * direction)
+    # The gradient is linear in what comes back, so its tangent is the gradient for that tangent.
+    true = tape.gradient(outputs, x, output_gradients=direction)
+    assert relative_error(by_upstream, true) < 1e-5
+    # <J v, u> = <v, J^T u>
+    back = tape.gradient(summed, gamma)
+    assert float(tf.reduce_sum(by_gamma * direction)) == pytest.approx(
+        float(tf.reduce_sum(back)), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_jacobian(along, vectorized):
+    def jacobian(dtype):
+        model = block(dtype=dtype)
+        x = tf.constant(along[0], dtype)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            sums = tf.reduce_sum(tf.sin(model(x, training=True)), (0, 1, 2))
+        return tape.jacobian(sums, x, experimental_use_pfor=vectorized)
+
+    assert relative_error(jacobian("float32"), jacobian("float64")) < 1e-5
+
+
+def test_recomputed_and_taped_twice(along):
+    model = block()
+    x = tf.constant(along[0], "float32")
+    with tf.GradientTape() as first, tf.GradientTape() as second:
+        for tape in (first, second):
+            tape.watch(x)
+        value = objective(model, x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        recomputed = objective(tf.recompute_grad(model), x)
+    truth = gradient(block(dtype="float64"), tf.constant(along[0]))
+    taped = [(first, value), (second, value), (tape, recomputed)]
+    for found in [tape.gradient(value, x) for tape, value in taped]:
+        assert relative_error(found, truth) < 1e-5
+
+
+@pytest.mark.parametrize("options", [{"axis": 1}, {"axis": 2}, {"synchronized": True}])
+def test_not_where_the_gates_statistics_are_others(drawn, taken, options):
+    found = step(block(**options), drawn[0], drawn[1])
+    assert not taken
+    expected = step(block(dtype="float64", **options), drawn[0].astype("float64"), drawn[1])
+    for actual, true in zip(found, expected, strict=True):
+        assert relative_error(actual, true) < 2e-5

@@ -237,3 +237,25 @@ def test_spatial_refuses_unknown_positions():
 def test_arguments_that_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        keras_nam.NAM,
+        lambda: keras_nam.NAM(spatial=True),
+        keras_nam.NAMChannelAttention,
+        keras_nam.NAMSpatialAttention,
+        keras_nam.SqueezeExcite,
+        keras_nam.CBAM,
+        keras_nam.BAM,
+        keras_nam.ECA,
+    ],
+)
+def test_a_layer_keeps_the_data_format_it_was_made_under(make):
+    keras.config.set_image_data_format("channels_first")
+    try:
+        config = make().get_config()
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert config.get("data_format") == "channels_first" or config.get("axis") == 1
