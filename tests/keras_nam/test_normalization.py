@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from golden_modules import relative_error
 
+import keras_nam
 from keras_nam import BatchNormalization
 
 SHAPE = (6, 5, 7, 12)
