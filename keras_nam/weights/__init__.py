@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_nam.weights import formats, keras_files
-from keras_nam.weights.files import bfloat16, read_checkpoint
+from keras_nam.weights.files import read_checkpoint
 from keras_nam.weights.selection import select
 
 __all__ = ["LoadReport", "load_weights", "to_paddle_state_dict", "to_torch_state_dict"]
@@ -201,9 +201,7 @@ def _as_float32(key, value):
         # PyTorch's bfloat16 has no NumPy type; float() is exact.
         value = value.detach().cpu()
         value = value.float() if value.dtype.is_floating_point else value
-    is_bfloat16 = getattr(value, "attrs", {}).get("dtype") == "bfloat16"  # a Keras file's
     value = np.asarray(value)
-    value = bfloat16(value.view(np.uint16)) if is_bfloat16 and value.itemsize == 2 else value
     if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
         raise ValueError(f"{key} is not of a floating-point type. Received: dtype={value.dtype}")
     with np.errstate(over="ignore"):  # reported below, as not finite

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_nam import safe_pickle
 from keras_nam.weights import keras_files
+from keras_nam.weights.formats import bfloat16
 
 # What a damaged file raises on its way through zipfile, zlib, NumPy and h5py.
 DAMAGES = (
@@ -21,6 +22,7 @@ DAMAGES = (
     NotImplementedError,
     OverflowError,
     RuntimeError,
+    TypeError,
     MemoryError,
 )
 # How the format of PyTorch before 1.6 begins: a pickle of its magic number.
@@ -146,11 +148,6 @@ def read_safetensors(path):
         else:
             arrays[key] = f"a tensor of type {tensor['dtype']}"
     return arrays
-
-
-def bfloat16(bits):
-    """Returns the float32 array of bfloat16 numbers given as uint16: float32's upper half."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def read_npz(path):

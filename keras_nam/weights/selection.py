@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_nam import safe_pickle
-from keras_nam.weights.files import bfloat16
+from keras_nam.weights.formats import bfloat16
 
 # Where trainers keep the weights. The first that fits is taken before any other name.
 WRAPPERS = ("", "state_dict", "model_state_dict", "model", "net", "module", "params")
@@ -89,18 +89,17 @@ def select(entries_by_format, contents, weights=None):
         for candidate in _candidates(container, arrays, format, entries)
     ]
     if weights is not None:
-        found = [c for c in candidates if f"{c.name}.".startswith(f"{weights}.")]
-        if not found:
-            raise ValueError(f"There are no weights {weights!r}. {_list_names(candidates)}")
-        candidates = found
+        named = [c for c in candidates if f"{c.name}.".startswith(f"{weights}.")]
+        if not named:
+            names = _list_names(_most_alike(candidates))
+            raise ValueError(f"There are no weights {weights!r}. {names}")
+        candidates = named
     if not candidates:  # the caller reports what the largest part of it lacks
         largest = max(containers, key=lambda name: len(containers[name]))
         candidates = [_Candidate(largest, "", next(iter(entries_by_format)), (0, 0))]
-    most = max(candidate.agreement[0] for candidate in candidates)
     best = {}  # of each name, the format that fits best
-    for candidate in sorted(candidates, key=lambda c: c.order):
-        if 2 * candidate.agreement[0] >= most:
-            best.setdefault(candidate.name, candidate)
+    for candidate in sorted(_most_alike(candidates), key=lambda c: c.order):
+        best.setdefault(candidate.name, candidate)
     taken, *others = best.values()
     if others and others[0].order == taken.order:
         raise ValueError(f"Several sets of weights fit equally. {_list_names(best.values())}")
@@ -182,13 +181,19 @@ def _candidates(container, arrays, format, entries):
         yield _Candidate(container, prefix, format, (count, fitting[prefix]))
 
 
+def _most_alike(candidates):
+    """Returns the candidates with at least half as many of the model's keys as the best has."""
+    most = max((candidate.agreement[0] for candidate in candidates), default=0)
+    return [candidate for candidate in candidates if 2 * candidate.agreement[0] >= most]
+
+
 def _join(*names):
     return ".".join(name for name in names if name)
 
 
 def _list_names(candidates):
     names = sorted({candidate.name for candidate in candidates})[:8]
-    return f"Choose one by weights= or --weights: {', '.join(names)}"
+    return f"Choose one by weights= or --weights: {', '.join(map(repr, names))}"
 
 
 def _summary(contents):
