@@ -35,11 +35,17 @@ class DType:
         self.code, self.order = code, "="
 
     def __setstate__(self, state):
+        if self.is_text:
+            return
         is_plain = type(state) is tuple and state[2:] == (None, None, None, -1, -1, 0)
         if is_plain and state[1] in ("<", ">", "=", "|"):
             self.order = state[1]
         else:
             self.code = None
+
+    @property
+    def is_text(self):
+        return type(self.code) is str and self.code[:1] in ("S", "U")
 
     def to_numpy(self):
         if type(self.code) is not str or self.code not in NUMBER_TYPES:
@@ -48,7 +54,10 @@ class DType:
 
 
 class Array:
-    """Stands for a `numpy.ndarray`, which is in `values` once its state was read."""
+    """Stands for a `numpy.ndarray`, which is in `values` once its state was read.
+
+    An array of text has no values.
+    """
 
     __slots__ = ("values",)
 
@@ -59,6 +68,8 @@ class Array:
         if type(state) is not tuple or len(state) not in (4, 5):
             raise ValueError("an array whose state is not (version, shape, dtype, order, data)")
         shape, dtype, is_fortran, data = state[-4:]
+        if type(dtype) is DType and dtype.is_text:
+            return
         self.values = _array(data, dtype, shape, "F" if is_fortran else "C")
 
 
@@ -81,7 +92,7 @@ def _array(data, dtype, shape, order):
 def _from_buffer(data, dtype, shape, order):
     """Protocol 5 pickles an array as `numpy.core.numeric._frombuffer(data, ...)`."""
     array = Array()
-    array.values = _array(data, dtype, shape, "F" if order == "F" else "C")
+    array.__setstate__((shape, dtype, order == "F", data))
     return array
 
 

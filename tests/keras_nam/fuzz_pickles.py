@@ -39,8 +39,9 @@ class Tensor:
 
 def seeds():
     """Returns true pickles, to be mutated."""
+    array = np.arange(16, dtype=np.float32)
     contents = {
-        "bn2.weight": np.arange(16, dtype=np.float32),
+        "bn2.weight": array,
         "fortran": np.asfortranarray(np.ones((2, 3), ">f8")),
         "empty": np.empty((0, 3), np.int64),
         "nested": {"state_dict": {"module.bn2.bias": np.zeros(16, np.float16)}, "epoch": 3},
@@ -53,7 +54,7 @@ def seeds():
     contents["itself"] = contents
     whole = [pickle.dumps(contents, protocol) for protocol in range(6)]
     golden = [GOLDEN.read_bytes()] if GOLDEN.exists() else []
-    return [*whole, *(pickle.dumps(contents["bn2.weight"], p) for p in range(6)), *golden]
+    return [*whole, *(pickle.dumps({"bn2.weight": array}, p) for p in range(6)), *golden]
 
 
 def with_bytes_changed(rng, pickles):

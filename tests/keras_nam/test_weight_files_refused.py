@@ -68,7 +68,7 @@ def test_a_dictionary_that_holds_itself_ends(tmp_path, layer):
     contents = {}
     contents["model"] = contents
     (tmp_path / "bad.pdparams").write_bytes(pickle.dumps(contents))
-    with pytest.raises(ValueError, match="No array"):
+    with pytest.raises(ValueError, match="No dictionary of arrays"):
         keras_nam.load_weights(layer, tmp_path / "bad.pdparams")
 
 
@@ -95,7 +95,7 @@ def broken_files():
         "other.pth": (other.getvalue(), "readme.txt"),
         "text.pdparams": (b"this is no checkpoint", "starts with"),
         "truncated.pdparams": (pickle.dumps({"a": np.zeros(99)})[:-60], "Not a pickle of arrays"),
-        "list.pdparams": (pickle.dumps([1]), "No array.*list"),
+        "list.pdparams": (pickle.dumps([1]), "No dictionary of arrays.*list"),
         "text.safetensors": (b"this is no checkpoint", "starts with"),
         "huge.safetensors": (struct.pack("<Q", 1 << 40) + b"{}", "(?i)header"),
         "truncated.npz": (array.getvalue()[:-30], "truncated"),
@@ -116,7 +116,7 @@ def test_bad_files_are_one_clear_line(tmp_path, layer, name):
     before = [np.array(variable) for variable in layer.weights]
     with pytest.raises(ValueError, match=message) as error:
         keras_nam.load_weights(layer, path)
-    assert name in str(error.value) or "No array" in message
+    assert name in str(error.value) or "No dictionary of arrays" in message
     assert "\n" not in str(error.value)
     for variable, value in zip(layer.weights, before, strict=True):
         np.testing.assert_array_equal(variable, value)

@@ -41,7 +41,7 @@ BROKEN = {
         lambda a: a.update({"fc.bias": np.broadcast_to(np.float32(0), (1 << 40,))}),
         "fc.bias .*1099511627776",
     ),
-    "empty": (lambda a: a.clear(), "No array"),
+    "empty": (lambda a: a.clear(), "No dictionary of arrays"),
 }
 
 
