@@ -53,6 +53,18 @@ def parse_arguments(argv=None):
         default="official",
         help="whose names a torch or safetensors OUT has (default: official)",
     )
+    formats.add_argument(
+        "--weights",
+        metavar="KEY",
+        help="which weights to take where IN holds several, such as state_dict_ema "
+        "(default: those that are not averaged)",
+    )
+    formats.add_argument(
+        "--no-strict",
+        dest="strict",
+        action="store_false",
+        help="convert what fits, and report the rest",
+    )
     parser.add_argument(
         "--tolerance",
         type=float,
@@ -96,25 +108,26 @@ def convert(arguments):
         raise ValueError(f"There is no folder {arguments.target.parent} to write into")
 
     from keras_nam import create_model
-    from keras_nam.weights import load_weights, state_dict
+    from keras_nam.weights import find, load_weights
+    from keras_nam.weights.files import read_checkpoint
 
     size = arguments.image_size or (224 if arguments.stem == "imagenet" else 32)
     model = create_model(
         arguments.arch, arguments.num_classes, input_shape=(size, size, 3), stem=arguments.stem
     )
     proofs = {}
-    if _is_keras(arguments):
-        read_keras(model, arguments.source)
-        print(f"read {arguments.source}: keras, {len(model.weights)} weights")
-    else:
-        arrays = state_dict(arguments.source)
-        report = load_weights(model, arrays, format=arguments.source_format)
-        print(f"read {arguments.source}: {report.format}, {len(report.loaded)} weights")
-        proofs[arguments.source] = (arrays, report.format)
+    contents = read_checkpoint(arguments.source)
+    options = {"format": arguments.source_format, "weights": arguments.weights}
+    report = load_weights(model, contents, strict=arguments.strict, **options)
+    print(f"read {arguments.source}: {_summary(report)}")
+    if report.format != "keras" and not report.missing and not report.mismatched:
+        arrays = find(model, contents, **options).arrays
+        proofs[arguments.source] = ({key: arrays[key] for key in report.loaded}, report.format)
     names = write(model, arguments.target, target_format, arguments.names)
     print(f"wrote {arguments.target}: {target_format}" + (f", {names} names" if names else ""))
     if target_format != "keras":
-        proofs[arguments.target] = (state_dict(arguments.target), names or "paddle")
+        written = find(model, arguments.target, format=names or "paddle")
+        proofs[arguments.target] = (written.arrays, written.format)
     return prove(model, proofs, arguments, size)
 
 
@@ -126,18 +139,13 @@ def _format_of(path):
     raise ValueError(f"{path} has none of the suffixes {known}: say --to, and name OUT after it")
 
 
-def _is_keras(arguments):
-    by_suffix = arguments.source.name.endswith(TARGETS["keras"])
-    return arguments.source_format == "keras" or (arguments.source_format == "auto" and by_suffix)
-
-
-def read_keras(model, path):
-    """Loads a `.keras` or `.weights.h5` file into a model."""
-    try:
-        model.load_weights(path)
-    except Exception as error:  # Keras lists every layer, in many lines, or raises h5py's errors
-        reason = str(error).split(". ")[0].splitlines()[0]
-        raise ValueError(f"{path} does not hold the weights of {model.name!r}: {reason}") from None
+def _summary(report):
+    """Returns what was read, and what was left."""
+    place = f" of {report.weights!r}" if report.weights else ""
+    rest = "" if report.fits else f" ({report})"
+    named = ", ".join(report.ignored[:5]) + (", ..." if len(report.ignored) > 5 else "")
+    ignored = f"; not used: {named}" if named else ""
+    return f"{report.format}, {len(report.loaded)} weights{place}{rest}{ignored}"
 
 
 def write(model, path, target_format, names):
@@ -172,7 +180,7 @@ def write(model, path, target_format, names):
 def prove(model, proofs, arguments, size):
     """Runs the same images through the model and through PyTorch's network of each checkpoint."""
     if not proofs:
-        print("not proved: Keras to Keras, there is no other framework to compare with")
+        print("not proved: there is no whole checkpoint of another framework to compare with")
         return True
     if importlib.util.find_spec("torch") is None:
         print("not proved: PyTorch is not installed, so nothing else has run these weights")

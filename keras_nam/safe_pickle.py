@@ -1,92 +1,315 @@
-"""Reading pickles of arrays without running any code that they carry."""
+"""Reads pickles of arrays: an interpreter that imports nothing and calls nothing from the file.
 
-import pickle
+`pickle.Unpickler` with a restricted `find_class` is not enough. It calls `__setstate__`, `append`
+and `__setitem__` of whatever is on its stack, allocates what an opcode declares, and hashes nested
+tuples until the C stack overflows. Here `pickletools` parses the opcodes, and each of them applies
+only to the types that are named below.
+"""
+
+import math
+import pickletools
 
 import numpy as np
 
-# Stands for the class, which a pickle could otherwise call with a shape of its own choice.
-_NDARRAY = "numpy.ndarray"
+NUMBER_TYPES = {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16"}
 
 
-def _empty_array(subtype, shape, typecode):
-    """What `numpy.core.multiarray._reconstruct` does for a pickled array, and nothing more."""
-    if subtype is not _NDARRAY or tuple(shape) != (0,):
-        raise pickle.UnpicklingError(f"an array that starts as {subtype} of shape {shape}")
-    return np.ndarray((0,), dtype=np.int8)
+class Inert:
+    """Stands for an object that is not an array. Its content is dropped."""
+
+    __slots__ = ()
+
+    def __new__(cls, *_):
+        return super().__new__(cls)
+
+    def __setstate__(self, state):
+        pass
+
+
+class DType:
+    """Stands for a `numpy.dtype`: plain numbers of a byte order, or nothing that is used."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code=None, *_):
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state):
+        if self.is_text:
+            return
+        is_plain = type(state) is tuple and state[2:] == (None, None, None, -1, -1, 0)
+        if is_plain and state[1] in ("<", ">", "=", "|"):
+            self.order = state[1]
+        else:
+            self.code = None
+
+    @property
+    def is_text(self):
+        return type(self.code) is str and self.code[:1] in ("S", "U")
+
+    def to_numpy(self):
+        if type(self.code) is not str or self.code not in NUMBER_TYPES:
+            raise ValueError("an array that is not of a plain number type")
+        return np.dtype(self.order.replace("|", "=") + self.code)
+
+
+class Array:
+    """Stands for a `numpy.ndarray`, which is in `values` once its state was read.
+
+    An array of text has no values.
+    """
+
+    __slots__ = ("values",)
+
+    def __init__(self, *_):
+        self.values = None
+
+    def __setstate__(self, state):
+        if type(state) is not tuple or len(state) not in (4, 5):
+            raise ValueError("an array whose state is not (version, shape, dtype, order, data)")
+        shape, dtype, is_fortran, data = state[-4:]
+        if type(dtype) is DType and dtype.is_text:
+            return
+        self.values = _array(data, dtype, shape, "F" if is_fortran else "C")
+
+
+def _array(data, dtype, shape, order):
+    if type(dtype) is not DType:
+        raise ValueError("an array without a dtype")
+    dtype = dtype.to_numpy()
+    if type(data) is str:  # the byte strings of Python 2
+        data = data.encode("latin1")
+    is_shape = type(shape) is tuple and all(type(n) is int and 0 <= n < 2**63 for n in shape)
+    if not is_shape or len(shape) > 32:
+        raise ValueError("an array whose shape is not a tuple of sizes")
+    size = math.prod(shape) * dtype.itemsize
+    if type(data) not in (bytes, bytearray) or len(data) != size:
+        held = f"{len(data)} bytes" if type(data) in (bytes, bytearray) else type(data).__name__
+        raise ValueError(f"an array of {list(shape)} {dtype}, {size} bytes, that holds {held}")
+    return np.ndarray(shape, dtype, data, order=order)
+
+
+def _from_buffer(data, dtype, shape, order):
+    """Protocol 5 pickles an array as `numpy.core.numeric._frombuffer(data, ...)`."""
+    array = Array()
+    array.__setstate__((shape, dtype, order == "F", data))
+    return array
 
 
 def _encode(text, encoding="latin1"):
     """Python 3 pickles bytes for protocol 2 as `_codecs.encode(text, "latin1")`."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes encoded as {encoding!r}")
+        raise ValueError("bytes that are not encoded as latin1")
     return text.encode("latin1")
 
 
-def _empty_bytes():
+def _bytes(*_):
     """Protocols up to 2 pickle `b""`, an empty array's content too, as `bytes()`."""
     return b""
 
 
-ARRAY_GLOBALS = {
-    ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
-    ("numpy._core.multiarray", "_reconstruct"): _empty_array,
-    ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): _empty_bytes,
+def _tuple(items=()):
+    """Paddle pickles a tensor as `tuple((name, array))`."""
+    return tuple(items) if type(items) in (tuple, list) else ()
+
+
+class Mapping:
+    """Stands for the subclasses of `dict`: calling it returns a plain one."""
+
+    def __new__(cls, items=(), *_):
+        pairs = items if type(items) is list else ()
+        return _set_items({}, [part for pair in pairs for part in pair])
+
+
+# What a checkpoint holds beside arrays. Every other import is refused.
+_INERT = """
+    argparse.Namespace builtins.bytearray builtins.complex builtins.dict builtins.float
+    builtins.frozenset builtins.int builtins.list builtins.range builtins.set builtins.slice
+    builtins.object builtins.str copyreg._reconstructor datetime.date datetime.datetime
+    datetime.time datetime.timedelta datetime.timezone
+    decimal.Decimal fractions.Fraction numpy.core.multiarray.scalar numpy.ndarray
+    pathlib.Path pathlib.PosixPath pathlib.PurePosixPath pathlib.WindowsPath
+    pathlib._local.PosixPath pathlib._local.WindowsPath types.SimpleNamespace uuid.UUID
+"""
+STAND_INS = {
+    **dict.fromkeys(_INERT.split(), Inert),
+    "_codecs.encode": _encode,
+    "builtins.bytes": _bytes,
+    "builtins.tuple": _tuple,
+    "collections.Counter": Mapping,
+    "collections.OrderedDict": Mapping,
+    "collections.defaultdict": Mapping,
+    "numpy.core.multiarray._reconstruct": Array,
+    "numpy.core.numeric._frombuffer": _from_buffer,
+    "numpy.dtype": DType,
 }
+_RENAMED = {"__builtin__.": "builtins.", "copy_reg.": "copyreg.", "numpy._core.": "numpy.core."}
+
+_LITERALS = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING"),
+    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
 
-class Unpickler(pickle.Unpickler):
-    """An unpickler that knows the globals it is given and refuses every other by its name.
+def loads(content):
+    """Returns what a pickle holds: numbers, text, `Array`, and dicts, lists and tuples of them.
 
-    Args:
-        file: A binary file, positioned at the pickle.
-        allowed: Dictionary `(module, name) -> object`. Defaults to what arrays need.
-        **kwargs: `encoding` and `errors` of `pickle.Unpickler`.
-
-    Raises:
-        pickle.UnpicklingError: From `load()`, on any global that is not in `allowed`.
-    """
-
-    def __init__(self, file, allowed=None, **kwargs):
-        super().__init__(file, **kwargs)
-        self._allowed = ARRAY_GLOBALS if allowed is None else allowed
-
-    def find_class(self, module, name):
-        try:
-            return self._allowed[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(
-                f"it imports {module}.{name}, which a file of arrays does not need"
-            ) from None
-
-
-def load(file, encoding="ASCII"):
-    """Returns what the pickle in `file` holds: arrays, numbers, text, and containers of them.
+    The text of Python 2 is decoded as latin1.
 
     Args:
-        file: A binary file, positioned at the pickle.
-        encoding: How text of a Python 2 pickle is decoded; `"latin1"` or `"bytes"` for its arrays.
+        content: Bytes of the pickle.
 
     Raises:
-        ValueError: If the file is not a whole pickle, or imports anything but arrays; the
-            message names what it tried to import.
-    """
-    return run(Unpickler(file, encoding=encoding))
-
-
-def run(unpickler):
-    """Returns what an unpickler reads.
-
-    Raises:
-        ValueError: Whatever goes wrong, as `load` says it.
+        ValueError: If this is not a whole pickle, or holds something else; the message names what
+            it imports.
     """
     try:
-        return unpickler.load()
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"Not a pickle of arrays: {error or 'the file ends too early'}") from None
-    except Exception as error:  # a damaged pickle raises whatever its opcodes run into
-        raise ValueError(
-            f"Not a pickle of arrays: {type(error).__name__} while reading it ({error})"
-        ) from None
+        return _interpret(content)
+    except ValueError as error:
+        reason = str(error)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__} while reading it"
+    raise ValueError(f"Not a pickle of arrays: {_printable(reason)}")
+
+
+def _interpret(content):
+    stack, marks, memo = [], [], {}
+
+    def since_mark():
+        start = marks.pop()
+        items = stack[start:]
+        del stack[start:]
+        return items
+
+    for opcode, argument, position in pickletools.genops(content):
+        name = opcode.name
+        if name in _LITERALS:
+            stack.append(argument)
+            continue
+        if name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+            continue
+        match name:
+            case "PROTO" | "FRAME":
+                pass
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                memo[argument] = stack[-1]
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
+            case "MARK":
+                marks.append(len(stack))
+            case "POP" if marks and marks[-1] == len(stack):
+                marks.pop()
+            case "POP":
+                stack.pop()
+            case "POP_MARK":
+                since_mark()
+            case "DUP":
+                stack.append(stack[-1])
+            case "EMPTY_LIST":
+                stack.append([])
+            case "EMPTY_DICT":
+                stack.append({})
+            case "EMPTY_SET":
+                stack.append(Inert())
+            case "TUPLE":
+                stack.append(tuple(since_mark()))
+            case "LIST":
+                stack.append(since_mark())
+            case "DICT":
+                stack.append(_set_items({}, since_mark()))
+            case "FROZENSET":
+                since_mark()
+                stack.append(Inert())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                size = int(name[-1])
+                if len(stack) < size:
+                    raise IndexError
+                stack[-size:] = [tuple(stack[-size:])]
+            case "APPEND":
+                item = stack.pop()
+                _target(stack, name, list).append(item)
+            case "APPENDS":
+                items = since_mark()
+                _target(stack, name, list).extend(items)
+            case "SETITEM":
+                value, key = stack.pop(), stack.pop()
+                _set_items(_target(stack, name, dict), [key, value])
+            case "SETITEMS":
+                items = since_mark()
+                _set_items(_target(stack, name, dict), items)
+            case "ADDITEMS":
+                since_mark()
+                _target(stack, name, Inert)
+            case "BUILD":
+                state = stack.pop()
+                target = _target(stack, name, Array, DType, Inert, dict)
+                if type(target) is not dict:  # whose attributes are of no use
+                    target.__setstate__(state)
+            case "GLOBAL":
+                stack.append(_stand_in(*argument.split(" ", 1)))
+            case "STACK_GLOBAL":
+                attribute, module = stack.pop(), stack.pop()
+                stack.append(_stand_in(module, attribute))
+            case "INST":
+                stack.append(_call(_stand_in(*argument.split(" ", 1)), since_mark()))
+            case "OBJ":
+                function, *arguments = since_mark()
+                stack.append(_call(function, arguments))
+            case "REDUCE" | "NEWOBJ":
+                arguments, function = stack.pop(), stack.pop()
+                stack.append(_call(function, arguments))
+            case "NEWOBJ_EX":
+                _, arguments, function = stack.pop(), stack.pop(), stack.pop()
+                stack.append(_call(function, arguments))
+            case "STOP":
+                return stack.pop()
+            case _:
+                raise ValueError(f"opcode {name} at byte {position}")
+    raise ValueError("it has no end")
+
+
+def _stand_in(module, attribute):
+    if type(module) is not str or type(attribute) is not str:
+        raise ValueError("it imports something that is not a name")
+    name = f"{module}.{attribute}"
+    for old, new in _RENAMED.items():
+        name = new + name.removeprefix(old) if name.startswith(old) else name
+    if name not in STAND_INS:
+        raise ValueError(f"it imports {_printable(name)}, which a file of arrays does not need")
+    return STAND_INS[name]
+
+
+def _call(function, arguments):
+    if type(arguments) not in (tuple, list):
+        raise ValueError("a call without a tuple of arguments")
+    if not callable(function):  # nothing on the stack is but the stand-ins
+        raise ValueError(f"a call of a {type(function).__name__}")
+    return function(*arguments)
+
+
+def _target(stack, opcode, *types):
+    if type(stack[-1]) not in types:
+        raise ValueError(f"opcode {opcode} on a {type(stack[-1]).__name__}")
+    return stack[-1]
+
+
+def _set_items(mapping, items):
+    if len(items) % 2:
+        raise ValueError("a key without a value")
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        # Nested tuples overflow the C stack when they are hashed; huge integers take for ever.
+        is_key = key is None or type(key) in (str, bytes, bool, float)
+        if not is_key and not (type(key) is int and abs(key) < 2**64):
+            raise ValueError(f"a dictionary whose key is a {type(key).__name__}")
+        mapping[key] = value
+    return mapping
+
+
+def _printable(text, longest=200):
+    return "".join(c if c.isprintable() else "?" for c in text[:longest])

@@ -1,7 +1,6 @@
-"""CIFAR-10 and CIFAR-100, prepared by TFDS, or as the archive from Toronto."""
+"""CIFAR-10 and CIFAR-100: prepared by TFDS, or the archive from Toronto."""
 
 import gzip
-import io
 import os
 import re
 import tarfile
@@ -16,7 +15,7 @@ from training.cli import InputError
 
 
 class Archive(NamedTuple):
-    """What the archive of a set is called, and its folder, its files, and their keys."""
+    """The archive of a data set: its names, and the keys of its pickles."""
 
     file: str
     folder: str
@@ -27,216 +26,148 @@ class Archive(NamedTuple):
     names: str
     classes: int
 
+    @property
+    def files(self):
+        return (*self.train, *self.test, self.meta)
 
-ARCHIVES = {
-    "cifar100": Archive(
-        "cifar-100-python.tar.gz",
-        "cifar-100-python",
-        ("train",),
-        ("test",),
-        "meta",
-        "fine_labels",
-        "fine_label_names",
-        100,
-    ),
-    "cifar10": Archive(
-        "cifar-10-python.tar.gz",
-        "cifar-10-batches-py",
-        tuple(f"data_batch_{i}" for i in range(1, 6)),
-        ("test_batch",),
-        "batches.meta",
-        "labels",
-        "label_names",
-        10,
-    ),
-}
+
+CIFAR100 = Archive(
+    *("cifar-100-python.tar.gz", "cifar-100-python", ("train",), ("test",)),
+    *("meta", "fine_labels", "fine_label_names", 100),
+)
+CIFAR10 = Archive(
+    *("cifar-10-python.tar.gz", "cifar-10-batches-py"),
+    *(tuple(f"data_batch_{i}" for i in range(1, 6)), ("test_batch",)),
+    *("batches.meta", "labels", "label_names", 10),
+)
+ARCHIVES = {"cifar100": CIFAR100, "cifar10": CIFAR10}
 HOST = "www.cs.toronto.edu"
-LARGEST_MEMBER = 400_000_000  # bytes; the largest true one, CIFAR-100's `train`, has 155 million
+LARGEST_FILE = 400_000_000  # bytes; the largest real one, CIFAR-100's `train`, has 155 million
 
 
 def load(name, data_dir=None):
-    """Loads from `data_dir` or `TFDS_DATA_DIR`; without them, TFDS downloads what it has not.
+    """Loads `"cifar10"` or `"cifar100"`.
 
     Args:
-        name: `"cifar10"` or `"cifar100"`.
-        data_dir: A TFDS data folder, or one that holds the archive, or that holds or is the
-            archive's unpacked folder. What comes first in this order is taken.
+        name: String, the data set.
+        data_dir: A folder with the set as prepared by TFDS, its archive, or the unpacked archive.
+            By default `TFDS_DATA_DIR`, or TFDS' own folder, into which it is downloaded.
 
     Returns:
-        (images uint8 [N, 32, 32, 3], labels int64 [N]) to train on, the same to test on, the
-        classes' names, and a line on the source.
+        (images uint8 [N, 32, 32, 3], labels int64 [N]) to train on, the same to test on, the class
+        names, and a string that names the source.
 
     Raises:
         InputError: If there is no such data, or it is damaged.
     """
-    archive = ARCHIVES[name]
     given = data_dir or os.environ.get("TFDS_DATA_DIR")
     folder = Path(given or "~/tensorflow_datasets").expanduser()
-    if given and not folder.is_dir():
-        what = "not a folder" if folder.exists() else "missing"
-        raise InputError(f"The data folder {folder} is {what}. {_how(name)}")
+    archive, classes = ARCHIVES[name], ARCHIVES[name].classes
+    try:
+        train, test, class_names, source = _read(name, archive, folder, is_given=bool(given))
+        if len(class_names) != classes or not all(isinstance(name, str) for name in class_names):
+            raise ValueError(f"expected {classes} class names, as text")
+        for images, labels in (train, test):
+            is_whole = images.dtype == np.uint8 and images.shape[1:] == (32, 32, 3) and len(images)
+            if not is_whole or len(labels) != len(images) or not set(labels) <= set(range(classes)):
+                raise ValueError(
+                    f"images {images.dtype} {images.shape}, {len(labels)} labels; expected uint8 "
+                    f"images of 32×32×3, with a label from 0 to {classes - 1} each"
+                )
+    except Exception as error:  # TFDS, TensorFlow, tarfile and the disk each raise their own
+        # Without TensorFlow's names of operations.
+        reason = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", str(error)).strip() or type(error).__name__
+        raise InputError(
+            f"No usable {name} in {folder}: {reason.splitlines()[0][:300]}. Give --data-dir a "
+            f"folder with {name}/ (prepared by TFDS), {archive.file} or {archive.folder}/, leave "
+            "out --data-dir and TFDS_DATA_DIR to download it, or use --dataset synthetic."
+        ) from None
+    return train, test, class_names, source
+
+
+def _read(name, archive, folder, is_given):
     if _versions(folder / name):
         return _from_tfds(name, folder)
-    if (folder / archive.file).is_file():
-        return _from_tar(name, folder / archive.file)
-    for unpacked in (folder / archive.folder, folder):
-        if any((unpacked / member).is_file() for member in _members(archive)):
-            return _from_batches(name, unpacked, lambda member, at=unpacked: _file(at / member))
-    if given:
-        raise InputError(
-            f"The data folder {folder} holds neither {name}/ (prepared by TFDS), {archive.file}, "
-            f"nor {archive.folder}/. {_how(name)}"
-        )
-    _download(name, folder)
+    contents = _read_tar(archive, folder / archive.file)
+    contents = contents or _read_folder(archive, folder / archive.folder)
+    contents = contents or _read_folder(archive, folder)
+    if contents:
+        return *_from_pickles(archive, contents), f"{name} in {folder}"
+    if is_given:
+        raise ValueError("there is none" if folder.is_dir() else "this is not a folder")
     return _from_tfds(name, folder)
 
 
-def _how(name):
-    return (
-        f"Give --data-dir a folder that holds {ARCHIVES[name].file} or TFDS' {name}/, or leave it "
-        "and TFDS_DATA_DIR out to download it, or take --dataset synthetic."
-    )
-
-
 def _versions(folder):
-    """Returns the folders of the versions of a set that TFDS has prepared, the newest last."""
+    """Returns the folders of the versions that TFDS has prepared, the newest last."""
     versions = [path.parent for path in folder.glob("*/dataset_info.json")]
     return sorted(versions, key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)])
 
 
 def _from_tfds(name, folder):
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder_from_directory(_versions(folder / name)[-1])
-        splits = [_tfds_split(builder, split) for split in ("train", "test")]
-        class_names = builder.info.features["label"].names
-    except Exception as error:  # TFDS and TensorFlow each raise their own
-        raise InputError(
-            f"The {name} in {folder} cannot be used ({_reason(error)}). {_how(name)}"
-        ) from None
-    _check(splits, class_names, ARCHIVES[name].classes, f"{folder / name}")
-    return *splits, class_names, f"TFDS {name} {builder.version} in {folder}"
-
-
-def _tfds_split(builder, split):
-    features = builder.as_dataset(split=split, batch_size=-1)
-    return features["image"].numpy(), features["label"].numpy()
-
-
-def _download(name, folder):
-    """Has TFDS download and prepare a set, which shows its progress."""
     import requests  # what TFDS downloads with
     import tensorflow_datasets as tfds
 
-    try:
-        # TFDS itself tries for minutes before it gives up, and leaves empty folders behind.
-        requests.head(f"https://{HOST}/", timeout=30)
+    if not _versions(folder / name):
+        try:  # TFDS itself tries for minutes before it gives up, and leaves empty folders behind
+            requests.head(f"https://{HOST}/", timeout=30)
+        except requests.ConnectionError:
+            raise ValueError(f"{HOST} cannot be reached to download it") from None
         tfds.builder(name, data_dir=folder).download_and_prepare()
-    except requests.ConnectionError:
-        raise InputError(
-            f"{name} cannot be downloaded: {HOST} is out of reach. {_how(name)}"
-        ) from None
-    except Exception as error:  # TFDS, TensorFlow and the disk each raise their own
-        raise InputError(f"{name} cannot be downloaded ({_reason(error)}). {_how(name)}") from None
+    builder = tfds.builder_from_directory(_versions(folder / name)[-1])
+    splits = [builder.as_dataset(split=split, batch_size=-1) for split in ("train", "test")]
+    splits = [(split["image"].numpy(), split["label"].numpy()) for split in splits]
+    class_names = builder.info.features["label"].names
+    return *splits, class_names, f"TFDS {name} {builder.version} in {folder}"
 
 
-def _reason(error):
-    """Returns the first line of an error, without TensorFlow's names of operations."""
-    lines = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", str(error)).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
-
-
-def _from_tar(name, path):
-    """Reads the members in memory: nothing is unpacked, so no path of theirs is followed."""
-    expected = ARCHIVES[name]
-    wanted = {f"{expected.folder}/{member}": member for member in _members(expected)}
+def _read_tar(archive, path):
+    """Returns the files of the archive that are needed; nothing is written to the disk."""
+    if not path.is_file():
+        return {}
     contents = {}
     try:
         with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
-                _check_member(member, path)
-                if member.name in wanted:
-                    contents[wanted[member.name]] = tar.extractfile(member).read()
-            while stream.read(2**20):  # the checksum of it all stands at the end
+                folder, _, file = tarfile.data_filter(member, path.parent).name.rpartition("/")
+                if folder == archive.folder and file in archive.files and member.isreg():
+                    if member.size > LARGEST_FILE:
+                        raise ValueError(f"{file} in {path.name} has {member.size} bytes")
+                    contents[file] = tar.extractfile(member).read()
+            while stream.read(2**20):  # the checksum is at the end
                 pass
     except (tarfile.TarError, zlib.error, OSError, EOFError) as error:
-        raise InputError(f"{path} is damaged ({error}). Download it again.") from None
-
-    def read(member):
-        if member not in contents:
-            raise InputError(f"{path} lacks {expected.folder}/{member}. Download it again.")
-        return io.BytesIO(contents[member])
-
-    return _from_batches(name, path, read)
+        raise ValueError(f"{path.name} is damaged or refused: {error}") from None
+    if not contents:
+        raise ValueError(f"{path.name} has no {archive.folder}/")
+    return contents
 
 
-def _check_member(member, path):
-    """Raises an InputError for a member that no archive of a data set has."""
-    if member.name.startswith("/") or ".." in Path(member.name).parts:
-        raise InputError(f"{path} is refused: its member {member.name!r} leads outside.")
-    if not (member.isreg() or member.isdir()):
-        raise InputError(f"{path} is refused: its member {member.name!r} is a link or a device.")
-    if member.size > LARGEST_MEMBER:
-        raise InputError(
-            f"{path} is refused: its member {member.name!r} has {member.size:,} bytes; "
-            f"expected {LARGEST_MEMBER:,} at most."
-        )
+def _read_folder(archive, folder):
+    paths = [folder / file for file in archive.files]
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 
-def _members(archive):
-    return (*archive.train, *archive.test, archive.meta)
+def _from_pickles(archive, contents):
+    """Returns the images and labels of both splits, and the class names."""
 
-
-def _file(path):
-    try:
-        return io.BytesIO(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
-
-
-def _from_batches(name, path, read):
-    """Reads the batches of an archive, `read(member)` giving each as a binary file."""
-    archive = ARCHIVES[name]
-
-    def unpickle(member):
+    def unpickle(file):
         try:
-            return safe_pickle.load(read(member), encoding="latin1")
+            return safe_pickle.loads(contents[file])
+        except KeyError:
+            raise ValueError(f"{archive.folder}/{file} is missing") from None
         except ValueError as error:
-            raise InputError(f"{path}: its {member} is refused or damaged. {error}") from None
+            raise ValueError(f"{archive.folder}/{file} is refused or damaged. {error}") from None
 
-    try:
-        class_names = list(unpickle(archive.meta)[archive.names])
-        splits = []
-        for members in (archive.train, archive.test):
-            batches = [unpickle(member) for member in members]
-            pixels = np.concatenate([np.asarray(batch["data"]) for batch in batches])
-            labels = np.concatenate([np.asarray(batch[archive.labels]) for batch in batches])
-            # Rows are planes: all red, all green, all blue.
-            images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-            splits.append((np.ascontiguousarray(images), labels))
-    except (LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is not {name}: {type(error).__name__}, {error}.") from None
-    _check(splits, class_names, archive.classes, path)
-    return *splits, class_names, f"{name} in {path}"
+    def split(files):
+        batches = [unpickle(file) for file in files]
+        # Rows are planes: all red, all green, all blue.
+        planes = np.concatenate([batch["data"].values for batch in batches])
+        images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        labels = [label for batch in batches for label in batch[archive.labels]]
+        if not all(type(label) is int for label in labels):
+            raise ValueError("there are labels that are not integers")
+        return np.ascontiguousarray(images), np.array(labels)
 
-
-def _check(splits, class_names, classes, source):
-    """Raises an InputError unless these are images with a label each, of named classes."""
-    if len(class_names) != classes or not all(isinstance(name, str) for name in class_names):
-        raise InputError(
-            f"{source} is damaged: it names {len(class_names)} classes; expected the names of "
-            f"{classes}, as text."
-        )
-    for images, labels in splits:
-        fits = images.dtype == np.uint8 and images.shape[1:] == (32, 32, 3) and len(images)
-        if not fits or labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
-            raise InputError(
-                f"{source} is damaged: labels {labels.dtype} {labels.shape} for images "
-                f"{images.dtype} {images.shape}; expected as many integers as uint8 images of "
-                "32×32×3."
-            )
-        if labels.min() < 0 or labels.max() >= classes:
-            raise InputError(
-                f"{source} is damaged: labels {labels.min()}–{labels.max()} of {classes} classes."
-            )
+    class_names = list(unpickle(archive.meta)[archive.names])
+    return split(archive.train), split(archive.test), class_names

@@ -1,25 +1,16 @@
-"""Checkpoints of PyTorch and Paddle into the models, and back."""
+"""Checkpoints of PyTorch, Paddle and Keras into the models, and back."""
 
-import re
 import warnings
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
-from keras_nam.weights import formats, nearest
+from keras_nam.weights import formats, keras_files
 from keras_nam.weights.files import read_checkpoint
+from keras_nam.weights.selection import select
 
 __all__ = ["LoadReport", "load_weights", "to_paddle_state_dict", "to_torch_state_dict"]
-
-# What training loops wrap a state dict in, and what DataParallel and torch.compile prepend.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-PREFIXES = re.compile(r"(?:(?:module|_orig_mod|model|net)\.)+")
-# NAM has no name of its own in weiaicunzai's networks: whoever adds it chooses one.
-NAM_MODULE = re.compile(
-    r"(?P<block>layer\d\.\d+|conv\d_x\.\d+|stage\d(?:\.\d+)?)(?:\.\w+)*"
-    r"\.(?P<rest>(?:Channel|Spatial)_Att\..+)"
-)
 
 
 class LoadReport(NamedTuple):
@@ -31,6 +22,9 @@ class LoadReport(NamedTuple):
         missing: List of keys that the model needs and the checkpoint does not have.
         unexpected: List of keys that the model has no place for.
         mismatched: List of (key, shape in the model, shape in the checkpoint).
+        weights: String, where in the checkpoint the weights were found, or `""`.
+        others: List of the names of other weights that would fit, such as averaged ones.
+        ignored: List of the names of what else the checkpoint holds, such as an optimizer's state.
     """
 
     format: str
@@ -38,6 +32,9 @@ class LoadReport(NamedTuple):
     missing: list
     unexpected: list
     mismatched: list
+    weights: str = ""
+    others: tuple | list = ()
+    ignored: tuple | list = ()
 
     @property
     def fits(self):
@@ -56,56 +53,74 @@ class LoadReport(NamedTuple):
         )
 
 
-def load_weights(model, source, format="auto", strict=True):
-    """Loads a checkpoint of PyTorch or Paddle into a model.
+def load_weights(model, source, format="auto", strict=True, weights=None):
+    """Loads a checkpoint of PyTorch, Paddle or Keras into a model.
 
     Nothing is written into the model unless everything was read and fits. An optimizer's state is
     not carried over. float16 and bfloat16 become float32 exactly, float64 is rounded to it.
 
     Args:
-        model: A model of `create_model`, or a built attention layer for a checkpoint of one.
-        source: Path of a file (`.pth`, `.pt`, `.bin`, `.safetensors`, `.npz`, `.pdparams`), or a
-            dictionary of arrays or tensors. Wrappers such as `{"state_dict": ...}`, prefixes such
-            as `module.`, and what is not an array are taken off.
+        model: A model of `create_model`, or a built attention layer for a checkpoint of one. From
+            a Keras file, any Keras model: the weights are found by the layers' names.
+        source: Path of a file of PyTorch, Paddle, safetensors, NumPy (`.npz`) or Keras (`.keras`,
+            `.weights.h5`), whatever its suffix, or a dictionary of arrays or tensors. The weights
+            may be in dictionaries such as `{"state_dict": ...}` and under prefixes such as
+            `module.`; counters and what is not an array are ignored.
         format: `"official"` (Christian-lyc/NAM), `"torchvision"`, `"weiaicunzai"`
-            (pytorch-cifar100), `"paddle"`, or `"auto"` to tell by the keys.
+            (pytorch-cifar100), `"paddle"`, `"keras"`, or `"auto"` to tell by the keys.
         strict: Whether the keys and shapes must be the same. If not, what fits is loaded.
+        weights: String, which weights to load where a checkpoint holds several, such as
+            `"state_dict_ema"`. By default those that are not averaged, with a warning.
 
     Returns:
         A `LoadReport`: the keys that were loaded, and those that were not.
 
     Raises:
         ValueError: If the file cannot be read or would run code, or the checkpoint does not fit
-            the model; the message has the differences and the arch that it fits best.
+            the model; the message has the differences.
         ImportError: If the file needs a package that is not installed.
     """
-    if format not in ("auto", *formats.format_names()):
-        raise ValueError(
-            f"The `format` must be 'auto' or one of {formats.format_names()}. "
-            f"Received: format={format!r}"
-        )
     if not model.built:
         raise ValueError(f"{model.name!r} has no weights yet: build it, or call it, first.")
-    arrays = state_dict(source)
-    format = _detect(model, arrays) if format == "auto" else formats.ALIASES.get(format, format)
-    entries = formats.entries(model, format)
-    report = compare(entries, arrays, format)
+    selection = find(model, source, format, weights)
+    entries = _entries(model, selection.format)
+    report = _compare(entries, selection)
     if (strict and not report.fits) or not report.loaded:
-        fitting = nearest.describe(arrays)
-        raise ValueError(
-            f"The checkpoint is not one of {model.name!r}: {report}." + (fitting and f" {fitting}")
-        )
+        hint = " strict=False loads what fits." if strict and report.loaded else ""
+        raise ValueError(f"The checkpoint does not fit {model.name!r}: {report}.{hint}")
     loaded = set(report.loaded)
     # Every array is converted before the first is written: a failure leaves the model as it was.
     values = [
-        (entry.variable, entry.layout.to_keras(_as_float32(entry.key, arrays[entry.key])))
+        (entry.variable, entry.layout.to_keras(_as_float32(entry.key, selection.arrays[entry.key])))
         for entry in entries
         if entry.key in loaded
     ]
     _warn_of_non_finite(values)
+    if report.others and weights is None:
+        warnings.warn(
+            f"The checkpoint holds several weights. Loaded {report.weights!r}, not "
+            f"{_first(report.others, 'others')}: weights=, or --weights, chooses.",
+            stacklevel=2,
+        )
     for variable, value in values:
         variable.assign(value)
     return report
+
+
+def find(model, source, format="auto", weights=None):
+    """Returns the `Selection` of a model's weights in a path's or dictionary's contents."""
+    known = ("auto", *formats.format_names(), "keras")
+    if format not in known:
+        raise ValueError(f"The `format` must be one of {known}. Received: format={format!r}")
+    contents = source if isinstance(source, dict) else read_checkpoint(source)
+    is_keras = isinstance(contents, keras_files.KerasWeights)
+    if format not in ("auto", "keras") and is_keras:
+        raise ValueError(f"It is a file of Keras, format='keras'. Received: format={format!r}")
+    if format == "auto":
+        names = ["keras"] if is_keras else [*formats.FORMATS]
+    else:
+        names = [formats.ALIASES.get(format, format)]
+    return select({name: _entries(model, name) for name in names}, contents, weights)
 
 
 def to_torch_state_dict(model, format="official"):
@@ -145,56 +160,24 @@ def to_paddle_state_dict(model):
     return _state_dict_of(model, "paddle")
 
 
-def state_dict(source):
-    """Returns a path's or dictionary's arrays by their keys, without wrappers and prefixes."""
-    contents = source if isinstance(source, dict) else read_checkpoint(source)
-    # No deeper than there are wrappers: a pickled dictionary may hold itself.
-    for _ in WRAPPERS:
-        if isinstance(contents, dict):
-            inner = (contents[w] for w in WRAPPERS if isinstance(contents.get(w), dict))
-            contents = next(inner, contents)
-    arrays = {}
-    for key, value in contents.items() if isinstance(contents, dict) else ():
-        if not (hasattr(value, "shape") and hasattr(value, "dtype")):
-            continue
-        name = PREFIXES.sub("", str(key)) if PREFIXES.match(str(key)) else str(key)
-        match = NAM_MODULE.fullmatch(name)
-        renamed = f"{match['block']}.nam.{match['rest']}" if match else name
-        # Two that would take one name are both kept, and the odd one is reported.
-        arrays[str(key) if renamed in arrays else renamed] = value
-    if not arrays:
-        raise ValueError(f"No array in the checkpoint. Received: {_contents_of(contents)}")
-    return arrays
+def _entries(model, format):
+    return list(keras_files.entries(model) if format == "keras" else formats.entries(model, format))
 
 
-def compare(entries, arrays, format):
-    """Returns the `LoadReport` of arrays against the entries of a model in a format."""
+def _compare(entries, selection):
     ours = {entry.key: entry.shape for entry in entries}
-    counters = (".num_batches_tracked", "num_batches_tracked")
-    theirs = {
-        key: tuple(array.shape) for key, array in arrays.items() if not key.endswith(counters)
-    }
+    theirs = {key: tuple(array.shape) for key, array in selection.arrays.items()}
     common = [key for key in ours if key in theirs]
     return LoadReport(
-        format=format,
+        format=selection.format,
         loaded=[key for key in common if ours[key] == theirs[key]],
         missing=[key for key in ours if key not in theirs],
         unexpected=[key for key in theirs if key not in ours],
         mismatched=[(key, ours[key], theirs[key]) for key in common if ours[key] != theirs[key]],
+        weights=selection.name,
+        others=selection.others,
+        ignored=selection.ignored,
     )
-
-
-def _detect(model, arrays):
-    """Returns the format with the most of the keys, and among equals with the most of the shapes.
-
-    Of a layer without statistics, it is the shapes that tell Paddle's transposed Linear.
-    """
-
-    def agreement(format):
-        report = compare(formats.entries(model, format), arrays, format)
-        return len(report.loaded) + len(report.mismatched), len(report.loaded)
-
-    return max(formats.FORMATS, key=agreement)
 
 
 def _state_dict_of(model, format):
@@ -210,7 +193,11 @@ def _state_dict_of(model, format):
 
 
 def _as_float32(key, value):
-    if hasattr(value, "detach"):
+    if hasattr(value, "detach"):  # PyTorch's
+        kind = str(value.layout).removeprefix("torch.")
+        if kind != "strided" or value.is_meta or value.is_quantized:
+            kind = "meta" if value.is_meta else "quantized" if value.is_quantized else kind
+            raise ValueError(f"{key} is a {kind} tensor. Expected a dense one, with its numbers.")
         # PyTorch's bfloat16 has no NumPy type; float() is exact.
         value = value.detach().cpu()
         value = value.float() if value.dtype.is_floating_point else value
@@ -234,7 +221,3 @@ def _first(items, what, count=3):
     listed = ", ".join(str(item) for item in items[:count])
     more = ", ..." if len(items) > count else ""
     return f"{len(items)} {what}" + (f" ({listed}{more})" if items else "")
-
-
-def _contents_of(contents):
-    return list(contents)[:3] if isinstance(contents, dict) else type(contents).__name__

@@ -1,6 +1,5 @@
 """Checkpoint files: reading them without running what they carry, and writing them."""
 
-import math
 import pickle
 import re
 import zipfile
@@ -10,81 +9,109 @@ from pathlib import Path
 import numpy as np
 
 from keras_nam import safe_pickle
-from keras_nam.weights import torch_zip
+from keras_nam.weights import keras_files
+from keras_nam.weights.formats import bfloat16
 
-# What a damaged archive raises on its way through zipfile, zlib and NumPy.
+# What a damaged file raises on its way through zipfile, zlib, NumPy and h5py.
 DAMAGES = (
     ValueError,
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
     KeyError,
+    NotImplementedError,
+    OverflowError,
     RuntimeError,
+    TypeError,
     MemoryError,
 )
+# How the format of PyTorch before 1.6 begins: a pickle of its magic number.
+TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def read_checkpoint(path):
     """Returns what a checkpoint file holds, usually a dictionary of arrays or of wrappers.
 
     Args:
-        path: Path of a file; its suffix, a key of `READERS`, says how to read it.
+        path: Path of a file. Its content says how to read it, not its suffix.
 
     Raises:
-        ValueError: If there is no such file, it is damaged or not what its name says, or it would
-            run code; the message names what it tried to import.
+        ValueError: If there is no such file, it is damaged or not a checkpoint, or it would run
+            code; the message names what it tried to import.
         ImportError: If it needs a package that is not installed.
     """
     path = Path(path)
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise ValueError(f"{path} has no suffix of a checkpoint: one of {', '.join(READERS)}")
     if not path.is_file():
         raise ValueError(f"There is no file {path}")
     try:
-        return reader(path)
+        return _reader(path)(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
     except DAMAGES as error:
-        raise ValueError(f"{path} is not a whole {path.suffix} checkpoint: {error}") from None
+        reason = str(error).strip("'") or type(error).__name__
+        raise ValueError(f"{path} cannot be read as a checkpoint: {reason}") from None
+
+
+def _reader(path):
+    """Returns the function that reads a file, by its first bytes and a zip archive's members."""
+    with path.open("rb") as file:
+        start = file.read(len(TORCH_MAGIC))
+    if start[:2] == b"PK":
+        return _zip_reader(path)
+    if start == TORCH_MAGIC:
+        return read_torch
+    if start[:1] == b"\x80":
+        return read_pickle
+    if start[:8] == b"\x89HDF\r\n\x1a\n":
+        return keras_files.read
+    if start[8:9] == b"{":
+        return read_safetensors
+    raise ValueError(
+        f"it starts with {start[:8]!r}. Expected a file of PyTorch, Paddle, safetensors, NumPy "
+        "(.npz) or Keras (.keras, .weights.h5)"
+    )
+
+
+def _zip_reader(path):
+    if not zipfile.is_zipfile(path):
+        raise ValueError("the zip archive is truncated")
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if keras_files.MEMBER in names:
+        return keras_files.read
+    if any(name.rpartition("/")[2] == "data.pkl" for name in names):
+        return read_torch
+    if any(name.endswith(".npy") for name in names):
+        return read_npz
+    raise ValueError(f"the zip archive holds {names[:3]}, which is not a checkpoint")
 
 
 def read_torch(path):
-    """Reads a PyTorch checkpoint, tensors alone, by PyTorch if that is installed."""
-    is_zip = zipfile.is_zipfile(path)
-    if is_zip:
-        torch_zip.check_sizes(path)
-    else:
-        _check_is_pickle(path)
+    """Reads what `torch.save` wrote: tensors, numbers, text, and stand-ins for a few others."""
     try:
         import torch
     except ImportError:
-        if not is_zip:
-            raise ValueError(
-                "it is in the format from before PyTorch 1.6, which only PyTorch reads: "
-                "install torch"
-            ) from None
-        return torch_zip.read(path)
+        raise ImportError(
+            f"{path} is a file of PyTorch: pip install torch, or save it as .safetensors where "
+            "PyTorch is installed"
+        ) from None
+    stand_ins = [(stand_in, name) for name, stand_in in safe_pickle.STAND_INS.items()]
+    stand_ins += [
+        (stand_in, name.replace("numpy.core", "numpy._core"))
+        for stand_in, name in stand_ins
+        if name.startswith("numpy.core")
+    ]
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(stand_ins):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch raises what its own readers run into
         raise ValueError(_reason(str(error) or type(error).__name__)) from None
 
 
-def _check_is_pickle(path):
-    """Raises a ValueError unless the file starts as a binary pickle does."""
-    with path.open("rb") as file:
-        start = file.read(16)
-    if start[:2] == b"PK":
-        raise ValueError("the zip archive is truncated")
-    if start[:1] != b"\x80":
-        raise ValueError(f"it is neither a zip archive nor a pickle, it starts with {start!r}")
-
-
 def _reason(message):
     """Returns one line of PyTorch's many, some of which advise to run what the file carries."""
-    imported = re.search(r"(?:GLOBAL|import|class) ([\w.]+\.[\w.]+)", message)
-    if "nsupported" in message and imported:
+    imported = re.search(r"GLOBAL ([\w.]+)", message)
+    if imported:
         return f"it imports {imported[1]}, which a file of tensors does not need"
     inner = re.search(r"WeightsUnpickler error: *(.+)", message)
     if message.startswith("Weights only load failed"):
@@ -92,8 +119,12 @@ def _reason(message):
     return message.strip().splitlines()[0]
 
 
-# The types of safetensors that NumPy has; BF16 comes as the upper half of float32's bits.
-SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16", "I64": "<i8"}
+# The types of safetensors that NumPy has, and BF16.
+SAFETENSORS_TYPES = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?", "I64": "<i8"},
+    **{"I32": "<i4", "I16": "<i2", "I8": "<i1", "U64": "<u8", "U32": "<u4", "U16": "<u2"},
+    "U8": "<u1",
+}
 
 
 def read_safetensors(path):
@@ -110,64 +141,24 @@ def read_safetensors(path):
         raise ValueError(str(error)) from None
     arrays = {}
     for key, tensor in tensors:
-        if tensor["dtype"] not in SAFETENSORS_TYPES:
-            raise ValueError(f"{key} is of type {tensor['dtype']}")
-        values = torch_zip.from_bytes(tensor["data"], SAFETENSORS_TYPES[tensor["dtype"]])
-        arrays[key] = values.reshape(tensor["shape"])
+        if tensor["dtype"] in SAFETENSORS_TYPES:
+            values = np.frombuffer(tensor["data"], SAFETENSORS_TYPES[tensor["dtype"]])
+            values = bfloat16(values) if tensor["dtype"] == "BF16" else values
+            arrays[key] = values.reshape(tensor["shape"])
+        else:
+            arrays[key] = f"a tensor of type {tensor['dtype']}"
     return arrays
 
 
 def read_npz(path):
-    """Reads arrays of a NumPy archive; the declared sizes are checked against the file first."""
-    torch_zip.check_sizes(path)
-    arrays = {}
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            if info.filename.endswith(".npy"):
-                arrays[info.filename.removesuffix(".npy")] = _read_npy(archive, info)
-    return arrays
+    """Reads arrays of a NumPy archive."""
+    with np.load(path, allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files}
 
 
-def _read_npy(archive, info):
-    with archive.open(info) as file:
-        version = np.lib.format.read_magic(file)
-        header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if header is None:
-            raise ValueError(f"{info.filename} is of version {version}")
-        shape, is_fortran, dtype = header(file)
-        size, held = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
-        if dtype.hasobject or size != held:
-            raise ValueError(
-                f"{info.filename} declares {list(shape)} of {dtype}, {size} bytes, and holds {held}"
-            )
-        return np.frombuffer(file.read(size), dtype).reshape(shape, order="FC"[not is_fortran])
-
-
-def read_paddle(path):
-    """Reads what `paddle.save` wrote, a pickle of arrays; bfloat16, there uint16, as float32."""
-    with path.open("rb") as file:
-        contents = safe_pickle.load(file)
-    if not isinstance(contents, dict):
-        raise ValueError(f"it holds a {type(contents).__name__}, not a dictionary")
-    return {
-        key: torch_zip.bfloat16(value)
-        if isinstance(value, np.ndarray) and value.dtype == np.uint16
-        else value
-        for key, value in contents.items()
-    }
-
-
-READERS = {
-    ".pth": read_torch,
-    ".pt": read_torch,
-    ".bin": read_torch,
-    ".safetensors": read_safetensors,
-    ".npz": read_npz,
-    ".pdparams": read_paddle,
-}
+def read_pickle(path):
+    """Reads a pickle of arrays, such as `paddle.save` writes."""
+    return safe_pickle.loads(path.read_bytes())
 
 
 def write_torch(arrays, path):
@@ -176,7 +167,8 @@ def write_torch(arrays, path):
         import torch
     except ImportError:
         raise ImportError(
-            "Writing PyTorch's format needs PyTorch: install torch, or write a .safetensors file"
+            "Writing PyTorch's format needs PyTorch: pip install torch, or write a .safetensors "
+            "file"
         ) from None
     torch.save({key: torch.from_numpy(array) for key, array in arrays.items()}, path)
 

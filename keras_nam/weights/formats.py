@@ -80,6 +80,11 @@ class Entry(NamedTuple):
         return self.layout.shape(tuple(self.variable.shape))
 
 
+def bfloat16(bits):
+    """Returns the float32 array of bfloat16 numbers given as uint16: float32's upper half."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 def format_names():
     """Returns the names that `format=` takes."""
     return [*FORMATS, *ALIASES]

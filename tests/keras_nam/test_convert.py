@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from checkpoint_files import CHECKPOINTS
 from golden_weights import GOLDEN, weights_for
 
 import keras_nam
@@ -47,7 +48,7 @@ def test_through_every_format_and_back_bit_equal(source, tmp_path, without_torch
     keras_nam.load_weights(first, source)
     last = read_checkpoint(paths[-1])
     for key, value in keras_nam.to_paddle_state_dict(first).items():
-        np.testing.assert_array_equal(last[key], value, err_msg=key)
+        np.testing.assert_array_equal(last[key].values, value, err_msg=key)
     assert {path.name for path in tmp_path.iterdir()} == set(steps)
 
 
@@ -72,12 +73,15 @@ BAD = {
     "folder": (["SOURCE", "none/out.keras"], {}, "There is no folder"),
     "same": (["SOURCE", "SOURCE", "--to", "torch"], {}, "are the same file"),
     "arch": (["SOURCE", "out.keras"], {"arch": "r18w8_man"}, "Did you mean 'r18_nam'"),
-    "wrong-arch": (["SOURCE", "out.keras"], {"arch": "r34w8_cbam"}, "create_model('r18w8_nam'"),
-    "classes": (["SOURCE", "out.keras", "--num-classes", "10"], {}, "num_classes=100"),
+    "wrong-arch": (["SOURCE", "out.keras"], {"arch": "r34w8_cbam"}, "does not fit 'r34w8_cbam'"),
+    "classes": (["SOURCE", "out.keras", "--num-classes", "10"], {}, "the model has [10, 64]"),
     "format": (["SOURCE", "out.keras", "--from", "weiaicunzai"], {}, "missing (conv1.0.weight"),
     "torch": (["SOURCE", "out.pth"], {}, "needs PyTorch"),
     "malicious": (["evil.pdparams", "out.keras"], {}, "it imports builtins.eval"),
-    "keras": (["other.weights.h5", "out.pdparams"], {}, "does not hold the weights of 'r18w8_nam'"),
+    "keras": (["other.weights.h5", "out.pdparams"], {}, "does not fit 'r18w8_nam'"),
+    "keras-format": (["other.weights.h5", "out.pdparams", "--from", "official"], {}, "'official'"),
+    "weights": (["SOURCE", "out.keras", "--weights", "ema"], {}, "no weights 'ema'"),
+    "without-torch": (["some.pth.tar", "out.keras"], {}, "pip install torch"),
 }
 
 
@@ -91,7 +95,8 @@ def test_bad_input_is_one_line_and_status_2(
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.pdparams").write_bytes(pickle.dumps({"a": Evil()}))
-    if name == "keras":
+    (tmp_path / "some.pth.tar").write_bytes((CHECKPOINTS / "legacy.pth").read_bytes())
+    if name.startswith("keras"):
         keras_nam.create_model("r18w16").save_weights(tmp_path / "other.weights.h5")
     arguments, options, message = BAD[name]
     present = set(tmp_path.iterdir())
@@ -102,6 +107,45 @@ def test_bad_input_is_one_line_and_status_2(
     assert printed.count("\n") == 1
     assert len(printed) < 800
     assert set(tmp_path.iterdir()) == present
+
+
+@pytest.mark.parametrize("chosen", ["state_dict", "state_dict_ema"])
+def test_averaged_weights_beside_raw_ones(source, tmp_path, without_torch, capsys, chosen):
+    """The output says which were taken; --weights chooses."""
+    raw = dict(np.load(source))
+    averaged = {f"module.{key}": array + 1 for key, array in raw.items()}
+    content = {"state_dict": raw, "state_dict_ema": averaged, "epoch": 3}
+    (tmp_path / "both.pkl").write_bytes(pickle.dumps(content))
+    options = [] if chosen == "state_dict" else ["--weights", chosen]
+    assert run(tmp_path / "both.pkl", tmp_path / "out.pdparams", *options) == 0
+    printed = capsys.readouterr()
+    assert f"weights of '{chosen}" in printed.out
+    assert "epoch" in printed.out
+    assert ("state_dict_ema" in printed.err) == (chosen == "state_dict")
+    read = read_checkpoint(tmp_path / "out.pdparams")["fc.bias"].values
+    np.testing.assert_array_equal(read, raw["fc.bias"] + (chosen == "state_dict_ema"))
+
+
+def test_counters_beside_the_weights_are_named_and_left(source, tmp_path, without_torch, capsys):
+    """Those of thop, which the official trainer calls."""
+    counters = {"total_ops": np.zeros(1), "layer1.0.total_params": np.zeros(1)}
+    np.savez(tmp_path / "a.npz", **np.load(source), **counters)
+    assert run(tmp_path / "a.npz", tmp_path / "out.keras") == 0
+    assert "not used: total_ops, layer1.0.total_params" in capsys.readouterr().out
+
+
+def test_no_strict_converts_what_fits_and_reports_the_rest(source, tmp_path, without_torch, capsys):
+    np.savez(tmp_path / "a.npz", **np.load(source), extra=np.zeros(3))
+    arguments = [tmp_path / "a.npz", tmp_path / "out.pdparams", "--num-classes", "10"]
+    assert run(*arguments) == 2
+    assert not (tmp_path / "out.pdparams").exists()
+    capsys.readouterr()
+    assert run(*arguments, "--no-strict") == 0
+    printed = capsys.readouterr().out
+    assert "132 weights" in printed
+    assert "1 unexpected (extra)" in printed
+    assert "fc.weight (the model has [10, 64]" in printed
+    assert read_checkpoint(tmp_path / "out.pdparams")["fc.bias"].values.shape == (10,)
 
 
 def test_nan_weights_are_warned_of(source, tmp_path, without_torch, capsys):

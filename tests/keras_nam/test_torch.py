@@ -122,17 +122,6 @@ def test_files_and_types(tmp_path, name, dtype):
         assert key.endswith("tracked") or torch.equal(torch.from_numpy(back[key]), tensor.float())
 
 
-def test_the_readers_with_and_without_torch_agree(tmp_path):
-    from keras_nam.weights import torch_zip
-
-    twin = random_twin("mbv2w8_nam", "weiaicunzai").half()
-    torch.save({"net": twin.state_dict(), "list": [torch.ones(2, 3).T]}, tmp_path / "twin.pth")
-    read = torch_zip.read(tmp_path / "twin.pth")
-    assert read["net"].keys() == twin.state_dict().keys()
-    for key, tensor in twin.state_dict().items():
-        np.testing.assert_array_equal(read["net"][key], tensor.numpy(), err_msg=key)
-
-
 def test_a_tensor_that_needs_a_gradient_or_lies_transposed_loads():
     twin = random_twin("r18w8", "official")
     tensors = {

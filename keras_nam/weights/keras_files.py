@@ -1,0 +1,81 @@
+"""Weights of `.keras` and `.weights.h5` files, without building the model that they describe."""
+
+import io
+import zipfile
+
+import h5py
+import numpy as np
+
+from keras_nam.weights.formats import Entry, Layout, bfloat16
+
+MEMBER = "model.weights.h5"
+
+
+class KerasWeights(dict):
+    """The arrays of a file, by the names of the layers and the variables' numbers."""
+
+
+class StoredArray:
+    """An array that is read when it is used: its size is compared with the model's before."""
+
+    def __init__(self, dataset):
+        self._dataset = dataset
+        self.shape, self.dtype = dataset.shape, dataset.dtype
+
+    def __array__(self, dtype=None, copy=None):
+        try:
+            values = self._dataset[()]
+        except OSError as error:
+            raise ValueError(f"{self._dataset.name} is damaged: {error}") from None
+        is_bfloat16 = self._dataset.attrs.get("dtype") == "bfloat16" and values.itemsize == 2
+        return bfloat16(values.view(np.uint16)) if is_bfloat16 else values
+
+
+def read(path):
+    """Returns the `KerasWeights` of a file, with keys such as `"stem_conv/0"`.
+
+    An optimizer's variables are left out, and what is stored in another file.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            file = h5py.File(io.BytesIO(archive.read(MEMBER)), "r")
+    else:
+        file = h5py.File(path, "r")
+    layers, arrays = {}, {}
+
+    def visit(place, item):  # visititems follows no link to another file
+        group, _, number = place.rpartition("/vars/")
+        if place.endswith("/vars") and isinstance(item.attrs.get("name"), str):
+            layers[place.removesuffix("/vars")] = item.attrs["name"]
+        elif group and not place.startswith("optimizer/") and _is_stored(item):
+            arrays[group, number] = StoredArray(item)
+
+    file.visititems(visit)
+    return KerasWeights(
+        (f"{_layer_path(group, layers)}/{number}", array)
+        for (group, number), array in arrays.items()
+    )
+
+
+def _is_stored(item):
+    return isinstance(item, h5py.Dataset) and not (item.external or item.is_virtual)
+
+
+def _layer_path(group, layers):
+    """Returns the names of the layers on the way to a group, such as `"stage1_bam/channel_bn"`.
+
+    Keras names the groups after classes and keeps the layers' names beside the variables.
+    """
+    parts = group.split("/")
+    groups = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    return "/".join(layers[group] for group in groups if group in layers) or group
+
+
+def entries(layer, path=""):
+    """Yields an `Entry` for every weight of a model, its key being that of `read`."""
+    own = {}
+    layer.save_own_variables(own)
+    for number, variable in own.items():
+        yield Entry(variable, f"{path}{number}", Layout(tuple(range(len(variable.shape)))))
+    for inner in layer._flatten_layers(include_self=False, recursive=False):
+        yield from entries(inner, f"{path}{inner.name}/")

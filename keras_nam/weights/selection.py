@@ -1,0 +1,202 @@
+"""Finds a model's weights in what a checkpoint holds, and names what else is there."""
+
+import re
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_nam import safe_pickle
+from keras_nam.weights.formats import bfloat16
+
+# Where trainers keep the weights. The first that fits is taken before any other name.
+WRAPPERS = ("", "state_dict", "model_state_dict", "model", "net", "module", "params")
+# Averages of the weights, taken where nothing else fits, or where they are asked for.
+AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|avg|average|averaged|shadow|teacher)(?:[._]|$)", re.I)
+# What PyTorch, thop, AveragedModel and Keras' random layers count beside the weights.
+COUNTERS = re.compile(
+    r"(?:.*[./])?(?:num_batches_tracked|total_ops|total_params|n_averaged|seed_generator/\d+)"
+)
+# Paddle's table of names, in every file of a state dict.
+PADDLE_TABLE = "StructuredToParameterName@@"
+# NAM has no name of its own in weiaicunzai's networks: whoever adds it chooses one.
+NAM_MODULE = re.compile(
+    r"(?<![^.])(?P<block>layer\d\.\d+|conv\d_x\.\d+|stage\d(?:\.\d+)?)(?:\.\w+)*"
+    r"\.(?P<rest>(?:Channel|Spatial)_Att\.[\w.]+)$"
+)
+DEEPEST = 4  # levels of dictionaries; a pickled one may hold itself
+MOST_PARTS = 12  # of a key, between its dots
+
+
+class Selection(NamedTuple):
+    """The weights that were found in a checkpoint.
+
+    Attributes:
+        name: String, where they are: keys and prefix, such as `"state_dict.module"`, or `""`.
+        format: String, whose names they have.
+        arrays: Dictionary of what is there, by the format's names, without that prefix.
+        ignored: List of the names of what else the checkpoint holds.
+        others: List of the names of other weights that would fit.
+    """
+
+    name: str
+    format: str
+    arrays: dict
+    ignored: list
+    others: list
+
+
+class _Candidate(NamedTuple):
+    container: str
+    prefix: str
+    format: str
+    agreement: tuple  # how many keys of the model there are, and how many have its shapes
+
+    @property
+    def name(self):
+        return _join(self.container, self.prefix)
+
+    @property
+    def order(self):
+        """What is taken first: raw weights, the most keys, the name that is used for weights."""
+        return (bool(AVERAGED.search(self.name)), *(-n for n in self.agreement), self.rank)
+
+    @property
+    def rank(self):
+        root = self.container.partition(".")[0]
+        return WRAPPERS.index(root) if root in WRAPPERS else len(WRAPPERS)
+
+
+def select(entries_by_format, contents, weights=None):
+    """Returns the `Selection` of the weights of a model.
+
+    Args:
+        entries_by_format: Dictionary of a format's name to the list of the model's entries in it.
+        contents: Dictionary of arrays, or of dictionaries that hold them.
+        weights: String, the name of the weights to take where there are several.
+
+    Raises:
+        ValueError: If there is no array, no weights of that name, or several sets of weights fit
+            equally and none was named.
+    """
+    containers = dict(_containers(contents))
+    if not containers:
+        raise ValueError(f"No dictionary of arrays in the checkpoint. Received: {_summary(contents)}")
+    candidates = [
+        candidate
+        for container, arrays in containers.items()
+        for format, entries in entries_by_format.items()
+        for candidate in _candidates(container, arrays, format, entries)
+    ]
+    if weights is not None:
+        named = [c for c in candidates if f"{c.name}.".startswith(f"{weights}.")]
+        if not named:
+            names = _list_names(_most_alike(candidates))
+            raise ValueError(f"There are no weights {weights!r}. {names}")
+        candidates = named
+    if not candidates:  # the caller reports what the largest part of it lacks
+        largest = max(containers, key=lambda name: len(containers[name]))
+        candidates = [_Candidate(largest, "", next(iter(entries_by_format)), (0, 0))]
+    best = {}  # of each name, the format that fits best
+    for candidate in sorted(_most_alike(candidates), key=lambda c: c.order):
+        best.setdefault(candidate.name, candidate)
+    taken, *others = best.values()
+    if others and others[0].order == taken.order:
+        raise ValueError(f"Several sets of weights fit equally. {_list_names(best.values())}")
+    known = {entry.key for entry in entries_by_format[taken.format]}
+    arrays, ignored = _split(containers[taken.container], taken, known, weights is not None)
+    root = taken.container.partition(".")[0]
+    ignored += [
+        str(key)[:80]
+        for key, value in contents.items()
+        if key != PADDLE_TABLE and (str(key) != root if root else _array_of(value) is None)
+    ]
+    ignored = [name for name in ignored if not name.endswith("num_batches_tracked")]
+    names = [other.name for other in others]
+    return Selection(taken.name, taken.format, arrays, ignored, names)
+
+
+def _split(container, taken, known, is_named):
+    """Returns the arrays under the prefix that was taken, and the keys that stand beside them."""
+    arrays, beside, counters = {}, {}, []
+    start = taken.prefix + "." if taken.prefix else ""
+    for key, array in container.items():
+        name = key.removeprefix(start)
+        if name not in known and (COUNTERS.fullmatch(key) or not array.shape):
+            counters.append(key)
+        elif key.startswith(start):
+            arrays[name] = array
+        else:
+            beside[key] = array
+    if is_named or len(beside) <= len(arrays):
+        return arrays, [*beside, *counters]
+    # A small part of another network, which fits by chance: the rest is unexpected.
+    return {**beside, **arrays}, counters
+
+
+def _containers(contents):
+    """Yields the names and the arrays of the dictionaries that hold arrays."""
+    queue = [("", contents)] if isinstance(contents, dict) else []
+    seen = set()
+    for name, mapping in queue:
+        seen.add(id(mapping))
+        arrays = {}
+        for key, value in mapping.items():
+            array = _array_of(value)
+            if array is not None:
+                renamed = NAM_MODULE.sub(r"\g<block>.nam.\g<rest>", str(key))
+                # Two that would take one name are both kept, and the odd one is reported.
+                arrays[str(key) if renamed in arrays else renamed] = array
+            elif isinstance(value, dict) and id(value) not in seen and name.count(".") < DEEPEST:
+                queue.append((_join(name, str(key)[:80]), value))
+        if arrays:
+            yield name, arrays
+
+
+def _array_of(value):
+    """Returns the array or tensor that a value is, or `None`."""
+    if isinstance(value, tuple) and len(value) == 2:  # Paddle's name and array
+        value = value[1]
+    if isinstance(value, safe_pickle.Array):
+        value = value.values
+        if value is not None and value.dtype == np.uint16:  # Paddle's bfloat16
+            return bfloat16(value)
+    is_nested = getattr(value, "is_nested", False)  # PyTorch's, which has no shape
+    return value if not is_nested and hasattr(value, "shape") and hasattr(value, "dtype") else None
+
+
+def _candidates(container, arrays, format, entries):
+    """Yields the prefixes under which keys of the model are found."""
+    shapes = {entry.key: entry.shape for entry in entries}
+    agreement, fitting = Counter(), Counter()
+    for key, array in arrays.items():
+        parts = key.rsplit(".", MOST_PARTS)
+        for count in range(len(parts)):
+            rest = ".".join(parts[count:])
+            if rest in shapes:
+                prefix = ".".join(parts[:count])
+                agreement[prefix] += 1
+                fitting[prefix] += shapes[rest] == tuple(array.shape)
+    for prefix, count in agreement.items():
+        yield _Candidate(container, prefix, format, (count, fitting[prefix]))
+
+
+def _most_alike(candidates):
+    """Returns the candidates with at least half as many of the model's keys as the best has."""
+    most = max((candidate.agreement[0] for candidate in candidates), default=0)
+    return [candidate for candidate in candidates if 2 * candidate.agreement[0] >= most]
+
+
+def _join(*names):
+    return ".".join(name for name in names if name)
+
+
+def _list_names(candidates):
+    names = sorted({candidate.name for candidate in candidates})[:8]
+    return f"Choose one by weights= or --weights: {', '.join(map(repr, names))}"
+
+
+def _summary(contents):
+    if not isinstance(contents, dict):
+        return type(contents).__name__
+    return [str(key)[:80] for key in list(contents)[:3]]

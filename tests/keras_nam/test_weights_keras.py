@@ -1,0 +1,117 @@
+"""Weights of Keras' own files, without building the model that they describe."""
+
+import keras
+import numpy as np
+import pytest
+from small_models import assert_equal, randomize, values_of
+
+import keras_nam
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("keras")
+
+
+@pytest.fixture(scope="module")
+def values(folder):
+    """Those of a network that was saved with its optimizer."""
+    network = keras_nam.create_model("r18w8_bam", num_classes=10)
+    saved = randomize(network)
+    network.compile("adam", "mse")
+    network.optimizer.build(network.trainable_variables)
+    network.save(folder / "a.keras")
+    network.save_weights(folder / "a.weights.h5")
+    (folder / "best.model").write_bytes((folder / "a.keras").read_bytes())
+    return saved
+
+
+@pytest.mark.parametrize("name", ["a.keras", "a.weights.h5", "best.model"])
+def test_a_keras_file_loads_bit_equal(folder, values, name):
+    network = keras_nam.create_model("r18w8_bam", num_classes=10)
+    report = keras_nam.load_weights(network, folder / name)
+    assert report.fits
+    assert (report.format, len(report.loaded)) == ("keras", len(values))
+    assert_equal(network, values)
+
+
+def test_another_classifier_needs_not_strict(folder, values):
+    network = keras_nam.create_model("r18w8_bam", num_classes=7)
+    before = values_of(network)
+    with pytest.raises(ValueError, match=r"logits/0 \(the model has \[64, 7\].*strict=False"):
+        keras_nam.load_weights(network, folder / "a.keras")
+    assert_equal(network, before)
+    report = keras_nam.load_weights(network, folder / "a.keras", strict=False)
+    assert report.mismatched == [
+        ("logits/0", (64, 7), (64, 10)),
+        ("logits/1", (7,), (10,)),
+    ]
+    assert_equal(network, [*values[:-2], *before[-2:]])
+
+
+def test_another_attention_loads_what_fits_by_name(folder, values):
+    network = keras_nam.create_model("r18w8_nam", num_classes=10)
+    report = keras_nam.load_weights(network, folder / "a.keras", strict=False)
+    assert {key.split("/")[0] for key in report.unexpected} == {f"stage{n}_bam" for n in (1, 2, 3)}
+    assert "stage1_block1_nam/0" in report.missing
+    np.testing.assert_array_equal(network.get_layer("logits").bias, values[-1])
+
+
+def test_a_model_of_the_users_own(tmp_path):
+    """By the layers' names, in any order; the state of a random layer is no weight."""
+
+    def build(*units, classes=3):
+        layers = [keras.layers.Dense(n, name=f"dense_{n}") for n in units]
+        head = keras.layers.Dense(classes, name="head")
+        noise = keras.layers.GaussianNoise(0.1)
+        return keras.Sequential([keras.Input((4,)), noise, *layers, head])
+
+    source = build(5, 4)
+    randomize(source)
+    source.save(tmp_path / "own.keras")
+    target = build(5, 6)
+    report = keras_nam.load_weights(target, tmp_path / "own.keras", strict=False)
+    assert report.loaded == ["dense_5/0", "dense_5/1", "head/1"]
+    assert report.missing == ["dense_6/0", "dense_6/1"]
+    assert_equal(target.get_layer("dense_5"), values_of(source.get_layer("dense_5")))
+    assert keras_nam.load_weights(build(5, 4), tmp_path / "own.keras").fits
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
+def test_half_precision_loads_exactly(tmp_path, policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        source = keras_nam.create_model("r18w8_nam", num_classes=10)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    source.save(tmp_path / "half.keras")
+    target = keras_nam.create_model("r18w8_nam", num_classes=10)
+    assert keras_nam.load_weights(target, tmp_path / "half.keras").fits
+    for ours, theirs in zip(target.weights, source.weights, strict=True):
+        theirs = keras.ops.convert_to_numpy(keras.ops.cast(theirs, "float32"))
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_link_to_another_file_is_not_followed(tmp_path, folder, values):
+    h5py = pytest.importorskip("h5py")
+    content = (folder / "a.weights.h5").read_bytes()
+    (tmp_path / "linked.weights.h5").write_bytes(content)
+    with h5py.File(tmp_path / "linked.weights.h5", "a") as file:
+        place = next(p for p, g in _groups(file) if g.attrs.get("name") == "logits")
+        del file[place]["1"]
+        file[place]["1"] = h5py.ExternalLink(str(folder / "a.weights.h5"), f"{place}/1")
+    network = keras_nam.create_model("r18w8_bam", num_classes=10)
+    with pytest.raises(ValueError, match=r"1 missing \(logits/1\)"):
+        keras_nam.load_weights(network, tmp_path / "linked.weights.h5")
+
+
+def _groups(file):
+    found = []
+    file.visititems(lambda place, item: found.append((place, item)))
+    return found
+
+
+def test_names_of_another_framework_are_no_format_of_it(folder, values):
+    network = keras_nam.create_model("r18w8_bam", num_classes=10)
+    with pytest.raises(ValueError, match=r"'keras'.*'official'"):
+        keras_nam.load_weights(network, folder / "a.keras", format="official")
