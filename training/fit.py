@@ -114,6 +114,7 @@ def _train_rest(job, dataset, steps, precision, placement, say):
         model, position, warnings = checkpoints.load_newest(folder)
         if model is None:
             model = network.compiled_model(job, dataset, steps, precision)
+        network.execute_here(model, steps)
         if placement.mirrored and job.sync_bn:
             network.synchronize(model)
         models = network.at_sizes(model, recipe, steps)
