@@ -118,7 +118,7 @@ def test_times_are_those_of_the_clock(tmp_path, monkeypatch, before):
     metrics = [keras.metrics.SparseTopKCategoricalAccuracy(k, k_) for k_, k in names.items()]
     model.compile(keras.optimizers.SGD(0.1), loss, metrics=metrics)
     x, y = np.ones((16, 2)), np.arange(16) % 6
-    recorded = callbacks.History(tmp_path, [], len(x), lambda step: 0.5, before)
+    recorded = callbacks.History(tmp_path, [], len(x), lambda step: 0.5 * step, before)
     model.fit(
         x, y, 4, epochs=2, verbose=0, validation_data=(x[:8], y[:8]), callbacks=[clock, recorded]
     )
@@ -126,7 +126,7 @@ def test_times_are_those_of_the_clock(tmp_path, monkeypatch, before):
     assert (first["seconds"], second["seconds"]) == (before + 4 * 2 + 2, 4 * 2 + 2)
     assert second["images_per_second"] == 16 / 8
     assert first["images_per_second"] == pytest.approx(16 / (8 + before), rel=1e-6)
-    assert first["learning_rate"] == 0.5
+    assert (first["learning_rate"], second["learning_rate"]) == (0.5 * 4, 0.5 * 8)
 
 
 @pytest.fixture
