@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 
 from training import checkpoints, gate_values, plots, recipes, runs
-from training.cli import FailedError
 
 
 class History(keras.callbacks.Callback):
@@ -15,7 +14,7 @@ class History(keras.callbacks.Callback):
 
     Args:
         folder: Path of the run folder.
-        rows: The rows of the epochs that were done before, kept.
+        rows: The rows of the epochs that were done before.
         images_per_epoch: Integer, for the speed.
         schedule: The learning rate, a function of the step.
         seconds: Float, those that the first epoch, begun before, has taken already.
@@ -25,23 +24,32 @@ class History(keras.callbacks.Callback):
         super().__init__()
         self.seconds_before = seconds
         self.folder = folder
-        self.rows = rows
+        self.rows = list(rows)
         self.images_per_epoch = images_per_epoch
         self.schedule = schedule
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.started = self.trained = time.perf_counter() - self.seconds_before
+        self.started = time.perf_counter() - self.seconds_before
         self.seconds_before = 0.0
 
     def on_test_begin(self, logs=None):
         self.trained = time.perf_counter()
 
+    def on_test_end(self, logs=None):
+        self.evaluated = time.perf_counter()
+
     def on_epoch_end(self, epoch, logs=None):
+        self.record(epoch, logs)
+
+    def record(self, epoch, logs):
+        """Writes the row of an epoch, unless it is written already; adds its figures to `logs`."""
+        if self.rows and self.rows[-1]["epoch"] == epoch + 1:
+            return
         # Of a number: where processes share the variables, one alone cannot compute with them.
         step = int(np.asarray(self.model.optimizer.iterations))
         logs["learning_rate"] = float(np.asarray(self.schedule(step)))
         logs["images_per_second"] = self.images_per_epoch / (self.trained - self.started)
-        logs["seconds"] = time.perf_counter() - self.started
+        logs["seconds"] = self.evaluated - self.started
         values = {key: float(f"{logs[key]:.7g}") for key in runs.HISTORY_COLUMNS if key in logs}
         self.rows.append({"epoch": epoch + 1, **values})
         runs.write_history(self.folder / "history.csv", self.rows)
@@ -51,19 +59,31 @@ class History(keras.callbacks.Callback):
 
 
 class StopOnNaN(keras.callbacks.Callback):
-    """Stops the training with a message as soon as the loss, or a weight at an epoch's end, is NaN.
+    """Stops the training as soon as the loss, or a weight at an epoch's end, is not finite.
 
-    An infinite one counts too.
+    An evaluation that is not finite is a warning.
+
+    Args:
+        say: Function of a line.
     """
 
+    def __init__(self, say=print):
+        super().__init__()
+        self.say = say
+
     def on_train_batch_end(self, batch, logs=None):
-        loss = (logs or {}).get("loss", 0.0)
-        if not np.isfinite(loss):
-            step = int(np.asarray(self.model.optimizer.iterations))
-            raise FailedError(f"The loss became {loss} at step {step}. {checkpoints.DIVERGED}")
+        checkpoints.check_loss(self.model, logs)
 
     def on_epoch_end(self, epoch, logs=None):
-        checkpoints.check_finite(self.model)
+        checkpoints.check_weights(self.model)
+        held_out = {key: value for key, value in (logs or {}).items() if key.startswith("val_")}
+        if not np.isfinite([*held_out.values()]).all():
+            self.say(
+                f"\nwarning: the evaluation after epoch {epoch + 1} is not finite (val_loss "
+                f"{held_out['val_loss']}), though the weights are: the training continues. Early "
+                "on, the statistics of the normalizations may not have settled; float16 overflows "
+                "above 65504. If it persists, use --precision float32."
+            )
 
 
 class TimeEstimate(keras.callbacks.Callback):
@@ -118,6 +138,8 @@ def duration(seconds):
 class TensorBoardExtras(keras.callbacks.Callback):
     """Writes a grid of augmented images, and the gates' weights and values after each epoch.
 
+    Images on which a gate has values that are not finite are left out of its statistics.
+
     Args:
         folder: Path of the TensorBoard logs.
         network: The model of the full size, whichever is trained.
@@ -145,7 +167,8 @@ class TensorBoardExtras(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         with self.writer.as_default(step=epoch):
             for name, gate in self.gates.items():
-                tf.summary.histogram(f"gate_weights/{name}", gate.gate_weights)
+                weights = np.asarray(gate.gate_weights)
+                tf.summary.histogram(f"gate_weights/{name}", weights[np.isfinite(weights)])
             if self.gates and self.gate_images is not None:
                 self._write_gate_values()
         self.writer.flush()
@@ -153,6 +176,9 @@ class TensorBoardExtras(keras.callbacks.Callback):
     def _write_gate_values(self):
         values = self.gate_values(self.gate_images)
         for (name, gate), value in zip(self.gates.items(), values, strict=True):
+            value = value[np.isfinite(value).all((1, 2, 3))]
+            if not len(value):
+                continue
             spread = gate_values.distribution(gate, value)
             tf.summary.histogram(f"gate_values/{name}", value[: self.HISTOGRAM_IMAGES])
             tf.summary.scalar(f"gate_mean/{name}", spread.mean)

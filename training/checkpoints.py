@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import shutil
 import signal
@@ -36,38 +37,37 @@ class Position:
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves model and optimizer: `last.keras`, `previous.keras`, `best.keras`.
+    """Saves `last.keras` and `previous.keras`, which a training resumes from, and `best.keras`.
 
-    They are saved after each epoch, every so many steps if that is asked for, and before the
-    training ends on a signal. The previous checkpoint stays until the new one is whole. The best
-    one is that of the highest held-out top-1; without a validation split it is the last, since
-    choosing by the test set would be tuning on it.
+    A checkpoint is saved after each epoch, every so many steps if that is asked for, and before the
+    training ends on a signal. The previous one stays until the new one is whole. The best one is
+    that of the highest held-out top-1; without a validation split it is the last, since choosing by
+    the test set would be tuning on it. It has no optimizer, so that Keras loads it with
+    `import keras_nam` alone.
 
     Args:
         folder: Path of the run folder.
         network: The model that is saved: that of the full size, whichever is trained.
-        rows: The history's rows, this epoch's included once it has ended.
+        history: `callbacks.History`, whose row of an epoch is written before the epoch's
+            checkpoint; `None` in a process that writes nothing.
         position: `Position` that the training starts from.
         steps: Integer, the steps of an epoch.
         every: Integer, steps between two checkpoints; `None` for those of the epochs alone.
         choose_best: Whether `val_top1` is that of a validation split.
         ends: Function of the steps so far, whether the training is to end now; see `termination`.
-        writes: Whether this process writes; it keeps in step with the one that does, if not.
     """
 
-    def __init__(
-        self, folder, network, rows, position, steps, every, choose_best, ends, writes=True
-    ):
+    def __init__(self, folder, network, history, position, steps, every, choose_best, ends):
         super().__init__()
         self.folder = folder
         self.network = network
-        self.rows = rows
+        self.history = history
         self.position = position
         self.steps = steps
         self.every = every
         self.choose_best = choose_best
         self.ends = ends
-        self.writes = writes
+        self.best = max(map(score, history.rows), default=-np.inf) if history else None
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch > self.position.epochs:
@@ -82,6 +82,7 @@ class Checkpoint(keras.callbacks.Callback):
         due = self.every and steps - self.position.steps >= self.every
         ends = self.ends(self.position.epochs * self.steps + steps)
         if steps < self.steps and (due or ends):
+            check_loss(self.model, logs)
             self.position = Position(
                 self.position.epochs,
                 steps,
@@ -101,38 +102,42 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.position = Position(epoch + 1)
-        self._save(epoch_ended=True)
+        if self.history:
+            self.history.record(epoch, logs)
+        is_best = self.history and (not self.choose_best or score(logs) >= self.best)
+        self._save(is_best)
+        if is_best:
+            self.best = score(logs)
         self._end(self.ends((epoch + 1) * self.steps))
 
-    def _save(self, epoch_ended=False):
-        check_finite(self.model)
-        if not self.writes:
+    def _save(self, is_best=False):
+        check_weights(self.model)
+        if not self.history:
             return
         last = self.folder / "last.keras"
         if last.exists():
-            self._copy(last, "previous.keras")
+            copy = functools.partial(shutil.copyfile, last)
+            runs.write_atomically(self.folder / "previous.keras", copy)
 
         def write(path):
-            self._write(path)
+            self._write(self.network, path)
             # Before the epoch counts as done: one that is killed here is trained again.
-            if epoch_ended and self._is_best():
-                self._copy(path, "best.keras")
+            if is_best:
+                network = keras.Model(
+                    self.network.inputs, self.network.outputs, name=self.network.name
+                )
+                write_best = functools.partial(self._write, network)
+                runs.write_atomically(self.folder / "best.keras", write_best)
 
         runs.write_atomically(last, write)
 
-    def _is_best(self):
-        tops = [row["val_top1"] for row in self.rows]
-        return not self.choose_best or tops[-1] >= max(tops)
-
-    def _write(self, path):
+    def _write(self, network, path):
         _ = self.model  # on JAX a callback's look at the model brings its variables up to date
         with multihost.own_variables():
-            self.network.save(path)
+            network.save(path)
+        position = json.dumps(dataclasses.asdict(self.position), allow_nan=False)
         with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr(POSITION_FILE, json.dumps(dataclasses.asdict(self.position)))
-
-    def _copy(self, source, target):
-        runs.write_atomically(self.folder / target, lambda path: shutil.copyfile(source, path))
+            archive.writestr(POSITION_FILE, position)
 
     def _end(self, ends):
         if ends:
@@ -142,7 +147,21 @@ class Checkpoint(keras.callbacks.Callback):
             )
 
 
-def check_finite(model):
+def score(row):
+    """Returns an epoch's held-out top-1, or -inf where its evaluation was not finite."""
+    top1 = row["val_top1"]
+    return top1 if np.isfinite([top1, row["val_loss"]]).all() else -np.inf
+
+
+def check_loss(model, logs):
+    """Raises a FailedError if the training loss in Keras' logs is NaN or infinite."""
+    loss = (logs or {}).get("loss", 0.0)
+    if not np.isfinite(loss):
+        step = int(np.asarray(model.optimizer.iterations))
+        raise FailedError(f"The loss became {loss} at step {step}. {DIVERGED}")
+
+
+def check_weights(model):
     """Raises a FailedError if some weights of a model are NaN or infinite."""
     if not all(np.isfinite(np.asarray(variable)).all() for variable in model.variables):
         step = int(np.asarray(model.optimizer.iterations))
@@ -165,11 +184,12 @@ def load_newest(folder):
         A tuple (model, `Position`, warnings); (`None`, the start, warnings) if there is none.
 
     Raises:
-        InputError: If none can be loaded though one is undamaged: to begin anew would destroy it.
+        InputError: If none can be loaded though one is undamaged, `best.keras` included: to begin
+            anew would destroy it.
     """
     warnings = []
     undamaged = None
-    for name in ("last.keras", "previous.keras", "best.keras"):
+    for name in ("last.keras", "previous.keras"):
         path = folder / name
         if not path.exists():
             continue
@@ -188,6 +208,12 @@ def load_newest(folder):
             f"{undamaged} cannot be loaded, though its checksums are right: {warnings[-1]} Was it "
             f"written by other versions than these? {folder / 'config.json'} names them."
         )
+    if warnings and _is_whole(folder / "best.keras"):
+        raise InputError(
+            f"{' '.join(warnings)} {folder / 'best.keras'} is undamaged, but has no optimizer to "
+            "continue with. Evaluate or export it, and train in another --run-dir; or move it "
+            "away, and --resume begins anew."
+        )
     if warnings:
         warnings.append("No checkpoint is whole: the training begins anew.")
     return None, Position(), warnings
@@ -199,6 +225,13 @@ def _checked_position(path):
         if archive.testzip() is not None:
             raise zipfile.BadZipFile("its checksums do not match")
         return Position(**json.loads(archive.read(POSITION_FILE)))
+
+
+def _is_whole(path):
+    try:
+        return _checked_position(path) is not None
+    except Exception:  # of a damaged or missing archive; zipfile raises many kinds
+        return False
 
 
 @contextlib.contextmanager

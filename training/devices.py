@@ -132,12 +132,24 @@ def _gpu_capabilities():
     ]
 
 
-def steps_per_execution(steps):
-    """Returns how many steps are run at a call: on a GPU several, so that it need not wait.
+def execution(steps):
+    """Returns how Keras is to run the steps here: `jit_compile` and `steps_per_execution`.
 
-    It divides the steps of an epoch, since Keras would run a last, incomplete call whole, into
-    the next epoch's images. On a CPU a call costs nothing beside a step.
+    On one GPU, XLA compiles a step, and several steps are one call, so that the GPU need not wait.
+    Their number divides the steps of an epoch, since Keras would run a last, incomplete call whole,
+    into the next epoch's images. On a CPU a call costs nothing beside a step, and oneDNN's
+    convolutions are quicker than XLA's. With several devices of TensorFlow's neither works: XLA
+    cannot reach the variables of another device.
+
+    Args:
+        steps: Integer, the steps of an epoch.
+
+    Returns:
+        Dictionary, arguments of `keras.Model.compile`.
     """
-    if keras.backend.backend() != "tensorflow" or not tf.config.list_physical_devices("GPU"):
-        return 1
-    return max(n for n in range(1, MOST_STEPS + 1) if steps % n == 0)
+    if keras.backend.backend() == "jax":
+        return {"jit_compile": True, "steps_per_execution": 1}
+    if not tf.config.list_physical_devices("GPU") or tf.distribute.has_strategy():
+        return {"jit_compile": False, "steps_per_execution": 1}
+    most = max(n for n in range(1, MOST_STEPS + 1) if steps % n == 0)
+    return {"jit_compile": True, "steps_per_execution": most}

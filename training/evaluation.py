@@ -32,9 +32,14 @@ def evaluate(model, stream, flip=False):
     }
 
 
+def answered(scores):
+    """Returns a mask of the images whose logits are finite; the others count as mistakes."""
+    return np.isfinite(scores["probabilities"]).all(-1)
+
+
 def accuracy_by_class(scores, class_names):
     """Returns (name, top-1) of each class, the worst first."""
-    hits = scores["labels"] == scores["predictions"]
+    hits = (scores["labels"] == scores["predictions"]) & answered(scores)
     accuracies = [
         (name, float(hits[scores["labels"] == label].mean()))
         for label, name in enumerate(class_names)
@@ -46,9 +51,8 @@ def accuracy_by_class(scores, class_names):
 def worst_confusions(scores, class_names, count=10):
     """Returns (label, prediction, images) of the class pairs that are mistaken most often."""
     classes = len(class_names)
-    pairs = np.bincount(
-        scores["labels"] * classes + scores["predictions"], minlength=classes * classes
-    ).reshape(classes, classes)
+    indices = scores["labels"] * classes + scores["predictions"]
+    pairs = np.bincount(indices[answered(scores)], minlength=classes**2).reshape(classes, classes)
     np.fill_diagonal(pairs, 0)
     order = np.argsort(-pairs, axis=None, kind="stable")[:count]
     return [
@@ -60,6 +64,6 @@ def worst_confusions(scores, class_names, count=10):
 
 def surest_mistakes(scores, count=32):
     """Returns the indices of the mistakes that the network was surest of."""
-    wrong = np.flatnonzero(scores["labels"] != scores["predictions"])
+    wrong = np.flatnonzero((scores["labels"] != scores["predictions"]) & answered(scores))
     sureness = scores["probabilities"][wrong].max(-1)
     return wrong[np.argsort(-sureness, kind="stable")[:count]]

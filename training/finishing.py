@@ -56,7 +56,17 @@ def finish(folder, model, dataset, fold, say):
         f"test top-1 {scores['top1']:.2%}, top-5 {scores['top5']:.2%}, loss {scores['loss']:.4f} "
         f"({time.perf_counter() - started:.0f} s to evaluate and save)"
     )
-    return result
+    return runs.read_json(folder / "result.json")
+
+
+def check(result, folder):
+    """Raises a FailedError if a run's loss on the test set is not finite."""
+    if result["loss"] is None:
+        raise FailedError(
+            f"{folder}: the loss on the test set is not finite (null in result.json), though the "
+            "weights are. Train for more steps, since the statistics of the normalizations may "
+            "not have settled, or with --precision float32, in another --run-dir."
+        )
 
 
 def in_tensorflow(folder, data_dir, fold):
@@ -69,7 +79,7 @@ def in_tensorflow(folder, data_dir, fold):
     command += ["--data-dir", data_dir] if data_dir else []
     environment = {key: value for key, value in os.environ.items() if key not in multihost.NAMES}
     ended = subprocess.run(command, env={**environment, "KERAS_BACKEND": "tensorflow"})
-    if ended.returncode:
+    if ended.returncode and not runs.is_finished(folder):
         raise FailedError(
             f"{folder} is trained, and could not be finished (see above). Again: python "
             f"training/finishing.py {folder}"
@@ -99,15 +109,14 @@ def main(argv=None):
             f"{args.run} has not trained its {epochs} epochs: train.py --resume goes on."
         )
 
-    import keras
-
-    from training import data, network  # noqa: F401 - what the file's optimizer is made of
+    from training import data, report
 
     dataset = data.load(
         config["dataset"], args.data_dir, config["validation_split"], config["seed"]
     )
-    model = keras.saving.load_model(args.run / "best.keras")
-    finish(args.run, model, dataset, args.fold, lambda line: print(line, flush=True))
+    model = report.load_model(args.run / "best.keras")
+    result = finish(args.run, model, dataset, args.fold, lambda line: print(line, flush=True))
+    check(result, args.run)
 
 
 if __name__ == "__main__":

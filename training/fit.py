@@ -7,7 +7,18 @@ from pathlib import Path
 import keras
 
 from keras_nam.models import STEMS, parse_arch
-from training import augment, checkpoints, data, devices, finishing, loop, multihost, network, runs
+from training import (
+    augment,
+    checkpoints,
+    data,
+    devices,
+    finishing,
+    loop,
+    multihost,
+    network,
+    report,
+    runs,
+)
 from training.cli import InputError, check_name
 from training.recipes import IMAGE_SIZE
 
@@ -54,7 +65,7 @@ def train(job, say=print):
 
     Raises:
         InputError: On settings that do not fit; nothing has been written then.
-        FailedError: If the loss is not finite.
+        FailedError: If the loss is not finite, that of the training or that of the test set.
         Terminated: On SIGTERM, after a checkpoint.
     """
     check(job)
@@ -78,28 +89,32 @@ def train(job, say=print):
             "checkpoint": checkpoints.newest_position(job.folder),
         }
     )
-    folder = runs.start(job.folder, settings, job.resume) if placement.writes else job.folder
-    if runs.is_finished(folder):
-        say(f"{folder} is finished already.")
-        return runs.read_json(folder / "result.json")
-    busy = f"Another training writes into {folder}. Wait for its end, or give another --run-dir."
-    with runs.lock(folder / ".lock", busy) if placement.writes else contextlib.nullcontext():
-        return _train_rest(job, dataset, steps, precision, placement, folder, say)
+    held = runs.opened(job.folder, settings, job.resume)
+    with held if placement.writes else contextlib.nullcontext():
+        if runs.is_finished(job.folder):
+            say(f"{job.folder} is finished already.")
+            result = runs.read_json(job.folder / "result.json")
+        else:
+            result = _train_rest(job, dataset, steps, precision, placement, say)
+    if placement.writes:
+        finishing.check(result, job.folder)
+    return result
 
 
 def _silent(line):
     """Of several processes, one speaks."""
 
 
-def _train_rest(job, dataset, steps, precision, placement, folder, say):
-    """Trains from the newest checkpoint of a run folder on, or from the start, and finishes it."""
-    recipe = job.recipe
+def _train_rest(job, dataset, steps, precision, placement, say):
+    """Trains from the newest checkpoint of the run folder on, or from the start; finishes it."""
+    recipe, folder = job.recipe, job.folder
     say(f"{dataset.source}: {len(dataset.train)} training images, {dataset.held_out_name} held out")
 
     with placement.scope():
         model, position, warnings = checkpoints.load_newest(folder)
         if model is None:
             model = network.compiled_model(job, dataset, steps, precision)
+        network.execute_here(model, steps)
         if placement.mirrored and job.sync_bn:
             network.synchronize(model)
         models = network.at_sizes(model, recipe, steps)
@@ -116,7 +131,7 @@ def _train_rest(job, dataset, steps, precision, placement, folder, say):
     if keras.backend.backend() != "tensorflow":
         return finishing.in_tensorflow(folder, job.data_dir, job.fold)
     if job.validation_split:
-        model = keras.saving.load_model(folder / "best.keras")
+        model = report.load_model(folder / "best.keras")
     return finishing.finish(folder, model, dataset, job.fold, say)
 
 

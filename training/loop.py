@@ -22,39 +22,39 @@ def fit(job, models, dataset, steps, position, folder, placement, say):
         folder: Path of the run folder.
         placement: A `devices.Placement`.
         say: Function of a line.
-
-    Returns:
-        The history's rows.
     """
     recipe = job.recipe
     model = models[recipes.IMAGE_SIZE]
-    history = runs.read_history(folder / "history.csv")
     epochs = range(position.epochs, recipe.epochs)
-    rows = [row for row in history if row["epoch"] <= position.epochs]
-
-    def writers():
-        images_per_epoch = steps * recipe.batch_size
-        schedule = schedules.from_recipe(recipe, steps)
-        return [
+    history, writers = None, []
+    if placement.writes:
+        rows = runs.read_history(folder / "history.csv")
+        history = callbacks.History(
+            folder,
+            [row for row in rows if row["epoch"] <= position.epochs],
+            images_per_epoch=steps * recipe.batch_size,
+            schedule=schedules.from_recipe(recipe, steps),
+            seconds=position.seconds,
+        )
+        writers = [
             callbacks.TimeEstimate(steps, [recipe.image_size(e) for e in epochs], say),
-            callbacks.History(folder, rows, images_per_epoch, schedule, position.seconds),
+            history,
             *tensorboard(job, model, dataset, folder / "tensorboard"),
         ]
 
     with checkpoints.termination() as ends:
         watchers = [
-            callbacks.StopOnNaN(),
-            *(writers() if placement.writes else ()),
+            callbacks.StopOnNaN(say),
+            *writers,
             checkpoints.Checkpoint(
                 folder,
                 model,
-                rows,
+                history,
                 position,
                 steps,
                 every=job.checkpoint_every,
                 choose_best=dataset.validation is not None,
                 ends=ends,
-                writes=placement.writes,
             ),
         ]
         for first_epoch, last_epoch, first_step in _spans(position, recipe):
@@ -69,7 +69,6 @@ def fit(job, models, dataset, steps, position, folder, placement, say):
                 verbose=0 if not placement.writes else 2 if job.quiet else 1,
                 callbacks=watchers,
             )
-    return rows
 
 
 def _spans(position, recipe):

@@ -5,7 +5,6 @@ import zlib
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import keras_nam
 from training import devices, optimizers, schedules
@@ -27,7 +26,6 @@ def compiled_model(job, dataset, steps, precision):
 
 
 def _compile(model, optimizer, recipe, steps):
-    on_jax = keras.backend.backend() == "jax"
     model.compile(
         optimizer,
         keras.losses.CategoricalCrossentropy(
@@ -37,10 +35,14 @@ def _compile(model, optimizer, recipe, steps):
             keras.metrics.CategoricalAccuracy(name="top1"),
             keras.metrics.TopKCategoricalAccuracy(k=5, name="top5"),
         ],
-        steps_per_execution=devices.steps_per_execution(steps),
-        # TensorFlow has oneDNN's convolutions on the CPU, which are quicker than XLA's.
-        jit_compile=on_jax or bool(tf.config.list_physical_devices("GPU")),
+        **devices.execution(steps),
     )
+
+
+def execute_here(model, steps):
+    """Makes a loaded model run its steps as this machine does, not as the one that saved it."""
+    for name, value in devices.execution(steps).items():
+        setattr(model, name, value)
 
 
 def at_sizes(model, recipe, steps):

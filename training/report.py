@@ -4,13 +4,20 @@ import zipfile
 from pathlib import Path
 
 import keras
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 import keras_nam  # noqa: F401 - registers the layers that a .keras file names
 from training import data, optimizers, plots, recipes, runs, schedules  # noqa: F401 - likewise
-from training.cli import InputError
-from training.evaluation import accuracy_by_class, evaluate, surest_mistakes, worst_confusions
+from training.cli import FailedError, InputError
+from training.evaluation import (
+    accuracy_by_class,
+    answered,
+    evaluate,
+    surest_mistakes,
+    worst_confusions,
+)
 
 SHOWN = 10
 
@@ -28,6 +35,9 @@ def report(run, split_name, flip, data_dir, recipe_name, dataset_name):
 
     Returns:
         The scores, as `evaluation.evaluate` gives them.
+
+    Raises:
+        FailedError: If some logits are not finite, after all was printed.
     """
     path = Path(run) if run else runs.newest_finished()
     file = path / "best.keras" if path.is_dir() else path
@@ -53,6 +63,12 @@ def report(run, split_name, flip, data_dir, recipe_name, dataset_name):
     picture = file.parent / f"{'' if path.is_dir() else file.stem + '-'}mistakes.png"
     _draw(scores, split, dataset.class_names, picture)
     print(f"mistakes: {picture}")
+    unanswered = np.count_nonzero(~answered(scores))
+    if unanswered:
+        raise FailedError(
+            f"{file}: the logits of {unanswered} of {len(split)} images are not finite. They count "
+            "as mistakes, and the loss cannot be computed."
+        )
     return scores
 
 

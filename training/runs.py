@@ -2,17 +2,20 @@
 
 import contextlib
 import csv
-import fcntl
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
 from pathlib import Path
 
+import filelock
+
 from training.cli import InputError
 
 ROOT = "runs"
+CONFIG, LOCK = "config.json", ".lock"
 HISTORY_COLUMNS = (
     "epoch",
     "loss",
@@ -48,9 +51,18 @@ def _temporary(path):
 
 
 def write_json(path, content):
-    """Writes JSON atomically, readable by a person."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    """Writes JSON atomically, readable by a person; NaN and infinity become `null`."""
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _finite(content):
+    """Returns the content with `None` for each number that JSON cannot express."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_json(path):
@@ -126,26 +138,32 @@ def machine():
 
 
 def git_revision():
-    """Returns the commit of the checkout, with `+changes` if files differ; `None` outside one."""
+    """Returns the commit of the checkout, with `+changes` if files differ from it.
+
+    `None` outside a checkout, and where the project lies within the checkout of another project.
+    """
+    here = Path(__file__).parent
 
     def git(*arguments):
         return subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:
+        if not here.parent.samefile(git("rev-parse", "--show-toplevel")):
+            return None
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
-def start(folder, config, resume):
-    """Creates a run folder, or opens an unfinished one to resume it.
+@contextlib.contextmanager
+def opened(folder, config, resume):
+    """Creates a run folder, or opens an unfinished one to resume it, and holds its lock.
+
+    A refusal changes nothing in the folder. A finished run is not locked, since nothing more is
+    written there.
 
     Args:
         folder: Path of the run folder.
@@ -153,12 +171,35 @@ def start(folder, config, resume):
             `"environment"` may differ when a run is resumed.
         resume: Whether an existing folder is continued.
 
+    Yields:
+        The path of the folder.
+
     Raises:
-        InputError: If the folder cannot be written, exists without `resume`, or was started with
-            other settings; the message says which.
+        InputError: If another training writes into the folder, or it cannot be written, exists
+            without `resume`, or was started with other settings; the message says which.
     """
     folder = Path(folder)
-    path = folder / "config.json"
+    busy = f"Another training writes into {folder}. Wait for its end, or give another --run-dir."
+    with contextlib.ExitStack() as stack:
+        try:
+            _check(folder, config, resume)
+            if not is_finished(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lock(folder / LOCK, busy))
+                _check(folder, config, resume)  # what another training wrote before the lock
+                if not (folder / CONFIG).exists():
+                    write_json(folder / CONFIG, config)
+        except OSError as error:
+            raise InputError(
+                f"The run folder {folder} cannot be written ({error.strerror}). Give another "
+                "--run-dir."
+            ) from None
+        yield folder
+
+
+def _check(folder, config, resume):
+    """Raises an InputError unless a training with this configuration may use the folder."""
+    path = folder / CONFIG
     if path.exists():
         differences = _differences(read_json(path), config)
         if differences:
@@ -170,18 +211,9 @@ def start(folder, config, resume):
             raise InputError(
                 f"{folder} exists. Continue it with --resume, or give another --run-dir."
             )
-        return folder
-    try:
-        # A process that was killed as it began left no more than the temporary file.
-        if folder.is_dir() and {*folder.iterdir()} - {_temporary(path)}:
-            raise InputError(f"{folder} is not empty and no run folder. Give another --run-dir.")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, config)
-    except OSError as error:
-        raise InputError(
-            f"The run folder {folder} cannot be written ({error.strerror}). Give another --run-dir."
-        ) from None
-    return folder
+    # A process that was killed as it began left its lock and the temporary file at most.
+    elif folder.is_dir() and {*folder.iterdir()} - {folder / LOCK, _temporary(path)}:
+        raise InputError(f"{folder} is not empty and no run folder. Give another --run-dir.")
 
 
 @contextlib.contextmanager
@@ -199,10 +231,8 @@ def lock(path, busy=None):
         InputError: If another process has it, and it is not to be waited for.
     """
     with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-        except BlockingIOError:
-            raise InputError(busy) from None
+        if not filelock.lock_descriptor(file.fileno(), blocking=busy is None):
+            raise InputError(busy)
         yield file.fileno()
 
 

@@ -162,9 +162,10 @@ def result(folder):
 
 
 def variables(path):
-    """Returns all that a checkpoint holds, the optimizer's velocities and step included."""
+    """Returns all that a checkpoint holds, an optimizer's velocities and step included."""
     model = keras.saving.load_model(path)
-    return [np.asarray(variable) for variable in (*model.variables, *model.optimizer.variables)]
+    of_optimizer = model.optimizer.variables if model.compiled else ()
+    return [np.asarray(variable) for variable in (*model.variables, *of_optimizer)]
 
 
 def logits(version):

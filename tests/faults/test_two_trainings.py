@@ -48,8 +48,21 @@ def test_the_second_is_refused_until_the_first_is_killed(uninterrupted, tmp_path
     assert_equal_runs(folder, uninterrupted.folder)
 
 
+@pytest.mark.parametrize("moment", ["open .config.writing.json", "os.rename config.json"])
+def test_the_second_is_refused_before_the_first_has_its_settings(tmp_path, moment):
+    first = Attempt(tmp_path / "run", moment=Moment((moment,), signal=signal.SIGSTOP))
+    first.wait_until_stopped()
+    before = contents(tmp_path / "run")
+    second = Attempt(tmp_path / "run", "--seed", "1")
+    assert second.wait() == 2
+    assert "Another training writes into" in second.error_line()
+    assert contents(tmp_path / "run") == before
+    first.kill_after(0)
+
+
 def test_the_second_is_refused_without_resume_too(tmp_path):
-    first = Attempt(tmp_path / "run", moment=Moment(("open .lock",), signal=signal.SIGSTOP))
+    moment = Moment(("training.step 1",), signal=signal.SIGSTOP)
+    first = Attempt(tmp_path / "run", moment=moment)
     first.wait_until_stopped()
     second = Attempt(tmp_path / "run")
     assert second.wait() == 2

@@ -10,9 +10,14 @@ from training.cli import InputError
 @pytest.mark.parametrize(("steps", "expected"), [(195, 15), (390, 15), (391, 1), (64, 16)])
 def test_steps_per_execution_divide_the_epoch(monkeypatch, steps, expected):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
-    assert devices.steps_per_execution(steps) == expected
+    on_gpu = {"jit_compile": True, "steps_per_execution": expected}
+    alone = {"jit_compile": False, "steps_per_execution": 1}
+    assert devices.execution(steps) == on_gpu
+    monkeypatch.setattr(tf.distribute, "has_strategy", lambda: True)
+    assert devices.execution(steps) == alone
+    monkeypatch.undo()
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
-    assert devices.steps_per_execution(steps) == 1
+    assert devices.execution(steps) == alone
 
 
 def test_mixed_float16_without_a_gpu_is_a_warning():

@@ -4,6 +4,9 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,7 +15,8 @@ import tensorflow as tf
 from golden_modules import relative_error
 from small_run import ARGUMENTS
 
-from training import callbacks, checkpoints, data, devices, recipes, runs, train
+import keras_nam
+from training import callbacks, checkpoints, data, devices, recipes, report, runs, train
 from training.cli import FailedError, InputError, Terminated
 
 TIMES = ("seconds", "images_per_second")
@@ -65,13 +69,57 @@ def test_history_has_a_row_an_epoch(finished):
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
 
 
-def test_result_is_that_of_the_saved_weights(finished):
+def test_result_and_history_are_those_of_the_saved_weights(finished):
     result = json.loads((finished / "result.json").read_text())
+    (*_, last) = history(finished)
     model = keras.saving.load_model(finished / "best.keras")
+    assert not model.compiled
     recipe = recipes.get("fast")
     test = data.load("synthetic").test
     logits = model.predict(data.normalize(test.images, recipe.mean, recipe.std), verbose=0)
-    assert result["top1"] == pytest.approx(np.mean(logits.argmax(-1) == test.labels), abs=1e-6)
+    ranks = (logits > logits[np.arange(500), test.labels][:, None]).sum(1)
+    for key, expected in (("top1", np.mean(ranks < 1)), ("top5", np.mean(ranks < 5))):
+        assert result[key] == pytest.approx(expected, abs=1e-6)
+        assert last[f"val_{key}"] == pytest.approx(expected, abs=1e-6)
+    log_softmax = tf.nn.log_softmax(logits).numpy()[np.arange(500), test.labels]
+    assert result["loss"] == pytest.approx(-log_softmax.mean(), rel=1e-4)
+
+
+def test_evaluate_measures_what_the_training_did(finished):
+    """With the run's own mean and deviation, which are not those of the default recipe."""
+    result = runs.read_json(finished / "result.json")
+    scores = report.report(finished, "test", False, None, "paddle", "cifar100")
+    for key in ("loss", "top1", "top5"):
+        assert scores[key] == pytest.approx(result[key], abs=1e-5, rel=1e-5)
+    (finished / "mistakes.png").unlink()
+
+
+def test_the_checkpoint_loads_with_the_library_alone(finished):
+    """As Keras' documentation says, in another process that knows nothing of training."""
+    code = (
+        "import sys, keras, keras_nam; m = keras.saving.load_model(sys.argv[1]); "
+        "print(m.name, m.output_shape, 'training' in sys.modules)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(finished / "best.keras")],
+        env={**os.environ, "PYTHONPATH": str(Path(keras_nam.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert ended.stdout.split() == ["r18w8_nam", "(None,", "10)", "False"]
+
+
+def test_times_are_within_those_of_the_files(finished):
+    """The first file and the last one stand around all epochs."""
+    rows = runs.read_history(finished / "history.csv")
+    begin, end = ((finished / name).stat().st_mtime for name in ("config.json", "result.json"))
+    seconds = [row["seconds"] for row in rows]
+    assert 0 < sum(seconds) < end - begin
+    for row in rows:
+        assert row["images_per_second"] > 4 * 64 / row["seconds"]  # without the evaluation
+    minutes = runs.read_json(finished / "result.json")["minutes"]
+    assert minutes == pytest.approx(sum(seconds) / 60, abs=0.01)
 
 
 def test_saved_model_answers_as_the_keras_model(finished):
@@ -133,7 +181,8 @@ def test_checkpoints_between_the_epochs(finished, tmp_path, monkeypatch):
 
 
 def test_several_steps_a_call_change_nothing(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(devices, "steps_per_execution", lambda steps: 2)
+    two = {"jit_compile": False, "steps_per_execution": 2}
+    monkeypatch.setattr(devices, "execution", lambda steps: two)
     assert run(tmp_path / "run") == history(finished)
 
 
@@ -208,8 +257,8 @@ def test_nan_stops_with_a_message(tmp_path):
     assert not runs.is_finished(tmp_path / "run")
 
 
-def test_best_is_chosen_on_the_validation_split(tmp_path):
-    run(tmp_path / "run", "--validation-split", "0.1", "--epochs", "2")
+def test_a_validation_split_is_held_out_of_the_training_images(tmp_path):
+    run(tmp_path / "run", "--validation-split", "0.1", "--epochs", "1")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["held_out"] == "200 validation images"
     assert config["training_images"] == 1800

@@ -39,6 +39,19 @@ def test_surest_mistakes():
     assert surest_mistakes(SCORES, 3).tolist() == [1, 5, 3]
 
 
+def test_images_without_finite_logits_are_mistakes_and_no_confusions():
+    """The argmax of NaN is class 0, which would be right for a cat."""
+    scores = {**SCORES, "probabilities": SCORES["probabilities"].copy()}
+    scores["probabilities"][[0, 1]] = np.nan
+    assert accuracy_by_class(scores, NAMES) == [("cat", 0.0), ("dog", 0.5), ("owl", 1.0)]
+    assert worst_confusions(scores, NAMES) == [
+        ("cat", "dog", 1),
+        ("cat", "owl", 1),
+        ("dog", "cat", 1),
+    ]
+    assert surest_mistakes(scores).tolist() == [5, 3, 2]
+
+
 def test_a_picture_of_no_mistakes(tmp_path):
     right = {**SCORES, "predictions": SCORES["labels"]}
     assert len(surest_mistakes(right)) == 0

@@ -1,9 +1,16 @@
 """Run folders: written whole or not at all, opened again only with the same settings."""
 
+import ast
 import json
+import math
 import os
+import shutil
 import subprocess
+import sys
+import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from training import runs
@@ -15,6 +22,12 @@ CONFIG = {
     "recipe_settings": {"epochs": 3, "std": (0.1, 0.2, 0.3)},
     "environment": {"git_revision": "abc"},
 }
+
+
+def start(folder, config=CONFIG, resume=False):
+    """Opens a run folder as a training does, and ends at once."""
+    with runs.opened(folder, config, resume) as opened:
+        return opened
 
 
 def names(folder):
@@ -77,6 +90,23 @@ def test_json_that_is_missing_or_damaged_is_an_input_error(tmp_path, content, ex
         runs.read_json(path)
 
 
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, np.float64("nan")])
+def test_numbers_that_json_does_not_have_are_null(tmp_path, number):
+    runs.write_json(tmp_path / "a.json", {"loss": number, "rows": [(1, {"x": number})]})
+    text = (tmp_path / "a.json").read_text()
+    expected = {"loss": None, "rows": [[1, {"x": None}]]}
+    assert json.loads(text, parse_constant=pytest.fail) == expected
+
+
+def test_a_history_may_have_nan(tmp_path):
+    row = dict.fromkeys(runs.HISTORY_COLUMNS, 0.5) | {"epoch": 1}
+    row |= {"val_loss": math.nan, "val_top5": math.inf}
+    runs.write_history(tmp_path / "history.csv", [row])
+    (found,) = runs.read_history(tmp_path / "history.csv")
+    assert math.isnan(found["val_loss"])
+    assert found["val_top5"] == math.inf
+
+
 def test_history_comes_back_as_it_was(tmp_path):
     rows = [
         dict.fromkeys(runs.HISTORY_COLUMNS, 1 / 3) | {"epoch": 1},
@@ -99,48 +129,48 @@ def test_a_damaged_history_is_an_input_error(tmp_path, content):
 
 
 def test_a_run_starts_with_its_configuration(tmp_path):
-    folder = runs.start(tmp_path / "runs" / "a", CONFIG, resume=False)
-    assert names(folder) == ["config.json"]
+    folder = start(tmp_path / "runs" / "a", CONFIG, resume=False)
+    assert names(folder) == [".lock", "config.json"]
     assert runs.read_json(folder / "config.json") == json.loads(json.dumps(CONFIG))
 
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_run_starts_in_an_empty_folder_too(tmp_path, resume):
-    assert runs.start(tmp_path, CONFIG, resume) == tmp_path
-    assert names(tmp_path) == ["config.json"]
+    assert start(tmp_path, CONFIG, resume) == tmp_path
+    assert names(tmp_path) == [".lock", "config.json"]
 
 
 def test_an_existing_run_is_continued_only_when_asked(tmp_path):
-    runs.start(tmp_path, CONFIG, resume=False)
+    start(tmp_path, CONFIG, resume=False)
     with pytest.raises(InputError, match=r"exists\. Continue it with --resume"):
-        runs.start(tmp_path, CONFIG, resume=False)
+        start(tmp_path, CONFIG, resume=False)
     elsewhere = {**CONFIG, "environment": {"git_revision": "def"}}
-    assert runs.start(tmp_path, elsewhere, resume=True) == tmp_path
+    assert start(tmp_path, elsewhere, resume=True) == tmp_path
     assert runs.read_json(tmp_path / "config.json")["environment"] == CONFIG["environment"]
 
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_other_settings_are_named_and_change_nothing(tmp_path, resume):
-    runs.start(tmp_path, CONFIG, resume=False)
+    start(tmp_path, CONFIG, resume=False)
     before = (tmp_path / "config.json").read_bytes()
     recipe = {"epochs": 4, "std": (0.1, 0.2, 0.3)}
     changed = {**CONFIG, "seed": 1, "recipe_settings": recipe}
     expected = "other settings: epochs: 3 there, 4 now; seed: 0 there, 1 now. Give"
     with pytest.raises(InputError, match=expected):
-        runs.start(tmp_path, changed, resume)
+        start(tmp_path, changed, resume)
     assert (tmp_path / "config.json").read_bytes() == before
 
 
 def test_a_setting_that_the_old_run_did_not_have_is_named(tmp_path):
-    runs.start(tmp_path, CONFIG, resume=False)
+    start(tmp_path, CONFIG, resume=False)
     with pytest.raises(InputError, match="stem: None there, imagenet now"):
-        runs.start(tmp_path, {**CONFIG, "stem": "imagenet"}, resume=True)
+        start(tmp_path, {**CONFIG, "stem": "imagenet"}, resume=True)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="is not empty and no run folder"):
-        runs.start(tmp_path, CONFIG, resume=True)
+        start(tmp_path, CONFIG, resume=True)
     assert names(tmp_path) == ["thesis.txt"]
 
 
@@ -148,7 +178,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 def test_a_file_in_the_way_is_an_input_error(tmp_path, path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        runs.start(tmp_path / path, CONFIG, resume=False)
+        start(tmp_path / path, CONFIG, resume=False)
 
 
 def test_a_read_only_place_is_an_input_error(tmp_path):
@@ -156,7 +186,7 @@ def test_a_read_only_place_is_an_input_error(tmp_path):
     if os.access(tmp_path, os.W_OK):
         pytest.skip("this user may write in read-only folders (root)")
     with pytest.raises(InputError, match=r"cannot be written \(Permission denied"):
-        runs.start(tmp_path / "run", CONFIG, resume=False)
+        start(tmp_path / "run", CONFIG, resume=False)
 
 
 @pytest.mark.parametrize("reason", ["No space left on device", "Read-only file system"])
@@ -166,8 +196,10 @@ def test_a_disk_that_refuses_is_an_input_error(tmp_path, monkeypatch, reason):
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(InputError, match=f"cannot be written .{reason}"):
-        runs.start(tmp_path / "run", CONFIG, resume=False)
-    assert names(tmp_path / "run") == []
+        start(tmp_path / "run", CONFIG, resume=False)
+    assert names(tmp_path / "run") == [".lock"]
+    monkeypatch.undo()
+    start(tmp_path / "run", CONFIG, resume=False)
 
 
 def test_newest_finished_is_by_the_time_of_the_result(tmp_path):
@@ -203,21 +235,136 @@ def test_the_machine_is_named_with_what_makes_it_fast(monkeypatch):
     assert runs.ONEDNN not in runs.machine()
 
 
-@pytest.mark.parametrize(
-    ("changed", "expected"), [("", "abc"), (" M training/runs.py\n", "abc+changes")]
-)
-def test_the_revision_says_whether_files_were_changed(monkeypatch, changed, expected):
-    def git(command, **_):
-        output = changed if command[1] == "status" else "abc\n"
-        return subprocess.CompletedProcess(command, 0, stdout=output)
-
-    monkeypatch.setattr(subprocess, "run", git)
-    assert runs.git_revision() == expected
+@pytest.fixture
+def project(tmp_path):
+    """A copy of what names the revision, in a folder of its own; a function runs it there."""
+    folder = tmp_path / "outer" / "project"
+    (folder / "training").mkdir(parents=True)
+    for name in ("__init__.py", "cli.py", "runs.py"):
+        shutil.copy(Path(runs.__file__).with_name(name), folder / "training" / name)
+    return folder
 
 
-def test_outside_a_checkout_there_is_no_revision(monkeypatch):
-    def no_git(*_, **__):
-        raise FileNotFoundError("git")
+def revision(project, **environment):
+    code = "from training import runs; print(runs.git_revision())"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(project), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return ended.stdout.strip()
 
-    monkeypatch.setattr(subprocess, "run", no_git)
-    assert runs.git_revision() is None
+
+def commit(folder):
+    """Makes a folder a repository with all its files in one commit; returns its name."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "-q"], ["add", "-A"], [*author, "commit", "-qm", "all"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    head = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(head, cwd=folder, capture_output=True, text=True).stdout.strip()
+
+
+def test_the_revision_says_whether_files_were_changed(project):
+    expected = commit(project)
+    assert revision(project) == expected
+    with open(project / "training" / "cli.py", "a") as file:
+        file.write("# changed\n")
+    assert revision(project) == f"{expected}+changes"
+
+
+def test_another_projects_repository_around_it_is_not_the_revision(project):
+    """An archive that was unpacked within a repository, tracked by it or not."""
+    commit(project.parent)
+    assert revision(project) == "None"
+
+
+def test_outside_a_checkout_there_is_no_revision(project):
+    assert revision(project) == "None"
+    assert revision(project, PATH="") == "None"
+
+
+def test_while_one_training_holds_the_folder_another_leaves_no_trace(tmp_path):
+    """Whatever its settings are, and though the first one has not written its own yet."""
+    folder = tmp_path / "run"
+    with runs.opened(folder, CONFIG, resume=False):
+        before = {path: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(InputError, match=r"Another training.*--run-dir"):
+            start(folder, CONFIG, resume=True)
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    start(folder, CONFIG, resume=True)
+
+    (tmp_path / "begun").mkdir()
+    with (
+        runs.lock(tmp_path / "begun" / ".lock"),
+        pytest.raises(InputError, match="Another training"),
+    ):
+        start(tmp_path / "begun", {**CONFIG, "seed": 1})
+    assert names(tmp_path / "begun") == [".lock"]
+
+
+def test_a_finished_run_is_opened_without_its_lock(tmp_path):
+    """As on a disk that can only be read."""
+    runs.write_json(tmp_path / "config.json", CONFIG)
+    runs.write_json(tmp_path / "result.json", {})
+    assert start(tmp_path, CONFIG, resume=True) == tmp_path
+    assert names(tmp_path) == ["config.json", "result.json"]
+
+
+def test_a_lock_ends_with_the_process_that_was_killed(tmp_path):
+    code = """
+import sys
+from training import runs
+with runs.lock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(runs.__file__).parents[1])}
+    holder = subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="busy"), runs.lock(tmp_path / ".lock", "busy"):
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with runs.lock(tmp_path / ".lock", "busy"):
+        pass
+
+
+def test_a_lock_is_waited_for_where_no_message_is_given(tmp_path):
+    got = threading.Event()
+
+    def wait():
+        with runs.lock(tmp_path / ".lock"):
+            got.set()
+
+    with runs.lock(tmp_path / ".lock"):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert not got.wait(0.2)
+    assert got.wait(10)
+    waiting.join()
+
+
+# What Windows does not have: such a module at the top is a traceback there before --help.
+POSIX = {"fcntl", "resource", "pwd", "grp", "pty", "termios", "tty"}
+
+
+def test_no_import_at_the_top_of_a_module_needs_posix():
+    root = Path(runs.__file__).parents[1]
+    paths = [p for part in ("keras_nam", "training", "export") for p in (root / part).rglob("*.py")]
+    assert len(paths) > 50
+    for path in paths:
+        for node in ast.parse(path.read_text("utf-8")).body:
+            found = {alias.name for alias in getattr(node, "names", ()) if hasattr(alias, "name")}
+            if isinstance(node, ast.ImportFrom):
+                found = {node.module}
+            assert not found & POSIX, path
