@@ -8,6 +8,11 @@ and `fault_injection.md`. Exit status: 0 every fault was caught and no good expo
 """
 
 import argparse
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from training import cli
 

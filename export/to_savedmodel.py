@@ -7,6 +7,11 @@ the folder takes the new version when it is whole.
 """
 
 import argparse
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from training import cli
 

@@ -1,6 +1,11 @@
 """Evaluates a run, or a .keras file, on the test set: accuracy by class, confusions, mistakes."""
 
 import argparse
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from training import cli
 

@@ -7,6 +7,11 @@ takes the newest finished run, and leaves `gates/gates.json`, `gates/gates.png` 
 """
 
 import argparse
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from training import cli
 

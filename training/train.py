@@ -9,6 +9,11 @@ trains the reference recipe, ResNet50-NAM on CIFAR-100. Ctrl-C stops it; the sam
 import argparse
 import dataclasses
 import os
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from training import cli, multihost, recipes
 from training.cli import InputError, check_name
