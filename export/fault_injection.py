@@ -45,7 +45,8 @@ def main(argv=None):
     if not 1 <= args.each <= args.good:
         raise cli.InputError(f"--each {args.each}: expected 1 to --good {args.good}")
 
-    from export.fault_trials import run
+    with cli.needing("train,export"):
+        from export.fault_trials import run
 
     run(args.good, args.each, args.seed, args.output)
 

@@ -48,8 +48,9 @@ def main(argv=None):
     if args.version is not None and args.version < 1:
         raise cli.InputError(f"--version {args.version}: expected a whole number from 1")
 
-    from export.source import open_run
-    from training import data, runs, saved_model
+    with cli.needing("train"):
+        from export.source import open_run
+        from training import data, runs, saved_model
 
     run = open_run(args.run or runs.newest_finished(), finished=False)
     base = run.folder / "saved_model"

@@ -41,7 +41,8 @@ def main(argv=None):
     """Parses, evaluates and prints."""
     args = parser().parse_args(argv)
 
-    from training.report import report
+    with cli.needing("train"):
+        from training.report import report
 
     report(args.run, args.split, args.flip, args.data_dir, args.recipe, args.dataset)
 

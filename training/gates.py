@@ -36,7 +36,8 @@ def main(argv=None):
     """Parses, measures and prints."""
     args = parser().parse_args(argv)
 
-    from training.gate_report import report
+    with cli.needing("train"):
+        from training.gate_report import report
 
     report(args.run, args.images, args.data_dir, args.out)
 

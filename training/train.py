@@ -139,7 +139,8 @@ def main(argv=None):
     if args["strategy"] == "multihost":
         multihost.choose_backend()
 
-    from training.fit import Job, train
+    with cli.needing("train"):
+        from training.fit import Job, train
 
     job = Job(recipe_name=recipe_name, recipe=recipe, **args)
     try:
