@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all test-faults lint bench
+.PHONY: demo test test-all test-faults test-lowest test-gpu lint bench
 demo: .venv/installed
 	$(BIN)/python demo.py
 
@@ -16,6 +16,21 @@ test-all: .venv/installed
 test-faults: .venv/installed
 	$(BIN)/python -m pytest -q -m faults tests/faults
 
+# The lowest versions that setup.cfg allows: the library's tests, a short training, its exports.
+LOWEST := .venv-lowest/bin
+test-lowest: .venv-lowest/installed
+	$(LOWEST)/python -m pytest -q -m "not slow" tests/keras_nam
+	rm -rf .venv-lowest/run
+	$(LOWEST)/python training/train.py --arch r18w16_nam --recipe fast --dataset synthetic --epochs 6 --quiet --run-dir .venv-lowest/run
+	$(LOWEST)/python export/to_onnx.py --run .venv-lowest/run --provider cpu
+	$(LOWEST)/python export/to_litert.py --run .venv-lowest/run
+
+# At most ten minutes on an NVIDIA GPU (not measured yet); without one every test is skipped.
+GOLDEN := tests/keras_nam/test_nam_golden.py tests/training/test_trajectories.py
+GOLDEN += tests/keras_nam/test_weights.py::test_golden_logits_and_keys
+test-gpu: .venv-gpu/installed
+	.venv-gpu/bin/python -m pytest -q -rs -s --gpu tests/gpu $(GOLDEN)
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 
@@ -25,9 +40,28 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/input_pipeline.py
 
-.venv/installed: setup.cfg pyproject.toml
+# The interpreter, which on Debian needs the package python3-venv to make an environment.
+define new_environment
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[train,export,dev]'
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+endef
+
+.venv/installed: setup.cfg pyproject.toml
+	$(new_environment)
+	$(@D)/bin/python -m pip install --quiet --editable '.[train,export,dev]'
+	touch $@
+
+.venv-gpu/installed: setup.cfg pyproject.toml
+	$(new_environment)
+	$(@D)/bin/python -m pip install --quiet --editable '.[train,gpu,dev]'
+	touch $@
+
+# uv resolves to the lowest versions; those of the packages that take long to compile have wheels.
+COMPILED := numpy scipy onnx matplotlib pillow
+.venv-lowest/installed: setup.cfg pyproject.toml
+	$(new_environment)
+	$(@D)/bin/python -m pip install --quiet uv
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --resolution lowest-direct \
+		$(addprefix --only-binary ,$(COMPILED)) --editable '.[train,export,convert]' 'pytest>=9'
 	touch $@

@@ -8,6 +8,12 @@ not depend on the weights' values; float32 files are verified before they are ti
 Exit status: 0 done, 1 an export that is not verified, 2 bad usage or bad input.
 """
 
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from benchmarks import options
 from training import cli
 

@@ -8,6 +8,12 @@ do the same. All have the same images in the same order, batched, normalized and
 same way. Exit status: 0 done, 2 bad usage or bad input.
 """
 
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from benchmarks import options
 from training import cli, recipes
 

@@ -16,6 +16,10 @@ import math
 import os
 import shlex
 import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import options
 from training import cli

@@ -23,6 +23,9 @@ import numpy as np
 from jax.extend.backend import get_backend
 from jax.sharding import NamedSharding, PartitionSpec
 
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from training import callbacks, checkpoints, cli, data, devices, loop, network, recipes
 from training.fit import Job
 

@@ -13,6 +13,10 @@ Exit status: 0 done, 1 a measurement that failed, 2 bad usage or bad input.
 
 import shlex
 import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import options
 from training import cli

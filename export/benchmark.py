@@ -9,6 +9,11 @@ compared with the trained Keras model. Exit status: 0 done, 2 bad usage or bad i
 
 import argparse
 import os
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from training import cli
 

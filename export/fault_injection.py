@@ -8,6 +8,11 @@ and `fault_injection.md`. Exit status: 0 every fault was caught and no good expo
 """
 
 import argparse
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from training import cli
 
@@ -40,7 +45,8 @@ def main(argv=None):
     if not 1 <= args.each <= args.good:
         raise cli.InputError(f"--each {args.each}: expected 1 to --good {args.good}")
 
-    from export.fault_trials import run
+    with cli.needing("train,export"):
+        from export.fault_trials import run
 
     run(args.good, args.each, args.seed, args.output)
 

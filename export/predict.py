@@ -3,12 +3,17 @@
 import argparse
 import json
 import os
+import sys
+from pathlib import Path
 
 import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from export import images, local_models
 from export.serving import RestClient

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from export import devices
 from export.classifier import SIZE, classifier
 from export.local_models import read_labels, version_folder
 from training import data, network, report, runs
@@ -98,6 +99,7 @@ def open_source(run=None, saved_model=None, data_dir=None, dataset="cifar100"):
         InputError: If there is no such thing, or it is of another kind or version, or its data
             are not found.
     """
+    devices.share_gpu()
     if saved_model is None:
         return _of_run(Path(run) if run else runs.newest_finished(), None, data_dir)
     folder = _version(Path(saved_model))

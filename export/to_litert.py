@@ -8,6 +8,11 @@ takes the newest finished run, and leaves `litert/model.tflite`, `litert/labels.
 """
 
 import argparse
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from export import to_onnx
 from training import cli

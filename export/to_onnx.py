@@ -8,6 +8,11 @@ Exit status: 0 verified, 1 not verified (the file is kept aside as `model.unveri
 """
 
 import argparse
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from training import cli
 

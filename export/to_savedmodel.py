@@ -7,6 +7,11 @@ the folder takes the new version when it is whole.
 """
 
 import argparse
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from training import cli
 
@@ -43,8 +48,9 @@ def main(argv=None):
     if args.version is not None and args.version < 1:
         raise cli.InputError(f"--version {args.version}: expected a whole number from 1")
 
-    from export.source import open_run
-    from training import data, runs, saved_model
+    with cli.needing("train"):
+        from export.source import open_run
+        from training import data, runs, saved_model
 
     run = open_run(args.run or runs.newest_finished(), finished=False)
     base = run.folder / "saved_model"

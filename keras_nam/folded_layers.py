@@ -26,7 +26,7 @@ WEIGHTS = {"kernel", "depthwise_kernel", "pointwise_kernel", "bias"}
 
 def takes(layer, normalization, rank):
     """Whether a linear layer can do the work of a normalization of its outputs, of a rank."""
-    if type(layer) not in KERNELS or normalization.renorm:
+    if type(layer) not in KERNELS or getattr(normalization, "renorm", False):
         return False
     channels = 1 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
     return (

@@ -52,6 +52,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     - [Ioffe and Szegedy, 2015](https://arxiv.org/abs/1502.03167).
     """
 
+    renorm = False  # Keras below 3.14 has no such setting
+
     def call(self, inputs, training=None, mask=None):
         if mask is not None or not self._is_fusable(inputs):
             return super().call(inputs, training=training, mask=mask)

@@ -46,7 +46,7 @@ def needing(extras):
         yield
     except ModuleNotFoundError as missing:
         raise InputError(
-            f"{missing.name} is not installed: pip install 'keras-nam[{extras}]'"
+            f"{missing.name} is not installed: pip install -e '.[{extras}]'"
         ) from None
 
 

@@ -24,6 +24,9 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from training import cli, recipes, train
 from training.cli import FailedError, InputError, check_name
 

@@ -1,6 +1,11 @@
 """Evaluates a run, or a .keras file, on the test set: accuracy by class, confusions, mistakes."""
 
 import argparse
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from training import cli
 
@@ -36,7 +41,8 @@ def main(argv=None):
     """Parses, evaluates and prints."""
     args = parser().parse_args(argv)
 
-    from training.report import report
+    with cli.needing("train"):
+        from training.report import report
 
     report(args.run, args.split, args.flip, args.data_dir, args.recipe, args.dataset)
 

@@ -13,6 +13,9 @@ import sys
 import time
 from pathlib import Path
 
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from training import cli, multihost, runs
 from training.cli import FailedError
 

@@ -7,6 +7,11 @@ takes the newest finished run, and leaves `gates/gates.json`, `gates/gates.png` 
 """
 
 import argparse
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from training import cli
 
@@ -31,7 +36,8 @@ def main(argv=None):
     """Parses, measures and prints."""
     args = parser().parse_args(argv)
 
-    from training.gate_report import report
+    with cli.needing("train"):
+        from training.gate_report import report
 
     report(args.run, args.images, args.data_dir, args.out)
 

@@ -19,6 +19,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from training import cli, processes, train
 from training.cli import InputError
 

@@ -9,6 +9,11 @@ trains the reference recipe, ResNet50-NAM on CIFAR-100. Ctrl-C stops it; the sam
 import argparse
 import dataclasses
 import os
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a script: the checkout's own modules come first
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from training import cli, multihost, recipes
 from training.cli import InputError, check_name
@@ -134,7 +139,8 @@ def main(argv=None):
     if args["strategy"] == "multihost":
         multihost.choose_backend()
 
-    from training.fit import Job, train
+    with cli.needing("train"):
+        from training.fit import Job, train
 
     job = Job(recipe_name=recipe_name, recipe=recipe, **args)
     try:

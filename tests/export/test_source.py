@@ -1,6 +1,7 @@
 """What is exported, opened: runs and SavedModels, ours and others', whole and damaged."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -32,6 +33,14 @@ def test_the_saved_model_is_the_keras_model(original):
     found = source.classify(images.astype(np.float32))["logits"]
     np.testing.assert_allclose(source.evaluate(images), found, atol=5e-5)
     assert 1e-7 < source.rounding(images) < 2e-5
+
+
+def test_a_gpu_computes_the_truth_in_full_float32_and_leaves_memory(original, monkeypatch):
+    monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH", raising=False)
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    open_source(original)
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
+    assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
 
 
 def test_a_saved_model_inside_a_run_belongs_to_it(original):

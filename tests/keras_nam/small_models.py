@@ -1,9 +1,17 @@
 """Models small enough to compare every weight of."""
 
+import inspect
+
 import keras
 import numpy as np
+import pytest
 
 import keras_nam
+
+needs_renorm = pytest.mark.skipif(
+    "renorm" not in inspect.signature(keras.layers.BatchNormalization).parameters,
+    reason="Keras below 3.14 has no renorm",
+)
 
 
 def values_of(model):

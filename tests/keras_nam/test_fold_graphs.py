@@ -6,7 +6,7 @@ import pytest
 from folded_models import TOLERANCE, assert_folds, draw, images, model_of, normalizations
 from golden_modules import relative_error
 from keras import layers
-from small_models import assert_equal, values_of
+from small_models import assert_equal, needs_renorm, values_of
 
 import keras_nam
 
@@ -75,7 +75,11 @@ BN = (layers.BatchNormalization, {})
         pytest.param(stacked(CONV, (layers.ReLU, {}), BN), id="layer_between"),
         pytest.param(stacked(BN, CONV), id="normalization_first"),
         pytest.param(stacked(CONV, (layers.BatchNormalization, {"axis": 1})), id="other_axis"),
-        pytest.param(stacked(CONV, (layers.BatchNormalization, {"renorm": True})), id="renorm"),
+        pytest.param(
+            stacked(CONV, (layers.BatchNormalization, {"renorm": True})),
+            id="renorm",
+            marks=needs_renorm,
+        ),
         pytest.param(stacked(CONV, (OwnNormalization, {})), id="subclass"),
         pytest.param(stacked(CONV, (layers.BatchNormalization, {"dtype": "float64"})), id="policy"),
     ],
