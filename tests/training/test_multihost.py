@@ -6,11 +6,31 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_network
 
-from training import multihost
+from training import multihost, network, runs, train
 from training.cli import InputError
 
 ROOT = Path(__file__).parents[2]
+OPTIONS = ["--arch", "r18w4", "--recipe", "fast", "--dataset", "synthetic", "--quiet"]
+OPTIONS += ["--batch-size", "32", "--epochs", "1", "--steps-per-epoch", "4"]
+OPTIONS += ["--learning-rate", "0.01"]
+# The launcher, with a train.py that fits a small network and does not export it.
+LAUNCH = """
+import sys
+from pathlib import Path
+from training import cli, launch
+launch.TRAIN = Path(sys.argv.pop(1))
+cli.run(launch.main)
+"""
+TRAIN = """
+import sys
+import small_network
+from training import cli, finishing, multihost, train
+small_network.replace_network()
+finishing.in_tensorflow = lambda *_: {"loss": 0.0}
+cli.run(lambda: train.main(sys.argv[1:]), multihost.exit_at_once)
+"""
 JOIN = """
 import sys
 from training import cli, multihost
@@ -68,6 +88,29 @@ def test_an_absent_process(number):
     status, _, (line,) = ended(process)
     assert status == 2
     assert f"Process {number} waited 1 s" in line
+
+
+def test_two_processes_train_as_one_device(tmp_path, monkeypatch):
+    """Test_strategies has the same with ResNet-18 (`slow`)."""
+    one, two, program = tmp_path / "one", tmp_path / "two", tmp_path / "train.py"
+    monkeypatch.setattr(network, "initial_model", small_network.initial_model)
+    train.main([*OPTIONS, "--run-dir", str(one)])
+    program.write_text(TRAIN)
+    environment = {
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles faster
+    }
+    launch = [sys.executable, "-c", LAUNCH, str(program), "--processes", "2", "--"]
+    subprocess.run(
+        [*launch, *OPTIONS, "--run-dir", str(two)],
+        env={**os.environ, **environment},
+        check=True,
+        timeout=300,
+    )
+    (ours,), (theirs,) = (runs.read_history(folder / "history.csv") for folder in (two, one))
+    for key in ("loss", "top1", "val_loss", "val_top1", "learning_rate"):
+        assert ours[key] == pytest.approx(theirs[key], abs=1e-4)
+    assert (two / "last.keras").is_file()
 
 
 @pytest.fixture
