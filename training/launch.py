@@ -3,7 +3,7 @@
     python training/launch.py --processes 2 -- --arch r50_nam --batch-size 256
 
 starts two processes of train.py here, with the options after --. On a cluster, run it for each
-process I from 0 to N - 1 (docs/scaling.md):
+process I from 0 to N - 1 (docs/cluster/README.md):
 
     python training/launch.py --processes N --coordinator HOST:PORT --process-id I -- …
 

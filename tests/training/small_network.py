@@ -13,6 +13,15 @@ import numpy as np
 import keras_nam
 from training import cli, multihost, network, train
 
+# launch.py with the program sys.argv[1] in place of train.py.
+LAUNCH = """
+import sys
+from pathlib import Path
+from training import cli, launch
+launch.TRAIN = Path(sys.argv.pop(1))
+cli.run(launch.main)
+"""
+
 
 def replace_network():
     """Makes every training of this process fit the small network."""

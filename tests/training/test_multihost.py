@@ -15,14 +15,7 @@ ROOT = Path(__file__).parents[2]
 OPTIONS = ["--arch", "r18w4", "--recipe", "fast", "--dataset", "synthetic", "--quiet"]
 OPTIONS += ["--batch-size", "32", "--epochs", "1", "--steps-per-epoch", "4"]
 OPTIONS += ["--learning-rate", "0.01"]
-# The launcher, with a train.py that fits a small network and does not export it.
-LAUNCH = """
-import sys
-from pathlib import Path
-from training import cli, launch
-launch.TRAIN = Path(sys.argv.pop(1))
-cli.run(launch.main)
-"""
+# train.py with the small network, and without the export at its end.
 TRAIN = """
 import sys
 import small_network
@@ -100,7 +93,7 @@ def test_two_processes_train_as_one_device(tmp_path, monkeypatch):
         "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles faster
     }
-    launch = [sys.executable, "-c", LAUNCH, str(program), "--processes", "2", "--"]
+    launch = [sys.executable, "-c", small_network.LAUNCH, str(program), "--processes", "2", "--"]
     subprocess.run(
         [*launch, *OPTIONS, "--run-dir", str(two)],
         env={**os.environ, **environment},
