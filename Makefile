@@ -12,9 +12,9 @@ test: .venv/installed
 test-all: .venv/installed
 	$(BIN)/python -m pytest -q -m "not faults"
 
-# Up to half an hour: what kill -9, a full disk and the like leave of trainings and exports.
+# Ten minutes on two cores: kill -9, full disks and the like, and faults injected into exports.
 test-faults: .venv/installed
-	$(BIN)/python -m pytest -q -m faults tests/faults
+	$(BIN)/python -m pytest -q -m faults tests/faults tests/export/test_injected_faults.py
 
 # The lowest versions that setup.cfg allows: the library's tests, a short training, its exports.
 LOWEST := .venv-lowest/bin

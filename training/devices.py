@@ -125,7 +125,10 @@ def choose_precision(asked, say):
 def _gpu_capabilities():
     """Returns the compute capability of each GPU of this process, (0, 0) where it is not known."""
     if keras.backend.backend() == "jax":
-        return multihost.gpu_capabilities()
+        import jax
+
+        gpus = [device for device in jax.local_devices() if device.platform == "gpu"]
+        return [tuple(int(part) for part in gpu.compute_capability.split(".")) for gpu in gpus]
     return [
         tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
         for gpu in tf.config.list_physical_devices("GPU")

@@ -1,201 +1,152 @@
-"""Trains with several processes: on this machine, or as one of those on many.
+"""Trains with several processes that share each batch, on one machine or on several.
 
     python training/launch.py --processes 2 -- --arch r50_nam --batch-size 256
 
-starts two processes of train.py here, each with its share of every batch, and passes on what they
-say, the number of the process before each line. What stands after -- are train.py's options;
---strategy multihost and --quiet are added. On many machines each one runs
+starts two processes of train.py here, with the options after --. On a cluster, run it for each
+process I from 0 to N - 1 (docs/cluster/README.md):
 
-    python training/launch.py --processes 4 --coordinator HOST:PORT --process-id I -- …
+    python training/launch.py --processes N --coordinator HOST:PORT --process-id I -- …
 
-with its own I from 0 to 3, HOST being the machine of process 0 (docs/scaling.md). The first process
-that fails stops the others. SIGTERM and Ctrl-C are passed on: SIGTERM makes a checkpoint.
+Each line of output starts with the number of its process. If one fails, the others are stopped.
+SIGTERM and Ctrl-C are passed on; after SIGTERM the processes write a checkpoint and end.
 """
 
 import argparse
+import contextlib
 import os
-import socket
+import signal
 import sys
-from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from subprocess import PIPE, STDOUT, Popen
+from threading import Thread
 
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from training import cli, processes, train
+from training import cli, multihost, train
 from training.cli import InputError
 
 TRAIN = Path(__file__).with_name("train.py")
+GRACE, GRACE_AFTER_FAILURE = 60, 20  # seconds until SIGKILL; a checkpoint takes some of them
 
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = argparse.ArgumentParser(
-        usage="launch.py [-h] --processes N [--coordinator HOST:PORT [--process-id I]] [--pin]\n"
-        "                 [--patience SECONDS] [-- TRAIN_OPTION ...]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    which = parser.add_argument_group("the processes")
-    which.add_argument(
-        "--processes", type=int, required=True, metavar="N", help="how many train together"
-    )
-    which.add_argument(
-        "--coordinator",
-        metavar="HOST:PORT",
-        help="where process 0 listens to the others (default: a free port of this machine)",
-    )
-    which.add_argument(
-        "--process-id",
-        type=int,
-        metavar="I",
-        help="start this one alone, 0 to N-1 (default: all N here)",
-    )
-    how = parser.add_argument_group("the machine")
-    how.add_argument(
-        "--pin",
-        action="store_true",
-        help="each process keeps to its own share of the cores, so that timings compare (Linux)",
-    )
-    how.add_argument(
-        "--patience",
-        type=float,
-        default=processes.PATIENCE,
-        metavar="SECONDS",
-        help="seconds that the processes have to end after a signal, before they are killed "
-        "(default: %(default)s)",
-    )
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    add = parser.add_argument
+    add("--processes", type=int, required=True, metavar="N", help="number of processes")
+    add("--coordinator", metavar="HOST:PORT", help="address of process 0 (default: a free port)")
+    add("--process-id", type=int, metavar="I", help="start only process I (default: all, here)")
+    add("--pin", action="store_true", help="give each process its own CPU cores (Linux)")
+    add("options", nargs="*", metavar="-- TRAIN_OPTION", help="options of train.py")
     return parser
+
+
+def read(argv=None):
+    """Returns the parsed options; InputError if they do not fit together."""
+    args = parser().parse_args(argv)
+    if args.process_id is not None and (args.coordinator is None or args.pin):
+        raise InputError("--process-id: expected with --coordinator, and without --pin.")
+    args.coordinator = args.coordinator or multihost.free_address()
+    multihost.check_place(args.coordinator, args.processes, args.process_id or 0)
+    cores = os.sched_getaffinity(0) if sys.platform == "linux" else ()
+    if args.pin and args.processes > len(cores):
+        raise InputError(f"--processes {args.processes} --pin: expected Linux, a core for each.")
+    strategy = train.parser().parse_args(args.options).strategy
+    if strategy not in ("auto", "multihost"):
+        raise InputError(f"--strategy {strategy}: expected multihost. Leave the option out.")
+    args.options += ["--strategy", "multihost", "--quiet"]
+    return args
 
 
 def main(argv=None):
     """Parses, starts the processes and waits for them."""
-    argv = sys.argv[1:] if argv is None else argv
-    end = argv.index("--") if "--" in argv else len(argv)
-    args = read(argv[:end])
-    arguments = train_arguments(argv[end + 1 :])
-    address = args.coordinator or f"127.0.0.1:{_free_port()}"
-    numbers = range(args.processes) if args.process_id is None else [args.process_id]
-    cores = shares(args.processes) if args.pin else [None] * args.processes
-    outcome = processes.run_together(
-        [
-            partial(
-                processes.Process,
-                number,
-                [sys.executable, str(TRAIN), *arguments],
-                environment(address, args.processes, number),
-                cores[number],
-            )
-            for number in numbers
-        ],
-        args.patience,
-    )
-    status, line = outcome.verdict()
-    if line:
-        print(line, file=sys.stderr)
+    args = read(argv)
+    cores = sorted(os.sched_getaffinity(0)) if args.pin else []
+    each = len(cores) // args.processes
+    events = SimpleQueue()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, lambda number, _: events.put(number))
+    processes = []
+    for number in range(args.processes) if args.process_id is None else [args.process_id]:
+        if args.pin:  # a new process inherits it
+            os.sched_setaffinity(0, cores[number * each : (number + 1) * each])
+        place = multihost.environment(args.coordinator, args.processes, number)
+        processes.append(Process(number, args.options, place))
+    status, reason = supervise(processes, events)
+    if status:
+        print(reason, file=sys.stderr)
     sys.exit(status)
 
 
-def read(argv):
-    """Returns the parsed options that stand before `--`.
+class Process(Popen):
+    """A process of train.py, whose output is passed on line by line behind its number."""
 
-    Raises:
-        InputError: If they do not fit together.
-    """
-    args, unknown = parser().parse_known_args(argv)
-    n, number = args.processes, args.process_id
-    if unknown:
-        raise InputError(
-            f"Unknown option {unknown[0]!r}; the options of train.py stand after --: "
-            f"launch.py --processes {n} -- {' '.join(unknown)}"
-        )
-    if n < 1:
-        raise InputError(f"--processes {n}: expected 1 or more.")
-    if args.coordinator is not None:
-        check_address(args.coordinator)
-    if number is not None and args.coordinator is None:
-        raise InputError(
-            f"--process-id {number} without --coordinator: give the HOST:PORT of process 0, the "
-            "same to every process."
-        )
-    if number is not None and not 0 <= number < n:
-        raise InputError(f"--process-id {number} of --processes {n}: expected 0 to {n - 1}.")
-    if args.pin and number is not None:
-        raise InputError("--pin shares out this machine's cores: it goes without --process-id.")
-    if not 0 <= args.patience < float("inf"):
-        raise InputError(f"--patience {args.patience}: expected a number of seconds.")
-    return args
+    def __init__(self, number, options, environment):
+        self.number, self.last_line = number, "no output"
+        command = [sys.executable, str(TRAIN), *options]
+        # In its own session, a terminal's Ctrl-C reaches it only through this process.
+        pipes = {"stdout": PIPE, "stderr": STDOUT}
+        super().__init__(command, env=environment, start_new_session=True, **pipes)
 
+    def watch(self, events):
+        """Passes on the output; puts the process into the queue `events` when it has ended."""
+        reader = Thread(target=self._pass_on, args=(events,), daemon=True)
+        reader.start()
+        self.wait()
+        self.kill_all()
+        reader.join(timeout=5)
+        events.put(self)
 
-def check_address(address):
-    """Raises an InputError unless an address is HOST:PORT, an IPv6 host in brackets."""
-    host, _, port = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if (
-        not host
-        or "/" in host
-        or (":" in host and not bracketed)
-        or not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16)
-    ):
-        raise InputError(
-            f"--coordinator {address}: expected HOST:PORT, such as node0:12345 or [::1]:12345."
-        )
+    def _pass_on(self, events):
+        for line in self.stdout:
+            line = line.rstrip().rpartition(b"\r")[2]  # the last state of a progress bar
+            if line and not self.last_line.startswith("error:"):
+                self.last_line = line.decode(errors="replace")
+            try:
+                os.write(1, b"[%d] %s\n" % (self.number, line))
+            except OSError as error:  # read on, or the process would block at a full pipe
+                events.put(error)
+
+    def kill_all(self):
+        """Kills the process and what it has started, which may hold its output open."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def __str__(self):
+        code = self.returncode
+        how = f"failed with status {code}" if code > 0 else f"died of {signal.Signals(-code).name}"
+        return f"process {self.number} {how}: {self.last_line.removeprefix('error:').strip()}"
 
 
-def train_arguments(arguments):
-    """Returns what train.py is given: its arguments, of several processes, in lines.
-
-    Raises:
-        InputError: If they ask for another strategy.
-    """
-    parser = train.parser()
-    parser.prog = "train.py"
-    parser.set_defaults(strategy=None)
-    args = parser.parse_args(arguments)
-    if args.strategy not in (None, "auto", "multihost"):
-        raise InputError(
-            f"--strategy {args.strategy} is of one process: leave it out, or use train.py itself."
-        )
-    strategy = [] if args.strategy else ["--strategy", "multihost"]
-    quiet = [] if args.quiet else ["--quiet"]
-    return [*strategy, *quiet, *arguments]
-
-
-def environment(address, count, number):
-    """Returns the environment of a process, which `keras.distribution.initialize` reads."""
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "jax",
-        "KERAS_DISTRIBUTION_JOB_ADDRESSES": address,
-        "KERAS_DISTRIBUTION_NUM_PROCESSES": str(count),
-        "KERAS_DISTRIBUTION_PROCESS_ID": str(number),
-        "PYTHONUNBUFFERED": "1",
-    }
-    # JAX would take it for the one device that this process may use; it may use all.
-    environment.pop("SLURM_LOCALID", None)
-    return environment
-
-
-def shares(count):
-    """Returns the cores of each of `count` processes: as many for each, and none for two.
-
-    Raises:
-        InputError: If there are fewer cores, or the system cannot pin.
-    """
-    if not hasattr(os, "sched_getaffinity"):
-        raise InputError("--pin: this system cannot bind a process to cores; leave it out.")
-    cores = sorted(os.sched_getaffinity(0))
-    each = len(cores) // count
-    if not each:
-        raise InputError(f"--pin: {count} processes and {len(cores)} cores; start fewer.")
-    return [cores[i * each : (i + 1) * each] for i in range(count)]
-
-
-def _free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def supervise(processes, events):
+    """Waits until all have ended; returns the exit status, and the reason if it is not 0."""
+    for process in processes:
+        Thread(target=process.watch, args=(events,), daemon=True).start()
+    running, cause = set(processes), None
+    while running:
+        event = events.get()
+        running.discard(event)
+        if event == signal.SIGALRM or (cause and event == signal.SIGINT):
+            for process in running:
+                process.kill_all()
+        elif not (cause or (isinstance(event, Process) and event.returncode == 0)):
+            cause = event
+            for process in running:
+                process.send_signal(signal.SIGINT if event == signal.SIGINT else signal.SIGTERM)
+            signal.alarm(GRACE if isinstance(event, int) else GRACE_AFTER_FAILURE)
+    if cause is None:
+        return 0, None
+    if isinstance(cause, OSError):
+        return 1, f"error: the output cannot be written: {cause.strerror}"
+    if isinstance(cause, Process):
+        return max(cause.returncode, 1), f"error: {cause}"
+    status, word = (130, "interrupted") if cause == signal.SIGINT else (143, "terminated")
+    failed = [str(p) for p in processes if p.returncode not in (0, status, 128 - status)]
+    return status, "; ".join([word, *failed])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Attempts at a training, of which most are killed, and what must be true of what they leave."""
+"""Attempts at a training, most of which are killed, and assertions about the files they leave."""
 
 import json
 import multiprocessing
@@ -7,14 +7,14 @@ import time
 import zipfile
 from pathlib import Path
 
-import breakages
 import child
 import keras
 import numpy as np
+import small_network
 import tensorflow as tf
 from PIL import Image
 
-import keras_nam  # noqa: F401 - registers the layers that a .keras file names
+import keras_nam  # noqa: F401 - registers the layers of a .keras file
 from training import optimizers, runs, schedules, train  # noqa: F401 - likewise
 
 ARGUMENTS = ["--arch", "r18w4_nam", "--recipe", "fast", "--dataset", "synthetic", "--quiet"]
@@ -34,11 +34,11 @@ class Attempt:
 
     Args:
         folder: Path of the run folder.
-        *more: Arguments of `training/train.py` besides `ARGUMENTS`.
-        moment: `child.Moment` of its signal to itself, or `None`.
-        prepare: Functions that it calls before.
-        command: The command, if another than training.
-        arguments: Those instead of `ARGUMENTS`.
+        *more: Options of `training/train.py` beside `ARGUMENTS`.
+        moment: `child.Moment` at which it sends itself a signal, or `None`.
+        prepare: Functions that it calls first.
+        command: `main` function of another command than the training.
+        arguments: List of strings, used in place of `ARGUMENTS`.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Attempt:
         folder,
         *more,
         moment=None,
-        prepare=(breakages.stand_in,),
+        prepare=(small_network.replace_network,),
         command=train.main,
         arguments=ARGUMENTS,
     ):
@@ -61,7 +61,7 @@ class Attempt:
         self.process.start()
 
     def wait(self, seconds=LONGEST):
-        """Returns the status, negative for a signal; it must end in time."""
+        """Returns the exit status, negative for a signal; fails if it does not end in time."""
         self.process.join(seconds)
         if self.process.is_alive():
             self.process.kill()
@@ -70,13 +70,13 @@ class Attempt:
         return self.process.exitcode
 
     def kill_after(self, seconds):
-        """Kills it unless it has ended by then; returns the status."""
+        """Kills it after some seconds, if it has not ended; returns the exit status."""
         self.process.join(seconds)
         self.process.kill()
         return self.wait()
 
     def wait_until_stopped(self):
-        """Returns when the process has stopped itself."""
+        """Waits until the process has stopped itself (SIGSTOP)."""
         deadline = time.monotonic() + LONGEST
         while self.process.is_alive() and time.monotonic() < deadline:
             stat = Path(f"/proc/{self.process.pid}/stat").read_text()
@@ -87,17 +87,17 @@ class Attempt:
 
     @property
     def output(self):
-        """What it printed on standard output."""
+        """Its standard output."""
         return Path(f"{self.log}.out").read_text()
 
     @property
     def errors(self):
-        """What it printed on standard error."""
+        """Its standard error."""
         return Path(f"{self.log}.err").read_text()
 
     @property
     def events(self):
-        """The lines of its log."""
+        """The events in its folder, see `child`."""
         return self.log.read_text().splitlines() if self.log.exists() else []
 
     @property
@@ -106,7 +106,7 @@ class Attempt:
         return [int(line.split()[1]) for line in self.events if line.startswith("training.step")]
 
     def error_line(self):
-        """Returns the one line that a refusal prints, and asserts that there is no traceback."""
+        """Returns its one `error:` line; fails if there is a traceback."""
         assert "Traceback" not in self.errors, self.errors
         lines = [line for line in self.errors.splitlines() if line.startswith("error:")]
         assert len(lines) == 1, self.errors
@@ -114,7 +114,7 @@ class Attempt:
 
 
 def assert_whole(folder):
-    """Asserts that whatever stands in a run folder under its final name is whole."""
+    """Asserts that each file in a run folder that has its final name is complete."""
     if not folder.exists():
         return
     names = {path.name for path in folder.iterdir()}
@@ -136,7 +136,7 @@ def assert_whole(folder):
 
 
 def assert_equal_runs(folder, reference):
-    """Asserts that a finished run is the uninterrupted one to the bit, but for the times."""
+    """Asserts that a finished run equals the uninterrupted one bit for bit, except for times."""
     assert_whole(folder)
     for part in ("", "saved_model"):
         names = {path.name for path in (folder / part).iterdir()}
@@ -151,21 +151,26 @@ def assert_equal_runs(folder, reference):
 
 
 def history(folder):
-    """Returns the rows of a run's history without their times."""
+    """Returns the rows of a run's history, without times."""
     rows = runs.read_history(folder / "history.csv")
     return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
 
 def result(folder):
-    """Returns a run's result without its time."""
+    """Returns a run's result, without its time."""
     return {**runs.read_json(folder / "result.json"), "minutes": None}
 
 
 def variables(path):
-    """Returns all that a checkpoint holds, an optimizer's velocities and step included."""
+    """Returns the variables of a checkpoint, with those of its optimizer if it has one."""
     model = keras.saving.load_model(path)
-    of_optimizer = model.optimizer.variables if model.compiled else ()
-    return [np.asarray(variable) for variable in (*model.variables, *of_optimizer)]
+    optimizer = model.optimizer.variables if model.optimizer else []
+    return [np.asarray(variable) for variable in (*model.variables, *optimizer)]
+
+
+def contents(folder):
+    """Returns the bytes of each file under a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def logits(version):

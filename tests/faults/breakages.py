@@ -1,50 +1,34 @@
-"""What is done to a training before it begins: another network, clock, limit or weight, a meter."""
+"""What is done to a training before it begins: another clock, a limit, NaN weights, a meter."""
 
 import os
 import resource
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 
-import keras_nam
-from training import checkpoints, network
-
-
-def stand_in():
-    """Has it fit a network of 200 weights, which is traced in a second instead of ten."""
-    network.initial_model = _small_network
-
-
-def _small_network(job, classes):
-    image = keras.Input((32, 32, 3))
-    x = keras.layers.Conv2D(4, 3, strides=4, use_bias=False)(image)
-    x = keras_nam.BatchNormalization()(x)
-    x = keras_nam.NAMChannelAttention()(x)
-    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
-    return keras.Model(image, keras.layers.Dense(classes)(x))
+from training import checkpoints
 
 
 def limit_file_size(size):
-    """Lets no file become larger than `size` bytes."""
+    """Limits the size of files to `size` bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def jumping_clock(jumps):
-    """Has the clock be wrong by `jumps[step]` seconds from a step on; `perf_counter` is right."""
-    right = time.time
-    wrong_by = [0.0]
-    time.time = lambda: right() + wrong_by[0]
+    """Shifts the clock by `jumps[step]` seconds from a step on, but not `perf_counter`."""
+    clock = time.time
+    shift = [0.0]
+    time.time = lambda: clock() + shift[0]
 
     def jump(model, step):
-        wrong_by[0] = jumps.get(step, wrong_by[0])
+        shift[0] = jumps.get(step, shift[0])
 
     _after_each_step(jump)
 
 
 def nan_in_the_weights(step):
-    """Makes the first kernel NaN after a step: the loss is so at the next one."""
+    """Makes the first kernel NaN after a step, and so the loss of the next one."""
 
     def spoil(model, done):
         if done == step:
@@ -54,7 +38,7 @@ def nan_in_the_weights(step):
 
 
 def metered(path):
-    """Writes a line after each step: its number, the memory in bytes, open files, and threads."""
+    """Writes a line after each step: its number, memory in bytes, open files, and threads."""
     own = Path("/proc/self")
 
     def measure(_, step):
@@ -67,7 +51,7 @@ def metered(path):
 
 
 def _after_each_step(act):
-    """Calls `act(model, step)` after each step, before a checkpoint is made."""
+    """Calls `act(model, step)` after each step, before its checkpoint."""
     on_train_batch_end = checkpoints.Checkpoint.on_train_batch_end
 
     def acting(self, batch, logs=None):

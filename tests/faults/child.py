@@ -1,7 +1,8 @@
-"""A command in a process of its own, which is stopped or killed at a moment that a test chose.
+"""A command in a new process that stops or kills itself at a moment that the test chose.
 
-The process is a fork of a server that has imported everything and run nothing: it begins in
-milliseconds. What it does to its folder it logs, a line an event, and at one of them it ends.
+The process is forked from a server that has imported everything and run nothing, so it starts in
+milliseconds. It logs what it does to its folder, one event a line, and sends itself the signal at
+one of them.
 """
 
 import dataclasses
@@ -11,14 +12,14 @@ import sys
 import threading
 import zipfile
 
-import matplotlib.backends.backend_agg  # noqa: F401 - what a training imports, some of it late
+import matplotlib.backends.backend_agg  # noqa: F401 - imported late by a training
 import tensorflow_datasets  # noqa: F401
 import tensorflow_serving.apis.prediction_log_pb2  # noqa: F401
 
 import training.fit  # noqa: F401
 from training import checkpoints, cli
 
-# Python's audit event -> which of its arguments are the path and the descriptor of its folder.
+# Python's audit event -> the indices of its arguments: the path, the descriptor of its folder.
 EVENTS = {
     "open": (0, None),
     "os.mkdir": (0, 2),
@@ -34,10 +35,10 @@ WRITING = os.O_WRONLY | os.O_RDWR
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """When a process sends itself a signal: once its log has these lines, in this order.
+    """When a process sends itself a signal: after its log has these lines, in this order.
 
-    Of each only the start is given; other lines may stand between. What the last one says is not
-    done yet, unless there is a delay, in seconds.
+    Only the start of each line is given, and other lines may come between. The last event is about
+    to happen, unless there is a delay, in seconds.
     """
 
     lines: tuple
@@ -46,19 +47,19 @@ class Moment:
 
 
 def run(command, arguments, folder, log, moment, prepare):
-    """Runs a command line of the project; its status is the process's.
+    """Runs a command line of the project and exits with its status.
 
     Args:
         command: Function of a list of arguments.
         arguments: That list.
-        folder: Path; what is done outside of it is no event.
-        log: Path of the log; the output goes to the same path with `.out` and `.err`.
+        folder: Path of the folder whose events are logged.
+        log: Path of the log. Output goes to the same path with `.out` and `.err`.
         moment: `Moment` at which the process sends itself a signal, or `None`.
-        prepare: Functions that are called before, without arguments.
+        prepare: Functions without arguments that are called first.
     """
     for descriptor, suffix in ((1, ".out"), (2, ".err")):
         os.dup2(os.open(f"{log}{suffix}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-    assert len(os.listdir(f"/proc/{os.getppid()}/task")) == 1, "a fork has only one of its threads"
+    assert len(os.listdir(f"/proc/{os.getppid()}/task")) == 1, "a fork keeps only one thread"
     for change in prepare:
         change()
     _announce_steps_and_members()
@@ -68,7 +69,7 @@ def run(command, arguments, folder, log, moment, prepare):
 
 
 def _announce_steps_and_members():
-    """Makes events of a training's steps and of each file in an archive."""
+    """Announces each step of a training and each file written into an archive as an event."""
     on_train_batch_end = checkpoints.Checkpoint.on_train_batch_end
     open_member = zipfile.ZipFile.open
 
@@ -103,7 +104,7 @@ def _hook(folder, log, moment):
 
 
 def _line(event, arguments, folder):
-    """Returns `<event> <path in the folder>`, or `None` for what is no event here."""
+    """Returns `<event> <path in the folder>`, or `None` if it is not to be logged."""
     if event not in EVENTS:
         return None
     if event == "training.step":

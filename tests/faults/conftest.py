@@ -1,4 +1,4 @@
-"""What the tests of faults share: how processes are forked, a run without faults, and a seed."""
+"""Fixtures of the fault tests: the fork server, a run without faults, the random seed."""
 
 import multiprocessing
 import os
@@ -9,15 +9,16 @@ import pytest
 from attempts import FORKS, Attempt, assert_whole
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 SEED = pytest.StashKey[int]()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def server_of_forks():
-    """Starts the process that all others are forks of, so that their times are their own."""
+    """Starts the process that all others are forked from."""
     environment = {
-        "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parents[1]}",
-        # With more threads than one, a fork of it could wait for ever for what another one holds.
+        "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parent / "training", ROOT))),
+        # With several threads, a fork could wait forever for a lock that another thread held.
         "OPENBLAS_NUM_THREADS": "1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
@@ -32,7 +33,7 @@ def server_of_forks():
 
 @pytest.fixture(autouse=True)
 def none_is_left():
-    """Kills what a failed test left; a stopped process would never end."""
+    """Kills the processes that a failed test left."""
     yield
     for process in multiprocessing.active_children():
         process.kill()
@@ -41,21 +42,21 @@ def none_is_left():
 
 @pytest.fixture(scope="session")
 def seed(request):
-    """The seed of the random moments: FAULTS_SEED, or another each time; it is printed."""
+    """The seed of the random moments: FAULTS_SEED, or a new one, which is printed."""
     return request.config.stash.setdefault(
         SEED, int(os.environ.get("FAULTS_SEED", secrets.randbelow(10**6)))
     )
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Prints the seed, where there was one."""
+    """Prints the seed if it was used."""
     if SEED in config.stash:
         terminalreporter.write_line(f"FAULTS_SEED={config.stash[SEED]} repeats the random moments")
 
 
 @pytest.fixture(scope="session")
 def uninterrupted(tmp_path_factory):
-    """The `Attempt` that had no fault, ended: every run that recovers from one must equal its."""
+    """The ended `Attempt` without a fault. Every run that recovers must equal its run."""
     attempt = Attempt(tmp_path_factory.mktemp("uninterrupted") / "run", "--checkpoint-every", "2")
     assert attempt.wait() == 0, attempt.errors
     assert_whole(attempt.folder)

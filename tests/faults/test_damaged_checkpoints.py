@@ -1,4 +1,4 @@
-"""A checkpoint that was damaged on the disk: the one before it, a warning, and the same end."""
+"""A checkpoint is damaged on the disk: the training resumes from an earlier one, with a warning."""
 
 import os
 import random
@@ -31,7 +31,7 @@ def empty(path):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """A run killed in its third epoch, whose last checkpoint is of step 10, the one before of 8."""
+    """A run killed in its third epoch: last.keras is of step 10, previous.keras of step 8."""
     folder = tmp_path_factory.mktemp("killed") / "run"
     moment = Moment((f"training.step {2 * STEPS + 3}",))
     assert Attempt(folder, "--checkpoint-every", "2", moment=moment).wait() == -9
@@ -49,12 +49,11 @@ def resume(run):
     return attempt
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, empty])
-def test_the_newest(run, uninterrupted, damage):
-    damage(run / "last.keras")
+def test_the_newest(run, uninterrupted):
+    flip(run / "last.keras")
     attempt = resume(run)
     assert f"warning: {run / 'last.keras'} is damaged" in attempt.output
-    assert f"warning: Going on from {run / 'previous.keras'}" in attempt.output
+    assert str(run / "previous.keras") in attempt.output
     assert attempt.steps[0] == 2 * STEPS + 1
     assert_equal_runs(run, uninterrupted.folder)
 
@@ -74,16 +73,24 @@ def test_all(run, uninterrupted):
     for path in run.glob("*.keras"):
         flip(path)
     attempt = resume(run)
-    assert "warning: No checkpoint is whole: the training begins anew." in attempt.output
+    assert "warning: No checkpoint is whole" in attempt.output
     assert attempt.steps[0] == 1
     assert_equal_runs(run, uninterrupted.folder)
 
 
+@pytest.mark.parametrize("damage", [truncate, flip, empty])
+def test_each_kind_of_damage_is_found(run, damage):
+    damage(run / "last.keras")
+    _, position, warnings = checkpoints.load_newest(run)
+    assert (position.epochs, position.steps) == (2, 0)
+    assert "damaged" in warnings[0]
+
+
 def test_one_byte_anywhere(run, seed, monkeypatch):
-    """What the checksums do not cover, dates for instance, may be wrong; nothing else raises."""
+    """Bytes without a checksum, such as dates, may change; any other change is found."""
     rng = random.Random(seed)
     content = (run / "last.keras").read_bytes()
-    directory = content.rindex(b"PK\x01\x02metadata.json"[:4], 0, len(content) - 200)
+    directory = content.rindex(b"PK\x01\x02", 0, len(content) - 200)
     places = [rng.randrange(len(content)) for _ in range(300)]
     places += range(directory, len(content))
     monkeypatch.setattr(keras.saving, "load_model", lambda path: path)
@@ -107,5 +114,5 @@ def test_undamaged_ones_that_cannot_be_loaded_are_not_overwritten(run, monkeypat
         raise TypeError("Could not locate class 'NAM'")
 
     monkeypatch.setattr(keras.saving, "load_model", refuse)
-    with pytest.raises(InputError, match=r"checksums are right.*Could not locate.*other versions"):
+    with pytest.raises(InputError, match=r"Could not locate.*versions"):
         checkpoints.load_newest(run)

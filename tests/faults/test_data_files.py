@@ -5,9 +5,8 @@ import shutil
 import signal
 
 import pytest
-from attempts import Attempt, assert_equal_runs, assert_whole
+from attempts import Attempt, assert_equal_runs, assert_whole, contents
 from child import Moment
-from test_two_trainings import contents
 from tiny_cifar import members, write_tar, write_tfds
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
@@ -24,7 +23,7 @@ def prepared_by_tfds(folder):
 
 @pytest.mark.parametrize("write", [archive, prepared_by_tfds])
 def test_damaged_files(tmp_path, write):
-    """A training has its data in memory; one that begins anew refuses what is damaged."""
+    """A running training has its data in memory. One that starts or resumes refuses the files."""
     data = tmp_path / "data"
     data.mkdir()
     file = write(data)

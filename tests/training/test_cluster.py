@@ -1,4 +1,4 @@
-"""The examples in docs/cluster and docs/scaling.md, as far as there is no cluster to run them."""
+"""The cluster files in docs/, run with stand-ins for the cluster's programs."""
 
 import json
 import os
@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from training import launch
+from training import launch, multihost
 
-DOCS = Path(__file__).parents[2] / "docs"
-SLURM = DOCS / "cluster" / "slurm.sbatch"
-KUBERNETES = DOCS / "cluster" / "kubernetes-job.yaml"
-# Each stand-in is a shell script; that of python leaves its arguments, a line of JSON a call.
+CLUSTER = Path(__file__).parents[2] / "docs" / "cluster"
+GUIDE = CLUSTER / "README.md"
+SLURM = CLUSTER / "slurm.sbatch"
+KUBERNETES = CLUSTER / "kubernetes-job.yaml"
+# Name -> shell script. The one for python appends its arguments to the file `calls`, as JSON.
 SHOW = f"{sys.executable} -c 'import json, sys; print(json.dumps(sys.argv[1:]))' \"$@\" >> calls"
 STAND_INS = {
     "python": f'{SHOW}; exit "${{STATUS:-0}}"',
@@ -52,11 +53,12 @@ def run(script, folder, **environment):
 
 
 def parsed(command):
-    """Returns launch's options and train.py's of a command, which both parsers must take."""
+    """Returns the launcher's options of a command, after its and train.py's parser took it."""
     program, *arguments = command
     assert program == "training/launch.py"
-    end = arguments.index("--")
-    return launch.read(arguments[:end]), launch.train_arguments(arguments[end + 1 :])
+    args = launch.read(arguments)
+    assert "--resume" in args.options
+    return args
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
@@ -74,20 +76,18 @@ def test_slurm_starts_each_process_and_queues_again_what_was_terminated(tmp_path
     assert (tmp_path / "requeued").exists() == requeued
     assert len(calls) == 2
     for number, call in enumerate(calls):
-        args, options = parsed(call)
+        args = parsed(call)
         assert (args.processes, args.process_id, args.coordinator) == (2, number, "node7:12345")
-        assert "--resume" in options
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
 def test_the_tpu_lines(tmp_path):
-    guide = (DOCS / "scaling.md").read_text()
-    (block,) = (b for b in re.findall(r"```bash\n(.*?)```", guide, re.DOTALL) if "gcloud" in b)
+    blocks = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    (block,) = (block for block in blocks if "gcloud" in block)
     status, (call,) = run(block, tmp_path)
-    args, options = parsed(call)
+    args = parsed(call)
     assert status == 0
     assert (args.processes, args.process_id, args.coordinator) == (4, 3, "10.0.0.2:12345")
-    assert "--resume" in options
 
 
 def kubernetes_command(index):
@@ -102,13 +102,12 @@ def test_kubernetes_starts_each_process():
     (count,) = set(re.findall(r"^  (?:completions|parallelism): (\d+)$", text, re.MULTILINE))
     for index in range(int(count)):
         python, *call = kubernetes_command(index)
-        args, options = parsed(call)
+        args = parsed(call)
         assert python == "python"
         assert (args.processes, args.process_id) == (int(count), index)
         assert args.coordinator == "nam-0.nam:12345"
-        assert "--resume" in options
     grace = int(re.search(r"terminationGracePeriodSeconds: (\d+)", text)[1])
-    assert grace > args.patience
+    assert grace > launch.GRACE
 
 
 def test_kubernetes_names_fit_together():
@@ -128,11 +127,11 @@ def test_kubernetes_names_fit_together():
 
 
 def test_the_join_timeout_is_the_one_that_is_read():
-    source = Path(launch.__file__).with_name("multihost.py").read_text()
+    source = Path(multihost.__file__).read_text()
     for name in re.findall(r"KERAS_NAM_\w+", KUBERNETES.read_text()):
         assert f'"{name}"' in source
 
 
-@pytest.mark.parametrize("path", sorted((DOCS / "cluster").iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [SLURM, KUBERNETES], ids=lambda path: path.name)
 def test_the_guide_links_every_file(path):
-    assert f"(cluster/{path.name})" in (DOCS / "scaling.md").read_text()
+    assert f"({path.name})" in GUIDE.read_text()

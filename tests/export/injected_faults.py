@@ -1,60 +1,74 @@
-"""What may go wrong in an ONNX graph, as functions that make it go wrong, one fault each.
+"""Faults of an export, one function each: in its ONNX graph, or before the conversion.
 
-Each takes an `onnx.ModelProto`, which it changes, and a `numpy.random.Generator` that chooses
-where.
+A graph fault changes an `onnx.ModelProto`. A model fault takes the run's `Source` and returns what
+a wrong SavedModel is written from: (Keras model, mean, std). Both take a `numpy.random.Generator`
+that chooses the place.
 """
 
+import functools
 import json
 
+import keras
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from export.signatures import IMAGE
 
+GRAPH_FAULTS, MODEL_FAULTS = {}, {}
 
+
+def graph_fault(kind):
+    return functools.partial(GRAPH_FAULTS.setdefault, kind)
+
+
+def model_fault(kind):
+    return functools.partial(MODEL_FAULTS.setdefault, kind)
+
+
+@graph_fault("a bit flipped in a weight")
 def flip_bit(model, rng):
-    """One bit of one weight: sign, exponent or mantissa, down to the last."""
+    """Any bit: sign, exponent or mantissa."""
     tensor, array = _draw_tensor(model, rng, rank=None)
     bits = array.reshape(-1).view(np.uint32)
     bits[rng.integers(len(bits))] ^= np.uint32(1 << rng.integers(32))
     _assign(tensor, array)
 
 
+@graph_fault("a dead channel")
 def dead_channel(model, rng):
-    """One channel of a convolution gives 0."""
     tensor, kernel = _draw_tensor(model, rng)
     kernel[rng.integers(len(kernel))] = 0
     _assign(tensor, kernel)
 
 
+@graph_fault("a channel with the other sign")
 def negated_channel(model, rng):
-    """One channel of a convolution has the other sign."""
     tensor, kernel = _draw_tensor(model, rng)
     kernel[rng.integers(len(kernel))] *= -1
     _assign(tensor, kernel)
 
 
+@graph_fault("a kernel rounded to float16")
 def rounded_kernel(model, rng):
-    """A convolution went through float16."""
     tensor, kernel = _draw_tensor(model, rng)
     _assign(tensor, kernel.astype(np.float16).astype(np.float32))
 
 
+@graph_fault("a kernel's height and width swapped")
 def transposed_kernel(model, rng):
-    """A convolution's height and width are swapped."""
     tensor, kernel = _draw_tensor(model, rng, size=3)
     _assign(tensor, np.ascontiguousarray(kernel.swapaxes(2, 3)))
 
 
+@graph_fault("a weight that is NaN")
 def nan_weight(model, rng):
-    """One weight is not a number."""
     tensor, kernel = _draw_tensor(model, rng)
     kernel.reshape(-1)[rng.integers(kernel.size)] = np.nan
     _assign(tensor, kernel)
 
 
+@graph_fault("RGB taken for BGR")
 def reversed_channels(model, rng):
-    """The image is taken for BGR."""
     indices = numpy_helper.from_array(np.array([2, 1, 0]), "reversed")
     model.graph.initializer.append(indices)
     for node in model.graph.node:
@@ -63,62 +77,65 @@ def reversed_channels(model, rng):
     model.graph.node.insert(0, gather)
 
 
+@graph_fault("the image's height and width swapped")
 def transposed_image(model, rng):
-    """The image's height and width are swapped on the way to channels-first."""
+    """In the transpose to channels-first."""
     node = _draw_node(model, rng, "Transpose")
-    _set(node, "perm", [0, 3, 2, 1])
+    transpose = helper.make_node("Transpose", node.input, node.output, perm=[0, 3, 2, 1])
+    _replace(model, node, transpose)
 
 
+@graph_fault("NHWC taken for NCHW")
 def reshaped_image(model, rng):
-    """NHWC is taken for NCHW: the pixels are only renumbered."""
     node = _draw_node(model, rng, "Transpose")
     shape = numpy_helper.from_array(np.array([-1, 3, 32, 32]), "nchw")
     model.graph.initializer.append(shape)
     _replace(model, node, helper.make_node("Reshape", [node.input[0], "nchw"], node.output))
 
 
+@graph_fault("softmax twice")
 def softmax_twice(model, rng):
-    """The probabilities are the softmax of the probabilities."""
-    _pass_through(
-        model, "probabilities", helper.make_node("Softmax", ["old"], ["probabilities"], axis=-1)
-    )
+    softmax = helper.make_node("Softmax", ["old"], ["probabilities"], axis=-1)
+    _insert_after(model, "probabilities", softmax)
 
 
+@graph_fault("logits and probabilities swapped")
 def outputs_swapped(model, rng):
-    """Logits and probabilities have each other's names."""
     other = {"logits": "probabilities", "probabilities": "logits"}
     for node in model.graph.node:
         for names in (node.input, node.output):
             names[:] = [other.get(name, name) for name in names]
 
 
+@graph_fault("class names shifted by one")
 def shifted_labels(model, rng):
-    """The class names are off by one."""
     for entry in model.metadata_props:
         if entry.key == "class_names":
             names = json.loads(entry.value)
             entry.value = json.dumps(names[1:] + names[:1])
 
 
+@graph_fault("logits shifted by one")
 def shifted_classes(model, rng):
-    """The logits are off by one class."""
     classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     order = numpy_helper.from_array(np.roll(np.arange(classes), 1), "order")
     model.graph.initializer.append(order)
-    _pass_through(model, "logits", helper.make_node("Gather", ["old", "order"], ["logits"], axis=1))
+    gather = helper.make_node("Gather", ["old", "order"], ["logits"], axis=1)
+    _insert_after(model, "logits", gather)
 
 
+@graph_fault("a constant batch")
 def fixed_batch(model, rng):
-    """The batch became a constant."""
     size = int(rng.choice([1, 3, 64]))
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_value = size
 
 
+@graph_fault("images of a batch mixed")
 def mixed_batch(model, rng):
-    """An image's logits depend on the others of its batch."""
+    """An image's logits depend on the other images of its batch."""
     model.graph.initializer.append(helper.make_tensor("part", TensorProto.FLOAT, [], [1e-3]))
-    _pass_through(
+    _insert_after(
         model,
         "logits",
         helper.make_node("ReduceMax", ["old"], ["of_batch"], axes=[0], keepdims=1),
@@ -127,41 +144,43 @@ def mixed_batch(model, rng):
     )
 
 
+@graph_fault("a ReLU left out")
 def missing_relu(model, rng):
-    """One ReLU is left out."""
     node = _draw_node(model, rng, "Relu")
     _replace(model, node, helper.make_node("Identity", node.input, node.output))
 
 
+@graph_fault("a shortcut left out")
 def missing_shortcut(model, rng):
-    """One residual sum keeps only one of its sides."""
     constants = {tensor.name for tensor in model.graph.initializer}
     node = _draw_node(model, rng, "Add", lambda node: not constants & set(node.input))
     _replace(model, node, helper.make_node("Identity", node.input[:1], node.output))
 
 
+@graph_fault("an offset left out")
 def missing_offset(model, rng):
-    """One sum with a trained offset leaves it out: a gate's, or that of the logits."""
+    """A gate's, or the one of the logits."""
     constants = {tensor.name for tensor in model.graph.initializer}
     node = _draw_node(model, rng, "Add", lambda node: constants & set(node.input))
     kept = [name for name in node.input if name not in constants]
     _replace(model, node, helper.make_node("Identity", kept, node.output))
 
 
+@graph_fault("a gate that is 0.5")
 def constant_gate(model, rng):
-    """One gate is 0.5, which NAM's is to three digits."""
+    """NAM's gates differ from it in the third digit."""
     node = _draw_node(model, rng, "Sigmoid")
     half = helper.make_node("HardSigmoid", node.input, node.output, alpha=0.0, beta=0.5)
     _replace(model, node, half)
 
 
 def overflow(model, rng):
-    """Activations are beyond float16's 65504 for a moment, which float32 does not mind."""
+    """Makes some activations exceed 65504, the limit of float16; float32 has the same answers."""
     (name,) = _draw_node(model, rng, "Relu").output
     for factor, power in (("up", 24), ("down", -24)):
         tensor = helper.make_tensor(factor, TensorProto.FLOAT, [], [2.0**power])
         model.graph.initializer.append(tensor)
-    _pass_through(
+    _insert_after(
         model,
         name,
         helper.make_node("Mul", ["old", "up"], ["large"]),
@@ -170,7 +189,7 @@ def overflow(model, rng):
 
 
 def _draw_tensor(model, rng, rank=4, size=None):
-    """Returns a weight and a copy of its numbers; one of `rank` axes and kernel `size` if given."""
+    """Returns a weight of `rank` axes and kernel `size`, if given, and a copy of its numbers."""
     tensors = [
         tensor
         for tensor in model.graph.initializer
@@ -197,14 +216,8 @@ def _replace(model, node, other):
     model.graph.node.insert(index, other)
 
 
-def _set(node, attribute, value):
-    kept = [each for each in node.attribute if each.name != attribute]
-    del node.attribute[:]
-    node.attribute.extend([*kept, helper.make_attribute(attribute, value)])
-
-
-def _pass_through(model, name, *nodes):
-    """Puts nodes behind the one that gives `name`: they take its output as `old`."""
+def _insert_after(model, name, *nodes):
+    """Inserts nodes after the one with the output `name`, which they get as `old`."""
     producer = next(node for node in model.graph.node if name in node.output)
     producer.output[:] = ["old" if output == name else output for output in producer.output]
     index = list(model.graph.node).index(producer) + 1
@@ -212,24 +225,84 @@ def _pass_through(model, name, *nodes):
         model.graph.node.insert(index + offset, node)
 
 
-FAULTS = {
-    "a bit flipped in a weight": flip_bit,
-    "a dead channel": dead_channel,
-    "a channel with the other sign": negated_channel,
-    "a kernel rounded to float16": rounded_kernel,
-    "a kernel's height and width swapped": transposed_kernel,
-    "a weight that is NaN": nan_weight,
-    "RGB taken for BGR": reversed_channels,
-    "the image's height and width swapped": transposed_image,
-    "NHWC taken for NCHW": reshaped_image,
-    "softmax twice": softmax_twice,
-    "logits and probabilities swapped": outputs_swapped,
-    "class names shifted by one": shifted_labels,
-    "logits shifted by one": shifted_classes,
-    "a constant batch": fixed_batch,
-    "images of a batch mixed": mixed_batch,
-    "a ReLU left out": missing_relu,
-    "a shortcut left out": missing_shortcut,
-    "an offset left out": missing_offset,
-    "a gate that is 0.5": constant_gate,
-}
+@model_fault("mean and std swapped")
+def swapped_mean_and_std(source, rng):
+    return source.run.model, source.run.std, source.run.mean
+
+
+@model_fault("mean and std of BGR")
+def reversed_mean(source, rng):
+    return source.run.model, source.run.mean[::-1], source.run.std[::-1]
+
+
+@model_fault("another data set's std")
+def other_std(source, rng):
+    """The other one in use for CIFAR-100."""
+    return source.run.model, source.run.mean, (0.2023, 0.1994, 0.2010)
+
+
+@model_fault("a layer's γ with the other sign")
+def negated_gamma(source, rng):
+    model, layer = _draw_normalization(source, rng)
+    layer.gamma.assign(-np.asarray(layer.gamma))
+    return model, source.run.mean, source.run.std
+
+
+@model_fault("a layer's epsilon 1e-3")
+def other_epsilon(source, rng):
+    model, layer = _draw_normalization(source, rng)
+    layer.epsilon = 1e-3
+    return model, source.run.mean, source.run.std
+
+
+@model_fault("a layer's variance unbiased")
+def unbiased_statistics(source, rng):
+    """n / (n - 1) of what it was, for a batch of 256 and 8x8 pixels."""
+    model, layer = _draw_normalization(source, rng)
+    count = 256 * 64
+    layer.moving_variance.assign(np.asarray(layer.moving_variance) * count / (count - 1))
+    return model, source.run.mean, source.run.std
+
+
+@model_fault("a layer's statistics not loaded")
+def initial_statistics(source, rng):
+    model, layer = _draw_normalization(source, rng)
+    layer.moving_mean.assign(np.zeros(layer.moving_mean.shape))
+    layer.moving_variance.assign(np.ones(layer.moving_variance.shape))
+    return model, source.run.mean, source.run.std
+
+
+@model_fault("a stale SavedModel")
+def stale(source, rng):
+    """Every weight differs by 1e-4 of it, as one step before the last."""
+    return _perturbed(source, rng, 1e-4)
+
+
+@model_fault("weights of another epoch")
+def other_epoch(source, rng):
+    """Every weight differs by a tenth of it."""
+    return _perturbed(source, rng, 0.1)
+
+
+def _draw_normalization(source, rng):
+    """Returns a copy of the run's model, and one of its normalizations."""
+    model = _copy(source.run.model)
+    layers = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    return model, layers[rng.integers(len(layers))]
+
+
+def _perturbed(source, rng, share):
+    model = _copy(source.run.model)
+    weights = model.get_weights()
+    model.set_weights([w * (1 + share * rng.standard_normal(w.shape)) for w in weights])
+    return model, source.run.mean, source.run.std
+
+
+def _copy(model):
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
