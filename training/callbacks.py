@@ -153,9 +153,9 @@ class TensorBoardExtras(keras.callbacks.Callback):
     def _write_gate_values(self):
         values = self.gate_values(self.gate_images)
         for (name, gate), value in zip(self.gates.items(), values, strict=True):
-            spread = gate_values.distribution(gate, value)
+            numbers = gate_values.distribution(gate, value).numbers
             tf.summary.histogram(f"gate_values/{name}", value[: self.HISTOGRAM_IMAGES])
-            tf.summary.scalar(f"gate_mean/{name}", spread.mean)
+            tf.summary.scalar(f"gate_mean/{name}", numbers["mean"])
             # The part that a constant for each channel has too, and what changes with the image.
-            tf.summary.scalar(f"gate_std_between/{name}", spread.std_between)
-            tf.summary.scalar(f"gate_std_within/{name}", spread.std_within)
+            tf.summary.scalar(f"gate_std_between/{name}", numbers["std_between_units"])
+            tf.summary.scalar(f"gate_std_within/{name}", numbers["std_within_units"])
