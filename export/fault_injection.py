@@ -7,16 +7,13 @@ every way of `graph_faults` and `model_faults`, and verifies those. Writes `faul
 and `fault_injection.md`. Exit status: 0 every fault was caught and no good export refused, 1 not.
 """
 
-import argparse
 
 from training import cli
 
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(__doc__)
     parser.add_argument(
         "--good", type=int, default=100, metavar="N", help="good exports (default: %(default)s)"
     )

@@ -27,7 +27,7 @@ def table(header, rows, words=None, title=None, caption=None):
 
     Args:
         header: The columns' names.
-        rows: Lists of strings, one for each column. A row of `None` draws a line.
+        rows: Lists of strings, one for each column. A row of `None` is an empty line.
         words: The columns of text, which are aligned left and may wrap; only the first by default.
             The others hold numbers, are aligned right and never wrap.
         title: String above the table.

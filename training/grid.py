@@ -154,7 +154,7 @@ def train_missing(planned, jobs, lock_file, when_finished):
                         advance()
                         when_finished()
                     else:
-                        failed[run] = _last_words(run.log)
+                        failed[run] = last_words(run.log)
                         console.say(f"failed: {run.folder}: {failed[run]}")
     finally:
         _stop(running.values())
@@ -182,7 +182,7 @@ def _start(run, jobs, lock_file):
         )
 
 
-def _last_words(log):
+def last_words(log):
     """Returns the last line of a log that is an error, or else its last line."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error:")]

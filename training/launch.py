@@ -12,7 +12,6 @@ with its own I from 0 to 3, HOST being the machine of process 0 (docs/scaling.md
 that fails stops the others. SIGTERM and Ctrl-C are passed on: SIGTERM makes a checkpoint.
 """
 
-import argparse
 import os
 import socket
 import sys
@@ -27,12 +26,10 @@ TRAIN = Path(__file__).with_name("train.py")
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
+        __doc__,
         usage="launch.py [-h] --processes N [--coordinator HOST:PORT [--process-id I]] [--pin]\n"
         "                 [--patience SECONDS] [-- TRAIN_OPTION ...]",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     which = parser.add_argument_group("the processes")
     which.add_argument(

@@ -130,10 +130,9 @@ def test_step_time_is_that_of_full_size(tmp_path, sizes, milliseconds):
     assert comparison.figures(run)["step_milliseconds"] == milliseconds
 
 
-def test_multiply_adds_of_published_networks():
-    """0.56 and 1.30 G are usually given for ResNet18 and 50 on 32x32 images."""
+def test_multiply_adds_of_a_published_network():
+    """0.56 G are usually given for ResNet18 on 32x32 images."""
     assert multiply_adds("r18", "cifar", 100) == 555_468_800
-    assert multiply_adds("r50", "cifar", 100) == 1_298_014_208
 
 
 def test_multiply_adds_by_hand():
