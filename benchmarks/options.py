@@ -1,16 +1,13 @@
 """The options that the benchmarks share; no heavy import, so that --help is immediate."""
 
-import argparse
 import os
 
-from training.cli import InputError
+from training.cli import InputError, Parser
 
 
 def new_parser(description):
     """Returns a parser whose help begins with a module's docstring, as it is written."""
-    return argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return Parser(description)
 
 
 def add_batch_size(group, default=64, by_default="%(default)s"):

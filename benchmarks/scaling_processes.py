@@ -10,7 +10,7 @@ from pathlib import Path
 
 from training import launch
 from training.cli import FailedError, InputError
-from training.grid_training import last_words
+from training.grid import last_words
 
 TRAINING = Path(__file__).with_name("scaling_training.py")
 

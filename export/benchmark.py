@@ -7,7 +7,6 @@ models take turns in one process, on the same images and with the same number of
 compared with the trained Keras model. Exit status: 0 done, 2 bad usage or bad input.
 """
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -35,9 +34,7 @@ LEAST_ROUNDS = 10
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(__doc__)
     what = parser.add_argument_group("what is measured")
     what.add_argument("--run", metavar="RUN", help="run folder (default: the newest finished)")
     what.add_argument(

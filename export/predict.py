@@ -120,8 +120,8 @@ def _table(predictions, source):
 
 
 def _parse(argv):
-    parser = argparse.ArgumentParser(
-        description=__doc__,
+    parser = cli.Parser(
+        __doc__,
         epilog="Exit status: 0 done, 1 the model answered NaN, 2 bad usage or bad input.",
     )
     parser.add_argument(

@@ -7,7 +7,6 @@ takes the newest finished run, and leaves `litert/model.tflite`, `litert/labels.
 `model.unverified.tflite`), 2 bad usage or bad input.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -20,9 +19,7 @@ from training import cli
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(__doc__)
     to_onnx.add_source_options(parser)
     what = parser.add_argument_group("what is made")
     to_onnx.add_precision_options(what)

@@ -7,7 +7,6 @@ Exit status: 0 verified, 1 not verified (the file is kept aside as `model.unveri
 2 bad usage or bad input.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -22,9 +21,7 @@ PRECISIONS = ("float32", "float16", "int8")
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(__doc__)
     add_source_options(parser)
     what = parser.add_argument_group("what is made")
     what.add_argument("--opset", type=int, default=17, help="of ONNX (default: %(default)s)")

@@ -23,6 +23,7 @@ def parse_arguments(argv=None):
         prog="python -m keras_nam.convert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
         epilog="Exit status: 0 done, 1 the networks differ by more than the tolerance, "
         "2 bad usage or bad input.",
     )

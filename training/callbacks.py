@@ -179,9 +179,9 @@ class TensorBoardExtras(keras.callbacks.Callback):
             value = value[np.isfinite(value).all((1, 2, 3))]
             if not len(value):
                 continue
-            spread = gate_values.distribution(gate, value)
+            numbers = gate_values.distribution(gate, value).numbers
             tf.summary.histogram(f"gate_values/{name}", value[: self.HISTOGRAM_IMAGES])
-            tf.summary.scalar(f"gate_mean/{name}", spread.mean)
+            tf.summary.scalar(f"gate_mean/{name}", numbers["mean"])
             # The part that a constant for each channel has too, and what changes with the image.
-            tf.summary.scalar(f"gate_std_between/{name}", spread.std_between)
-            tf.summary.scalar(f"gate_std_within/{name}", spread.std_within)
+            tf.summary.scalar(f"gate_std_between/{name}", numbers["std_between_units"])
+            tf.summary.scalar(f"gate_std_within/{name}", numbers["std_within_units"])

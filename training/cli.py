@@ -1,5 +1,6 @@
-"""What every command line of the project shares: its exit statuses and its one-line errors."""
+"""What every command line of the project shares: the parser, exit statuses and one-line errors."""
 
+import argparse
 import contextlib
 import difflib
 import errno
@@ -21,22 +22,54 @@ class FailedError(Exception):
     """The work was done and its result is bad: a diverged training, a failed verification."""
 
 
+class Terminated(Exception):  # noqa: N818 - no error
+    """SIGTERM ended the work, which can be resumed; the message says how."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that accepts no abbreviated option; a wrong command line is an InputError."""
+
+    def __init__(self, description, **settings):
+        super().__init__(
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **settings,
+        )
+
+    def parse_args(self, args=None, namespace=None):
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.refuse(unknown[0])
+        return parsed
+
+    def refuse(self, argument):
+        """Raises an InputError for an argument that the parser does not know."""
+        if not argument.startswith("-"):
+            raise InputError(f"Unexpected argument {argument!r}. --help lists the options.")
+        option = argument.partition("=")[0]
+        nearest = _nearest(option, self._option_string_actions)
+        raise InputError(f"Unknown option {option}. Did you mean {nearest}? --help lists them.")
+
+    def error(self, message):
+        raise InputError(f"{message}. --help lists the options.")
+
+
 def check_name(kind, name, names):
-    """Raises an InputError unless `name` is one of `names`; the message has them and the nearest.
+    """Raises an InputError unless `name` is one of `names`; the message lists them.
 
     Args:
         kind: What is named, such as `"recipe"`.
         name: String, as it was received.
-        names: The names that there are.
+        names: The known names.
     """
     if name not in names:
-        nearest = difflib.get_close_matches(str(name), list(names), n=1, cutoff=0)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        hint = f" Did you mean {_nearest(name, names)!r}?" if names else ""
         raise InputError(f"Unknown {kind} {name!r}; there are {', '.join(names) or 'none'}.{hint}")
 
 
-class Terminated(Exception):  # noqa: N818 - no error
-    """The work was ended by SIGTERM, and can go on; the message says how."""
+def _nearest(name, names):
+    return difflib.get_close_matches(str(name), list(names), n=1, cutoff=0)[0]
 
 
 @contextlib.contextmanager
@@ -58,14 +91,14 @@ def run(main, leave=sys.exit):
 
     Args:
         main: Function.
-        leave: Function of a status that is not 0, which ends the process.
+        leave: Function that ends the process with a status other than 0.
     """
     try:
         main()
     except (InputError, FailedError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         leave(2 if isinstance(error, InputError) else 1)
-    except OSError as error:  # a full or read-only disk, met in the midst of the work
+    except OSError as error:  # a full or read-only disk in the middle of the work
         _say_refused_by_disk(error.filename or "a file", error.strerror or error)
         leave(2)
     except Terminated as end:
@@ -84,6 +117,6 @@ def run(main, leave=sys.exit):
 
 def _say_refused_by_disk(file, reason):
     print(
-        f"error: {file}: {reason}. What was whole before is kept; mend that, then go on.",
+        f"error: {file}: {reason}. Existing files are intact. Make room there and rerun.",
         file=sys.stderr,
     )

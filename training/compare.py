@@ -1,22 +1,21 @@
-"""Compares networks or settings over seeds, paired: who is better, by how much, how surely.
+"""Compares networks or settings over seeds, paired, and tells which differences are significant.
 
     python training/compare.py --archs r18w16,r18w16_nam --seeds 0,1,2 --recipe fast
 
 trains each arch with each seed and writes compare.md, .json, .csv and .png into results/compare.
-An arch may carry settings of its own, a recipe's or the stem:
+An arch may have its own settings, a recipe's or the stem:
 
     --archs r18w16,r18w16_nam,r18w16_nam:gamma_penalty=1e-3:gate_gradient=false
 
-Ctrl-C stops it and loses nothing: the same command goes on, and repeats no run that is finished.
-After each run the tables are written anew; --no-train makes them of what is finished so far.
+After Ctrl-C the same command resumes; it repeats no finished run. The tables are rewritten after
+each run. With --no-train they are made from the runs that are finished so far.
 
 Each finished run's config.json, result.json and history.csv are kept in OUT/runs/RUN, small enough
-for git. Where they are, the run is finished: on a fresh clone the same command trains what is
-missing. Machines may take a part each, by --seeds. Merging their parts, git has no conflict in
-OUT/runs; compare.* are made anew of all, by the whole command with --no-train.
+for git. A kept run counts as finished: on a fresh clone the same command trains only the missing
+runs. Several machines can share the work by --seeds. Merging their parts causes no git conflict in
+OUT/runs; rebuild compare.* with the whole command and --no-train.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import shlex
@@ -27,17 +26,16 @@ from pathlib import Path
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from training import cli, recipes, train
+from training import cli, recipes
 from training.cli import FailedError, InputError, check_name
+from training.settings import add_options
 
-PASSED_ON = ("dataset", "data_dir", "validation_split", "steps_per_epoch", "precision")
+OPTIONS = ("dataset", "data_dir", "validation_split", "steps_per_epoch", "precision")
 
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(__doc__)
     what = parser.add_argument_group("what is compared")
     what.add_argument(
         "--archs",
@@ -47,38 +45,17 @@ def parser():
     )
     what.add_argument("--seeds", default="0,1,2", metavar="N,…", help="default: %(default)s")
     what.add_argument("--baseline", metavar="ARCH…", help="an entry of --archs (default: first)")
-    what.add_argument(
-        "--recipe",
-        default="paddle",
-        help=f"{', '.join(recipes.RECIPES)} (default: %(default)s)",
-    )
-
-    where = parser.add_argument_group("the data and the files")
-    where.add_argument("--dataset", default="cifar100", help="default: %(default)s")
-    where.add_argument("--data-dir", help="as of train.py")
-    where.add_argument(
-        "--validation-split",
-        type=float,
-        default=0.0,
-        help="share of the training images held out, 0–1: they are compared on then, and not the "
-        "test set (default: %(default)s)",
-    )
-    where.add_argument(
+    files = parser.add_argument_group("the files and the runs")
+    files.add_argument(
         "--out", help="folder of the tables and of runs/, see above (default: results/compare)"
     )
-    where.add_argument("--runs-dir", help="folder of the runs (default: runs/, and --out's name)")
-
-    how = parser.add_argument_group("the machine and the runs")
-    how.add_argument("--jobs", type=int, default=1, help="runs at a time (default: %(default)s)")
-    how.add_argument("--precision", default="auto", help="as of train.py (default: %(default)s)")
-    how.add_argument("--steps-per-epoch", type=int, help="steps (default: all the images)")
-    how.add_argument(
-        "--no-train", action="store_true", help="only the tables, of the finished runs"
+    files.add_argument("--runs-dir", help="folder of the runs (default: runs/, and --out's name)")
+    files.add_argument("--jobs", type=int, default=1, help="runs at a time (default: %(default)s)")
+    files.add_argument(
+        "--no-train", action="store_true", help="only write the tables of the finished runs"
     )
-
-    settings = parser.add_argument_group("the recipe's settings, for every arch")
-    for field in dataclasses.fields(recipes.Recipe):
-        train.add_setting(settings, field)
+    add_options(parser, recipes.Job, names=("recipe_name", *OPTIONS))
+    add_options(parser, recipes.Recipe, defaults=False)
     return parser
 
 
@@ -86,75 +63,59 @@ def main(argv=None):
     """Parses, trains what is missing, and reports."""
     arguments = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(arguments)
-    overrides = train.pop_settings(dict(vars(args)))
     if args.jobs < 1:
         raise InputError(f"--jobs {args.jobs}: expected 1 or more.")
-    if args.steps_per_epoch is not None and args.steps_per_epoch < 1:
-        raise InputError(f"--steps-per-epoch {args.steps_per_epoch}: expected 1 or more.")
+    base = dataclasses.replace(recipes.read_job(dict(vars(args))), quiet=True)
+    with cli.needing("train"):
+        from training import console, grid
+        from training.variants import read_seeds, read_variants
 
-    from training.variants import read_seeds, read_variants
-
-    variants = read_variants(args.archs, args.recipe, overrides)
-    seeds = read_seeds(args.seeds)
-    baseline = args.baseline or variants[0].name
-    check_name("entry of --archs as --baseline", baseline, [v.name for v in variants])
+    variants, seeds = read_variants(args.archs, base), read_seeds(args.seeds)
+    args.baseline = args.baseline or next(iter(variants))
+    check_name("entry of --archs as --baseline", args.baseline, variants)
+    _check(variants.values())
     out = Path(args.out or "results/compare")
     runs_dir = Path(args.runs_dir or Path("runs") / out.name)
-    with cli.needing("train"):
-        from rich.console import Console
-
-        from training import grid, grid_training
-
-    _check(variants, args)
-    console = Console(highlight=False)
     planned = grid.plan(variants, seeds, runs_dir, out)
+    grid.check_folders(planned)
     repeated = [argument for argument in arguments if argument != "--no-train"]
     command = shlex.join(["python", "training/compare.py", *repeated])
 
     def report(show=False):
-        _report(planned, variants, baseline, args, command, out, console if show else None)
+        _report(planned, variants, args, command, out, show)
 
-    asked = {key: getattr(args, key) for key in PASSED_ON if key != "data_dir"}
-    grid.check_folders(planned, asked)
-    failed = {} if args.no_train else _train(planned, args, runs_dir, console, report)
+    failed = {} if args.no_train else _train(planned, args.jobs, runs_dir, report)
     report(show=True)
     for run, line in failed.items():
-        print(f"{run.folder} failed: {line} (all of it: {grid_training.log_path(run)})")
+        console.say(f"{run.folder} failed: {line} (its output: {run.log})")
     if failed:
         raise FailedError(f"{len(failed)} of {len(planned)} runs failed.")
 
 
-def _check(variants, args):
-    """Raises an InputError for what no training would take, before any is started."""
+def _check(jobs):
+    """Raises an InputError for what no training would accept, before any is started."""
     import tensorflow as tf
 
-    from training import data, devices
-    from training.fit import Job, check
+    from training.fit import check
 
-    with contextlib.suppress(RuntimeError):  # a TensorFlow that has begun keeps its devices
+    with contextlib.suppress(RuntimeError):  # a TensorFlow that is initialized keeps its devices
         tf.config.set_visible_devices([], "GPU")  # whose memory is the trainings'
-    check_name("dataset", args.dataset, data.DATASETS)
-    check_name("precision", args.precision, devices.PRECISIONS)
-    for variant in variants:
-        check(Job(variant.arch, variant.recipe_name, variant.recipe, stem=variant.stem))
+    for job in jobs:
+        check(job)
 
 
-def _train(planned, args, runs_dir, console, report):
+def _train(planned, jobs, runs_dir, report):
     """Trains what is missing; returns the runs that failed."""
-    from training import data, grid_training, runs
+    from training import data, grid, runs
 
-    missing = [run for run in planned if not run.finished]
+    missing = [run.job for run in planned if not run.finished]
     if missing:
         # Once, and not in each training: a set that is wrong, or still to be downloaded.
-        loaded = data.load(args.dataset, args.data_dir, args.validation_split, missing[0].seed)
-        for run in missing:
-            data.steps_per_epoch(loaded.train, run.variant.recipe.batch_size)
+        first = missing[0]
+        loaded = data.load(first.dataset, first.data_dir, first.validation_split, first.seed)
+        for job in missing:
+            data.steps_per_epoch(loaded.train, job.recipe.batch_size)
         del loaded
-    options = [
-        f"--{key.replace('_', '-')}={getattr(args, key)}"
-        for key in PASSED_ON
-        if getattr(args, key) is not None
-    ]
     runs_dir.mkdir(parents=True, exist_ok=True)
     busy = (
         f"Another comparison, or a training that it left behind, writes into {runs_dir}. Wait for "
@@ -162,38 +123,39 @@ def _train(planned, args, runs_dir, console, report):
     )
     with runs.lock(runs_dir / ".compare.lock", busy) as lock_file:
         try:
-            return grid_training.train_missing(
-                planned, options, args.jobs, lock_file, console, report
-            )
+            return grid.train_missing(planned, jobs, lock_file, report)
         except KeyboardInterrupt:
-            print("\nWhat is trained is kept: the same command goes on.")
+            print("\nFinished runs and checkpoints are kept. The same command resumes.")
             raise
 
 
-def _report(planned, variants, baseline, args, command, out, console):
-    """Writes the tables of the finished runs; prints them where there is a console."""
-    from training import compare_report, comparison, runs
+def _report(planned, variants, args, command, out, show):
+    """Writes the tables of the finished runs, and prints them if `show`."""
+    from training import compare_report, comparison, console, runs
     from training.multiply_adds import multiply_adds
 
     finished = [run for run in planned if run.finished]
     runs_dir = planned[0].folder.parent
     if not finished:
         if args.no_train:
-            raise InputError(f"No run is finished in {runs_dir} or {out}/runs; leave --no-train.")
+            raise InputError(f"No run is finished in {runs_dir} or {out}/runs; omit --no-train.")
         return
-    rows = [comparison.figures(run, bool(args.validation_split)) for run in finished]
-    costs = {v.name: multiply_adds(v.arch, v.stem, rows[0]["classes"]) for v in variants}
+    rows = [comparison.figures(run) for run in finished]
+    costs = {
+        name: multiply_adds(job.arch, job.stem, rows[0]["classes"])
+        for name, job in variants.items()
+    }
     part = "validation split, last epoch" if args.validation_split else "test set, last epoch"
     report = {
         "measure": f"top-1 on the {part}",
-        "baseline": baseline,
-        "recipe": args.recipe,
+        "baseline": args.baseline,
+        "recipe": args.recipe_name,
         "data": rows[0]["data"],
-        "variants": comparison.compare(rows, [v.name for v in variants], baseline, costs),
+        "variants": comparison.compare(rows, args.baseline, costs),
         "runs": rows,
         "missing": [run.folder.name for run in planned if run not in finished],
-        "settings": {v.name: v.configuration() for v in variants},
-        "options": {key: getattr(args, key) for key in PASSED_ON},
+        "settings": {name: job.as_config() for name, job in variants.items()},
+        "options": {key: getattr(args, key) for key in OPTIONS},
         "command": command,
         "environment": runs.environment((*runs.PACKAGES, "scipy")),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -203,9 +165,9 @@ def _report(planned, variants, baseline, args, command, out, console):
         for run in finished:
             run.keep()
         compare_report.write(report, out)
-    if console:
-        compare_report.show(report, console)
-        print(f"written: {out}/compare.md, .json, .csv, .png")
+    if show:
+        compare_report.show(report)
+        console.say(f"written: {out}/compare.md, .json, .csv, .png")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What finished runs say: figures of each run, statistics of each variant, paired differences."""
+"""The statistics of a comparison: figures of each run and variant, and paired differences."""
 
 import math
 import statistics
@@ -11,33 +11,31 @@ from training.cli import InputError
 
 CONFIDENCE = 0.95
 RESAMPLES = 2**16  # every sign flip of up to 16 seeds; draws of them beyond
-ROUNDING = 1e-9  # figures are stored with 6 decimals: what is nearer together is equal
-COSTS = ("parameters", "multiply_adds", "step_milliseconds", "minutes")
+ROUNDING = 1e-9  # figures are stored with 6 decimals: smaller differences are rounding errors
+COSTS = ("parameters", "step_milliseconds", "minutes")
 
 
-def figures(run, on_validation):
+def figures(run):
     """Returns the figures of a finished run, from its record.
 
     Args:
-        run: A `grid.Run`.
-        on_validation: Whether the figure is the last epoch's on the validation split, and not
-            that of the test set, which is then not looked at.
+        run: A `grid.Run`. If its job has a validation split, the figures are the last epoch's on
+            it, and the test set is not looked at.
 
     Returns:
-        A dictionary: `top1`, `top5` and `loss`, what they cost, where the run is and what it ran
-        on.
+        A dictionary: `top1`, `top5` and `loss`, the run's costs, its folder and its machine.
 
     Raises:
         InputError: If a file of the run is missing or damaged.
     """
     result, config = (runs.read_json(run.record / f"{name}.json") for name in ("result", "config"))
     rows = runs.read_history(run.record / "history.csv")
-    recipe = run.variant.recipe
+    recipe = run.job.recipe
     try:
         if not rows or rows[-1]["epoch"] != result["epochs"]:
             raise ValueError(f"history.csv does not end with epoch {result['epochs']}")
         measured = {key: result[key] for key in ("top1", "top5", "loss")}
-        if on_validation:
+        if run.job.validation_split:
             measured = {key: rows[-1][f"val_{key}"] for key in measured}
         speed = statistics.median(
             row["images_per_second"]
@@ -45,10 +43,10 @@ def figures(run, on_validation):
             if recipe.image_size(row["epoch"] - 1) == recipe.image_sizes[-1]
         )
         return {
-            "name": run.variant.name,
+            "name": run.variant,
             "arch": config["arch"],
             "stem": config["stem"],
-            "seed": run.seed,
+            "seed": run.job.seed,
             **measured,
             "parameters": result["parameters"],
             "epochs": result["epochs"],
@@ -63,47 +61,35 @@ def figures(run, on_validation):
         }
     except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(
-            f"{run.record} is damaged ({type(error).__name__}: {error}). Move it away: the same "
-            "command goes on without it."
+            f"{run.record} is damaged ({type(error).__name__}: {error}). Move it away and rerun "
+            "the same command."
         ) from None
 
 
-def compare(rows, names, baseline, costs):
-    """Returns a row a variant: its statistics and its difference to the baseline.
+def compare(rows, baseline, costs):
+    """Returns the statistics of each variant and its difference from the baseline.
 
     Args:
         rows: List of `figures`.
-        names: The variants' names, in order.
-        baseline: One of them.
-        costs: Dictionary from each name to its multiply-adds, or `None`.
+        baseline: The name of a variant.
+        costs: Dictionary from each variant, in order, to its multiply-adds.
 
     Returns:
         A list of dictionaries. `difference` is `None` for the baseline and where no seed is
         finished in both.
     """
-    top1 = {
-        name: {row["seed"]: row["top1"] for row in rows if row["name"] == name} for name in names
-    }
-    compared = []
-    for name in names:
-        own = [row for row in rows if row["name"] == name]
-        median = {
-            key: statistics.median([row[key] for row in own]) if own else None
-            for key in COSTS
-            if key != "multiply_adds"
+    runs_of = {name: [row for row in rows if row["name"] == name] for name in costs}
+    top1 = {name: {row["seed"]: row["top1"] for row in own} for name, own in runs_of.items()}
+    return [
+        {
+            "name": name,
+            **summarize(list(top1[name].values())),
+            **{key: statistics.median(row[key] for row in own) if own else None for key in COSTS},
+            "multiply_adds": costs[name],
+            "difference": None if name == baseline else difference(top1[name], top1[baseline]),
         }
-        compared.append(
-            {
-                "name": name,
-                **summarize(list(top1[name].values())),
-                **median,
-                "multiply_adds": costs[name],
-                "difference": (
-                    None if name == baseline else difference(top1[name], top1[baseline])
-                ),
-            }
-        )
-    return compared
+        for name, own in runs_of.items()
+    ]
 
 
 def summarize(values):
@@ -122,16 +108,16 @@ def summarize(values):
 def difference(values, baseline):
     """Returns the paired difference of two variants over the seeds that both have.
 
-    The interval is Student's t on the differences. The check beside it needs no normal
-    distribution: the exact two-sided permutation test, which flips the differences' signs.
+    The interval is Student's t on the differences. Beside it stands the exact two-sided permutation
+    test, which flips the differences' signs and assumes no normal distribution.
 
     Args:
         values: Dictionary from seed to figure.
-        baseline: The same of the baseline.
+        baseline: The same for the baseline.
 
     Returns:
-        A dictionary, or `None` without a common seed. `low` and `high` are `None` for a single
-        pair, and `verdict` says why; else it is better, worse, or no difference shown.
+        A dictionary, or `None` without a common seed. Its `verdict` is better, worse, or no
+        difference shown. A single pair has no interval: `low` and `high` are `None`.
     """
     seeds = sorted(set(values) & set(baseline))
     if not seeds:

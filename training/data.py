@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from training import cifar, synthetic
+from training import datasets
 from training.cli import InputError, check_name
 
 
@@ -51,14 +51,11 @@ class Dataset:
         return f"{len(self.held_out)} {name} images"
 
 
-DATASETS = {"cifar100": cifar.load, "cifar10": cifar.load, "synthetic": synthetic.load}
-
-
 def load(name, data_dir=None, validation_split=0.0, seed=0):
     """Loads a data set into memory.
 
     Args:
-        name: A key of `DATASETS`.
+        name: A key of `datasets.DATASETS`.
         data_dir: Where it lies; `None` for `TFDS_DATA_DIR`, or else TFDS' own folder.
         validation_split: Share of the training images that is held out, the same of each class.
         seed: Integer, of that choice.
@@ -69,10 +66,10 @@ def load(name, data_dir=None, validation_split=0.0, seed=0):
     Raises:
         InputError: If there is no such set, or it is not found, or it is damaged.
     """
-    check_name("dataset", name, DATASETS)
+    check_name("dataset", name, datasets.DATASETS)
     if not 0 <= validation_split < 1:
         raise InputError(f"--validation-split {validation_split}: expected a share in [0, 1).")
-    train, test, class_names, source = DATASETS[name](name, data_dir)
+    train, test, class_names, source = datasets.load(name, data_dir)
     train, test = (Split(images, labels.astype(np.int64)) for images, labels in (train, test))
     validation = None
     if validation_split:

@@ -9,10 +9,9 @@ import tensorflow as tf
 
 from training import multihost
 from training.cli import InputError, check_name
+from training.recipes import PRECISIONS, STRATEGIES
 
 MOST_STEPS = 16
-PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
-STRATEGIES = ("auto", "none", "mirrored", "multihost")
 
 
 @dataclasses.dataclass(frozen=True)

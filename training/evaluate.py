@@ -1,18 +1,17 @@
 """Evaluates a run, or a .keras file, on the test set: accuracy by class, confusions, mistakes."""
 
-import argparse
 import sys
 from pathlib import Path
 
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from training import cli
+from training import cli, datasets, recipes
 
 
 def parser():
     """Returns the parser; it needs no heavy import."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.Parser(__doc__)
     parser.add_argument(
         "run", nargs="?", help="run folder or .keras file (default: the newest finished run)"
     )
@@ -22,17 +21,21 @@ def parser():
     parser.add_argument(
         "--flip",
         action="store_true",
-        help="each image's logits are averaged with its mirror image's: twice the work, and no "
-        "figure to compare with one without it",
+        help="average each image's logits with its mirror image's: twice the work, and not "
+        "comparable with a figure without it",
     )
     parser.add_argument("--data-dir", help="as for train.py")
     parser.add_argument(
-        "--recipe", default="paddle", help="whose mean and std a .keras file takes without a run"
+        "--recipe",
+        default="paddle",
+        help=f"{', '.join(recipes.RECIPES)}: whose mean and std are used for a .keras file without "
+        "a run (default: %(default)s)",
     )
     parser.add_argument(
         "--dataset",
         default="cifar100",
-        help="for a .keras file without a run (default: %(default)s)",
+        help=f"{', '.join(datasets.DATASETS)}: for a .keras file without a run (default: "
+        "%(default)s)",
     )
     return parser
 

@@ -92,9 +92,7 @@ def in_tensorflow(folder, data_dir, fold):
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(__doc__)
     parser.add_argument("run", type=Path, help="a run folder whose epochs are all done")
     parser.add_argument("--data-dir", help="as of train.py")
     parser.add_argument("--fold", action=argparse.BooleanOptionalAction, default=True)

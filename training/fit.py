@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from pathlib import Path
 
 import keras
 
@@ -20,37 +19,7 @@ from training import (
     runs,
 )
 from training.cli import InputError, check_name
-from training.recipes import IMAGE_SIZE
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A training: what is trained, on what, how, and where its run folder is."""
-
-    arch: str
-    recipe_name: str
-    recipe: object
-    dataset: str = "cifar100"
-    data_dir: str | None = None
-    validation_split: float = 0.0
-    steps_per_epoch: int | None = None
-    precision: str = "auto"
-    strategy: str = "auto"
-    sync_bn: bool = False
-    scale_lr: str = "none"
-    seed: int = 0
-    stem: str = "cifar"
-    run_dir: str | None = None
-    resume: bool = False
-    checkpoint_every: int | None = None
-    fold: bool = True
-    quiet: bool = False
-
-    @property
-    def folder(self):
-        """The run folder."""
-        name = f"{self.arch}-{self.recipe_name}-s{self.seed}"
-        return Path(self.run_dir) if self.run_dir else Path(runs.ROOT) / name
+from training.recipes import IMAGE_SIZE, Job  # noqa: F401 - callers take `fit.Job`
 
 
 def train(job, say=print):

@@ -1,4 +1,4 @@
-"""What a network loses when its gates are replaced by constants, or closed for some channels.
+"""The accuracy of a network whose gates are replaced by constants, or closed for some units.
 
 The trials run on the folded network, whose gates are `x * sigmoid(scale * x + offset)`: a constant
 gate has the scale 0, and a closed one an offset whose sigmoid is 0.
@@ -14,19 +14,19 @@ from training import gate_values
 from training.evaluation import evaluate
 
 SHARES = (0.1, 0.3, 0.5)
-DRAWS = 3
+DRAWS = 3  # of the random order
 CLOSED = -1e4  # float32's sigmoid of it is 0
 Z_95 = 1.96  # of the normal distribution
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """The answers of a network, or the mean of several networks', on the same images.
+    """The score of a network, or the mean of several networks', on the same images.
 
     Attributes:
         top1: Share, 0–1.
         loss: Cross-entropy, nats.
-        hits: Float [N], 1 where the answer is right.
+        hits: Float [N], 1 for a right prediction.
     """
 
     top1: float
@@ -48,15 +48,20 @@ class Score:
             *(np.mean([getattr(score, field.name) for score in scores], 0) for field in fields)
         )
 
-    def minus(self, other):
-        """Returns the change of top-1 from another score, (change, low, high) at 95%.
+    def compared_to(self, other):
+        """Returns the numbers of `gates.json`: top-1, loss, and the change of top-1 from `other`.
 
-        The interval is paired, and over images like these; the draws behind a mean are as given.
+        The 95% interval is paired, and over images like these; the draws behind a mean are fixed.
         """
         changes = self.hits - other.hits
         error = Z_95 * float(changes.std()) / math.sqrt(len(changes))
         change = float(changes.mean())
-        return change, change - error, change + error
+        return {
+            "top1": float(self.top1),
+            "loss": float(self.loss),
+            "top1_change": change,
+            "top1_change_95": [change - error, change + error],
+        }
 
 
 class Trials:
@@ -65,11 +70,13 @@ class Trials:
     Args:
         model: A functional `keras.Model` with gates; it is not changed.
         stream: A finite `tf.data.Dataset` of (normalized images, labels).
+        advance: Function, called after each of `count` trials.
     """
 
-    def __init__(self, model, stream):
+    def __init__(self, model, stream, advance=lambda: None):
         self.named = gate_values.named_gates(model)
         self.stream = stream
+        self.advance = advance
         self.folded = keras_nam.fold(model)
         self.trained = {}
         for name in self.named:
@@ -92,8 +99,8 @@ class Trials:
         """Returns the score with the outputs of some units 0.
 
         Args:
-            masks: Dictionary name -> Boolean [units], the units that are closed. Gates that it
-                does not name stay as trained.
+            masks: Dictionary name -> Boolean [units], the units that are closed. The other gates
+                stay as trained.
         """
         settings = dict(self.trained)
         for name, mask in masks.items():
@@ -107,64 +114,80 @@ class Trials:
             layer = self.folded.get_layer(name)
             layer.scale.assign(scale)
             layer.offset.assign(offset)
-        return Score.of(self.folded, self.stream)
+        score = Score.of(self.folded, self.stream)
+        self.advance()
+        return score
 
 
-def replacements(trials, constants):
-    """Yields (what each gate is replaced by, score).
+def count(model):
+    """Returns the number of trials of `replacements` and `prunings`."""
+    kinds = {gate_values.units(gate) for gate in gate_values.gates(model)}
+    return 3 + len(kinds) * len(SHARES) * (2 + DRAWS)
+
+
+def replacements(trials, means, trained):
+    """Returns a row of `gates.json` for each constant that the gates are replaced by.
 
     Args:
         trials: `Trials`.
-        constants: Dictionary name -> the units' means, [units], over other images.
+        means: Dictionary name -> the units' means, [units], over other images.
+        trained: The network's `Score`.
     """
-    yield "unit mean", trials.replaced(constants)
-    yield "layer mean", trials.replaced({name: means.mean() for name, means in constants.items()})
-    yield "0.5", trials.replaced(dict.fromkeys(constants, 0.5))
+    constants = {
+        "unit mean": means,
+        "layer mean": {name: values.mean() for name, values in means.items()},
+        "0.5": dict.fromkeys(means, 0.5),
+    }
+    return [
+        {"by": by, **trials.replaced(values).compared_to(trained)}
+        for by, values in constants.items()
+    ]
 
 
-def prunings(trials):
-    """Yields (units, share, order -> score) for units closed by the size of their gammas.
+def prunings(trials, trained):
+    """Returns a row of `gates.json` for each kind of unit and share of them that is closed.
 
-    The orders are `"smallest"`, `"random"`, a mean over `DRAWS` draws, and `"largest"`. The same
-    share is closed in each gate that has these units.
+    The same share is closed in each gate that has these units: those of the smallest gammas, random
+    ones (the mean over `DRAWS` draws), and those of the largest gammas.
     """
-    for kind, names in gate_kinds(trials.named).items():
-        sizes = {name: np.abs(np.array(trials.named[name].gamma)) for name in names}
-        opposite = {name: -size for name, size in sizes.items()}
-        draws = [
-            {name: rng.random(size.size) for name, size in sizes.items()}
-            for rng in map(np.random.default_rng, range(DRAWS))
-        ]
+    rows = []
+    for kind in dict.fromkeys(map(gate_values.units, trials.named.values())):
+        sizes = {
+            name: np.abs(np.array(gate.gamma))
+            for name, gate in trials.named.items()
+            if gate_values.units(gate) == kind
+        }
+        orders = {
+            "smallest": [sizes],
+            "random": [
+                {name: rng.random(size.size) for name, size in sizes.items()}
+                for rng in map(np.random.default_rng, range(DRAWS))
+            ],
+            "largest": [{name: -size for name, size in sizes.items()}],
+        }
         for share in SHARES:
-            by_chance = [trials.closed(lowest(draw, share)) for draw in draws]
-            yield (
-                kind,
-                share,
+            scores = {
+                order: Score.mean([trials.closed(_lowest(each, share)) for each in keys])
+                for order, keys in orders.items()
+            }
+            rows.append(
                 {
-                    "smallest": trials.closed(lowest(sizes, share)),
-                    "random": Score.mean(by_chance),
-                    "largest": trials.closed(lowest(opposite, share)),
-                },
+                    "units": kind,
+                    "share": share,
+                    **{order: score.compared_to(trained) for order, score in scores.items()},
+                    **{
+                        f"{order}_against_random": scores[order].compared_to(scores["random"])
+                        for order in ("smallest", "largest")
+                    },
+                }
             )
+    return rows
 
 
-def lowest(keys, share):
+def _lowest(keys, share):
     """Returns name -> a mask of the share of units with the lowest keys [units]."""
     masks = {}
     for name, key in keys.items():
         masks[name] = np.zeros(key.size, bool)
         masks[name][np.argsort(key, kind="stable")[: round(share * key.size)]] = True
     return masks
-
-
-def gate_kinds(named):
-    """Returns units -> the names of the gates that have these."""
-    kinds = {}
-    for name, gate in named.items():
-        kinds.setdefault(gate_values.units(gate), []).append(name)
-    return kinds
-
-
-def steps(named):
-    """Returns how many scores `replacements` and `prunings` give."""
-    return 3 + len(SHARES) * len(gate_kinds(named))

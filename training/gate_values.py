@@ -1,6 +1,6 @@
-"""The values that a network's NAM gates take, `sigmoid(w * BN(x))`, and how they are spread."""
+"""The values that a network's NAM gates take, `sigmoid(w * BN(x))`, and their distributions."""
 
-import dataclasses
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -11,10 +11,14 @@ from keras_nam.attention.nam import NAMSpatialAttention
 from keras_nam.attention.normalization_gate import NormalizationGate
 
 NEAR = 1e-3  # half the width of the band around 0.5
+QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 # The histograms' bins are equal in asinh((value - 0.5) / FINEST): a layer's values may lie as near
 # 0.5 as 1/C, and a few of them near 0 or 1.
 BINS = 4096
+SHOWN_BINS = 64
 FINEST = 1e-6
+END = float(np.arcsinh(0.5 / FINEST))
+EDGES = 0.5 + FINEST * np.sinh(np.linspace(-END, END, BINS + 1))
 
 
 def gates(model):
@@ -23,13 +27,17 @@ def gates(model):
 
 
 def named_gates(model):
-    """Returns name -> gate, in their order; the names are those that `keras_nam.fold` gives."""
+    """Returns name -> gate, in the network's order and under `keras_nam.fold`'s names."""
     named = {}
     for layer in _gated_layers(model):
         inner = gates(layer)
         for gate in inner:
             named[layer.name if len(inner) == 1 else f"{layer.name}_{gate.name}"] = gate
     return named
+
+
+def _gated_layers(model):
+    return [layer for layer in model.layers if gates(layer)]
 
 
 def short_name(name):
@@ -42,8 +50,15 @@ def units(gate):
     return "positions" if isinstance(gate, NAMSpatialAttention) else "channels"
 
 
+def _unit_axes(gate):
+    """Returns the axes, of four, that number a gate's gammas."""
+    if units(gate) == "channels":
+        return (gate.axis % 4,)
+    return (1, 2) if gate.data_format == "channels_last" else (2, 3)
+
+
 def value_function(model):
-    """Returns a function from images to the values of each gate, for the weights of that time.
+    """Returns a function from images to the values of each gate, with the current weights.
 
     Args:
         model: A functional `keras.Model`; it is used in inference mode and not changed.
@@ -68,10 +83,6 @@ def value_function(model):
     return values
 
 
-def _gated_layers(model):
-    return [layer for layer in model.layers if gates(layer)]
-
-
 def _values(gate, x):
     weights = gate.gate_weights
     scale = gate.gamma * weights / ops.sqrt(gate.moving_variance + gate.epsilon)
@@ -81,87 +92,62 @@ def _values(gate, x):
     return ops.sigmoid(x * ops.reshape(scale, shape) + ops.reshape(offset, shape))
 
 
-def _unit_axes(gate):
-    """Returns the axes, of four, that number a gate's gammas."""
-    if units(gate) == "channels":
-        return (gate.axis % 4,)
-    return (1, 2) if gate.data_format == "channels_last" else (2, 3)
-
-
 def over_positions(gate, value):
     """Returns a gate's values as an array of maps [N, h, w]: their means over the channels."""
     channels_first = (gate.axis % 4 == 1) or getattr(gate, "data_format", None) == "channels_first"
     return np.asarray(value).mean(1 if channels_first else -1)
 
 
-@dataclasses.dataclass
-class Distribution:
-    """How a gate's values are spread. A unit is what has a gamma: a channel, or a position.
+class Distribution(NamedTuple):
+    """The distribution of a gate's values. A unit is a channel, or a position, with its gamma.
 
     Attributes:
-        count: Integer, the values of a unit.
-        unit_means: Float64 [units].
-        unit_variances: Float64 [units], biased.
-        low, high: The least and the greatest value.
-        near_half: Share of the values within 0.5 ± `NEAR`.
-        counts: Integers [BINS], the values between each two of `edges()`.
+        unit_means: Float64 [units], over images and the other axes.
+        numbers: Dictionary, as `gates.json` has it: mean, standard deviations (between the units'
+            means, which constants would have too; within a unit, which the input causes), range,
+            share within 0.5 ± `NEAR`, quantiles (to 1% of their distance from 0.5), histogram.
     """
 
-    count: int
     unit_means: np.ndarray
-    unit_variances: np.ndarray
-    low: float
-    high: float
-    near_half: float
-    counts: np.ndarray
+    numbers: dict
 
-    @property
-    def mean(self):
-        """Over images, positions and channels."""
-        return float(self.unit_means.mean())
+    @classmethod
+    def of(cls, batches):
+        """Returns the distribution of a list of `_sums`."""
 
-    @property
-    def std_between(self):
-        """Standard deviation of the units' means: what a constant for each unit has too."""
-        return float(self.unit_means.std())
+        def total(key):
+            return np.sum([batch[key] for batch in batches], axis=0, dtype="float64")
 
-    @property
-    def std_within(self):
-        """Mean over the units of the standard deviation within each: what the inputs change."""
-        return float(np.sqrt(self.unit_variances).mean())
-
-    @property
-    def std(self):
-        """Over images, positions and channels."""
-        return float(np.sqrt(self.unit_means.var() + self.unit_variances.mean()))
-
-    @property
-    def share_between(self):
-        """Share of the variance that lies between the units' means; 0 without any variance."""
-        return float(self.unit_means.var() / self.std**2) if self.std else 0.0
-
-    def quantiles(self, shares):
-        """Returns the values below which the shares (0–1) lie, to 1% of their distance from 0.5."""
-        below = np.concatenate([[0], np.cumsum(self.counts)]) / self.counts.sum()
-        return np.clip(np.interp(shares, below, edges()), self.low, self.high)
-
-    def histogram(self, bins=64):
-        """Returns (counts [bins], edges [bins + 1])."""
-        return self.counts.reshape(bins, -1).sum(1), edges()[:: BINS // bins]
-
-
-def edges():
-    """Returns the edges of the histograms' bins, [BINS + 1] from 0 to 1."""
-    return 0.5 + FINEST * np.sinh(np.linspace(*_bin_range(), BINS + 1))
-
-
-def _bin_range():
-    end = float(np.arcsinh(0.5 / FINEST))
-    return -end, end
+        count = total("count")
+        deviations = total("totals") / count
+        variances = np.maximum(total("squares") / count - deviations**2, 0)
+        means = deviations + 0.5
+        std = np.sqrt(means.var() + variances.mean())
+        low = float(min(batch["low"] for batch in batches))
+        high = float(max(batch["high"] for batch in batches))
+        counts = total("counts").astype(int)
+        below = np.concatenate([[0], np.cumsum(counts)]) / counts.sum()
+        quantiles = np.clip(np.interp(QUANTILES, below, EDGES), low, high).tolist()
+        numbers = {
+            "mean": float(means.mean()),
+            "std": float(std),
+            "std_between_units": float(means.std()),
+            "std_within_units": float(np.sqrt(variances).mean()),
+            "share_of_variance_between_units": float(means.var() / std**2) if std else 0.0,
+            "min": low,
+            "max": high,
+            "share_near_half": float(total("near") / counts.sum()),
+            "quantiles": dict(zip(map(str, QUANTILES), quantiles, strict=True)),
+            "histogram": {
+                "counts": counts.reshape(SHOWN_BINS, -1).sum(1).tolist(),
+                "edges": EDGES[:: BINS // SHOWN_BINS].tolist(),
+            },
+        }
+        return cls(means, numbers)
 
 
 def distributions(model, stream):
-    """Measures each gate's values over a stream, of which no more than a batch is held.
+    """Measures the distribution of each gate over a stream, of which it holds one batch at a time.
 
     Args:
         model: A functional `keras.Model`.
@@ -179,23 +165,20 @@ def distributions(model, stream):
             _sums(gate, value) for gate, value in zip(named.values(), values(images), strict=True)
         ]
 
-    batches = [[] for _ in named]
-    for images, _ in stream:
-        for found, batch in zip(batches, sums(images), strict=True):
-            found.append(_to_numpy(batch))
-    return {name: _distribution(found) for name, found in zip(named, batches, strict=True)}
+    batches = [tf.nest.map_structure(np.asarray, sums(images)) for images, _ in stream]
+    return {
+        name: Distribution.of([batch[number] for batch in batches])
+        for number, name in enumerate(named)
+    }
 
 
 def distribution(gate, value):
     """Returns the `Distribution` of one batch of a gate's values."""
-    return _distribution([_to_numpy(_sums(gate, value))])
-
-
-def _to_numpy(sums):
-    return {key: tensor.numpy() for key, tensor in sums.items()}
+    return Distribution.of([tf.nest.map_structure(np.asarray, _sums(gate, value))])
 
 
 def _sums(gate, value):
+    """Returns the sums of a batch; `count` is the number of values of a unit."""
     reduced = [axis for axis in range(4) if axis not in _unit_axes(gate)]
     # Around 0.5, where the values are, a square keeps its digits in float32.
     centred = value - 0.5
@@ -207,23 +190,5 @@ def _sums(gate, value):
         "low": tf.reduce_min(value),
         "high": tf.reduce_max(value),
         "near": tf.math.count_nonzero(tf.abs(centred) <= NEAR),
-        "counts": tf.histogram_fixed_width(tf.math.asinh(centred / FINEST), _bin_range(), BINS),
+        "counts": tf.histogram_fixed_width(tf.math.asinh(centred / FINEST), (-END, END), BINS),
     }
-
-
-def _distribution(batches):
-    def total(key):
-        return np.sum([batch[key] for batch in batches], axis=0, dtype="float64")
-
-    count = total("count")
-    means = total("totals") / count
-    counts = total("counts").astype(int)
-    return Distribution(
-        count=int(count),
-        unit_means=means + 0.5,
-        unit_variances=np.maximum(total("squares") / count - means**2, 0),
-        low=float(min(batch["low"] for batch in batches)),
-        high=float(max(batch["high"] for batch in batches)),
-        near_half=float(total("near") / counts.sum()),
-        counts=counts,
-    )

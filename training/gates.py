@@ -6,7 +6,6 @@ takes the newest finished run, and leaves `gates/gates.json`, `gates/gates.png` 
 `gates/gate_maps.png` in it.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -18,9 +17,7 @@ from training import cli
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser(__doc__)
     parser.add_argument(
         "run", nargs="?", help="folder of a NAM network's run (default: the newest finished run)"
     )
@@ -35,10 +32,8 @@ def parser():
 def main(argv=None):
     """Parses, measures and prints."""
     args = parser().parse_args(argv)
-
     with cli.needing("train"):
         from training.gate_report import report
-
     report(args.run, args.images, args.data_dir, args.out)
 
 

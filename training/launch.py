@@ -11,7 +11,6 @@ Each line of output starts with the number of its process. If one fails, the oth
 SIGTERM and Ctrl-C are passed on; after SIGTERM the processes write a checkpoint and end.
 """
 
-import argparse
 import contextlib
 import os
 import signal
@@ -33,8 +32,7 @@ GRACE, GRACE_AFTER_FAILURE = 60, 20  # seconds until SIGKILL; a checkpoint takes
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--processes", type=int, required=True, metavar="N", help="number of processes")
     add("--coordinator", metavar="HOST:PORT", help="address of process 0 (default: a free port)")

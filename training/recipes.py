@@ -1,58 +1,111 @@
-"""Recipes: every setting of a training by one name. Each field is also a command-line option."""
+"""Every setting of a training: the recipes by name, and the whole job.
+
+Each field is also a command-line option, and an entry of a run's `config.json`.
+"""
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
-from training.cli import InputError, check_name
+from training import runs
+from training.cli import check_name
+from training.datasets import DATASETS
+from training.settings import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Range,
+    as_json,
+    as_options,
+    check,
+    pop_options,
+    refuse,
+    setting,
+)
 
 IMAGE_SIZE = 32  # height and width, of CIFAR and so of the networks
+SMALLEST = 8  # pixels, which the stages halve three times
+# Those of keras_nam.attention.weighting, keras_nam.models, schedules and optimizers, whose imports
+# would slow --help down; a test compares them.
+WEIGHTINGS = ("sum", "max", "unnormalized", "uniform", "constant")
+STEMS = ("cifar", "imagenet")
+SCHEDULES = ("warmup_cosine", "step_decay", "one_cycle")
+OPTIMIZERS = ("sgd", "muon")
+PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+STRATEGIES = ("auto", "none", "mirrored", "multihost")
 
+RGB = Range(
+    "three numbers, of R, G and B",
+    lambda values: len(values) == 3 and all(map(math.isfinite, values)),
+)
+POSITIVE_RGB = Range(
+    "three numbers above 0, of R, G and B",
+    lambda values: RGB.accepts(values) and min(values) > 0,
+)
+EPOCHS = Range("epochs above 0", lambda values: min(values, default=1) > 0)
+SIZES = Range(
+    f"sizes of {SMALLEST} or more, and {IMAGE_SIZE}, the network's size, as the last",
+    lambda values: min(values, default=0) >= SMALLEST and values[-1] == IMAGE_SIZE,
+)
+COUNT = Range("1 or more", lambda value: value >= 1)
 
-def work(sizes):
-    """Returns the work of training on an image of each of these sizes, in pixels: it grows so."""
-    return sum(size**2 for size in sizes)
-
-
-def _setting(default, text):
-    return field(default=default, metadata={"help": text})
+_of_recipe = partial(setting, group="the recipe's settings (defaults: the recipe's)")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a training, all but the network, the data set and the machine."""
+    """The settings of a training, except the network, the data set and the machine."""
 
-    epochs: int = _setting(90, "passes over the training images")
-    batch_size: int = _setting(256, "images a step, over all devices")
-    learning_rate: float = _setting(0.01, "the schedule's peak")
-    schedule: str = _setting("warmup_cosine", "warmup_cosine, step_decay or one_cycle")
-    warmup_steps: int = _setting(2000, "steps of linear warm-up (warmup_cosine)")
-    warmup_fraction: float = _setting(0.25, "share of the steps up to the peak (one_cycle)")
-    milestones: tuple[int, ...] = _setting((60, 120, 160), "epochs of the decays (step_decay)")
-    decay_factor: float = _setting(0.2, "factor of each decay (step_decay)")
-    optimizer: str = _setting("sgd", "sgd, or muon for the kernels of the convolutions")
-    kernel_rate: float = _setting(0.1, "angle of a kernel's step for a learning rate of 1 (muon)")
-    momentum: float = _setting(0.9, "of the optimizer")
-    nesterov: bool = _setting(False, "Nesterov's momentum")
-    weight_decay: float = _setting(5e-4, "coupled L2, on all parameters (muon: not the kernels)")
-    label_smoothing: float = _setting(0.0, "share of the target spread over all classes")
-    gate_gradient: bool = _setting(True, "whether the gradient flows through NAM's weights")
-    weighting: str = _setting("sum", "NAM's weights: sum, max, unnormalized, uniform or constant")
-    gamma_penalty: float = _setting(0.0, "L1 on the gammas of the NAM layers (equation 4)")
-    image_sizes: tuple[int, ...] = _setting(
-        (IMAGE_SIZE,), "sizes of the training images, each for its share of the epochs, in turn"
+    epochs: int = _of_recipe(90, "passes over the training images", POSITIVE)
+    batch_size: int = _of_recipe(256, "images a step, over all devices", POSITIVE)
+    learning_rate: float = _of_recipe(0.01, "the schedule's peak", POSITIVE)
+    schedule: str = _of_recipe("warmup_cosine", "", SCHEDULES)
+    warmup_steps: int = _of_recipe(2000, "steps of linear warm-up (warmup_cosine)", NOT_NEGATIVE)
+    warmup_fraction: float = _of_recipe(
+        0.25, "share of the steps up to the peak (one_cycle)", SHARE
     )
-    augment: tuple = _setting(("random_crop", "random_flip"), "name[:option=value,…] …")
-    mean: tuple[float, ...] = _setting((0.5071, 0.4865, 0.4409), "of R, G, B in 0–1")
-    std: tuple[float, ...] = _setting((0.1942, 0.1918, 0.1958), "of R, G, B in 0–1")
+    milestones: tuple[int, ...] = _of_recipe(
+        (60, 120, 160), "epochs of the decays (step_decay)", EPOCHS
+    )
+    decay_factor: float = _of_recipe(0.2, "factor of each decay (step_decay)", POSITIVE)
+    optimizer: str = _of_recipe("sgd", "muon: for the kernels of the convolutions", OPTIMIZERS)
+    kernel_rate: float = _of_recipe(
+        0.1, "angle of a kernel's step for a learning rate of 1 (muon)", POSITIVE
+    )
+    momentum: float = _of_recipe(0.9, "of the optimizer", NOT_NEGATIVE)
+    nesterov: bool = _of_recipe(False, "Nesterov's momentum")
+    weight_decay: float = _of_recipe(
+        5e-4, "coupled L2, on all parameters (muon: not the kernels)", NOT_NEGATIVE
+    )
+    label_smoothing: float = _of_recipe(0.0, "share of the target spread over all classes", SHARE)
+    gate_gradient: bool = _of_recipe(True, "whether the gradient flows through NAM's weights")
+    weighting: str = _of_recipe("sum", "NAM's weights", WEIGHTINGS)
+    gamma_penalty: float = _of_recipe(
+        0.0, "L1 on the gammas of the NAM layers (equation 4)", NOT_NEGATIVE
+    )
+    image_sizes: tuple[int, ...] = _of_recipe(
+        (IMAGE_SIZE,),
+        "sizes of the training images, each for its share of the epochs, in turn",
+        SIZES,
+    )
+    augment: tuple[str, ...] = _of_recipe(("random_crop", "random_flip"), "name[:option=value,…] …")
+    mean: tuple[float, ...] = _of_recipe((0.5071, 0.4865, 0.4409), "of R, G, B in 0–1", RGB)
+    std: tuple[float, ...] = _of_recipe((0.1942, 0.1918, 0.1958), "of R, G, B in 0–1", POSITIVE_RGB)
 
     def image_size(self, epoch):
         """Returns the size of the training images of an epoch, counted from 0.
 
-        Where they do not divide the epochs, the last one has the most; a single epoch is its.
+        Where the sizes do not divide the epochs, the last size has the most epochs.
         """
         left = self.epochs - 1 - epoch
         return self.image_sizes[-1 - left * len(self.image_sizes) // self.epochs]
+
+
+def work(sizes):
+    """Returns the work of training on an image of each of these sizes, in pixels."""
+    return sum(size**2 for size in sizes)
 
 
 PADDLE = Recipe(
@@ -139,58 +192,105 @@ RECIPES = {
     "sprint": SPRINT,
 }
 
-POSITIVE = ("epochs", "batch_size", "learning_rate", "decay_factor", "kernel_rate")
-NOT_NEGATIVE = ("warmup_steps", "momentum", "weight_decay", "gamma_penalty")
-# Those of keras_nam.attention.weighting, whose import would take the --help its second.
-WEIGHTINGS = ("sum", "max", "unnormalized", "uniform", "constant")
-SMALLEST = 8  # pixels, which the stages halve three times
-SHARES = {"warmup_fraction": (0, 1), "label_smoothing": (0, 1)}
-
 
 def get(name, **overrides):
-    """Returns a recipe with some of its settings changed; those of value `None` are not.
+    """Returns a recipe with some of its settings changed; overrides of `None` are ignored.
 
     Raises:
         InputError: If there is no such recipe, or a setting is out of its range.
     """
     check_name("recipe", name, RECIPES)
     changes = {key: value for key, value in overrides.items() if value is not None}
-    recipe = dataclasses.replace(RECIPES[name], **changes)
-    check(recipe)
+    return changed(RECIPES[name], **changes)
+
+
+def changed(recipe, **changes):
+    """Returns a recipe with these settings changed; InputError for one out of its range."""
+    recipe = check(dataclasses.replace(recipe, **changes))
+    if recipe.schedule == "one_cycle" and recipe.warmup_fraction == 0:
+        refuse(recipe, "warmup_fraction", "above 0 for the schedule one_cycle")
     return recipe
 
 
-def check(recipe):
-    """Raises an InputError at the first setting that is out of its range."""
-    for key in POSITIVE:
-        if not 0 < getattr(recipe, key) < math.inf:
-            _refuse(recipe, key, "a number above 0")
-    for key in NOT_NEGATIVE:
-        if not 0 <= getattr(recipe, key) < math.inf:
-            _refuse(recipe, key, "0 or more")
-    for key, (low, high) in SHARES.items():
-        if not low <= getattr(recipe, key) < high:
-            _refuse(recipe, key, f"at least {low} and below {high}")
-    if recipe.schedule == "one_cycle" and recipe.warmup_fraction == 0:
-        _refuse(recipe, "warmup_fraction", "above 0 for the schedule one_cycle")
-    for key in ("mean", "std"):
-        if len(getattr(recipe, key)) != 3 or not all(map(math.isfinite, getattr(recipe, key))):
-            _refuse(recipe, key, "three numbers, of R, G and B")
-    if min(recipe.std) <= 0:
-        _refuse(recipe, "std", "three numbers above 0")
-    if min(recipe.milestones, default=1) <= 0:
-        _refuse(recipe, "milestones", "epochs above 0")
-    if min(recipe.image_sizes, default=0) < SMALLEST or recipe.image_sizes[-1] != IMAGE_SIZE:
-        _refuse(
-            recipe,
-            "image_sizes",
-            f"sizes of {SMALLEST} or more, and {IMAGE_SIZE}, which the network is for, as the last",
-        )
-    check_name("weighting", recipe.weighting, WEIGHTINGS)
-    check_name("optimizer", recipe.optimizer, ("sgd", "muon"))
-    check_name("schedule", recipe.schedule, ("warmup_cosine", "step_decay", "one_cycle"))
+_of_what = partial(setting, group="what is trained")
+_of_data = partial(setting, group="the data")
+_of_how = partial(setting, group="the machine and the run")
 
 
-def _refuse(recipe, key, expected):
-    option = "--" + key.replace("_", "-")
-    raise InputError(f"{option} {getattr(recipe, key)}: expected {expected}.")
+@dataclass(frozen=True)
+class Job:
+    """A training: what is trained, on what, how, and where its run folder is."""
+
+    arch: str = _of_what(
+        "r50_nam",
+        "<backbone>[w<width>][_<attention>]: r18 r34 r50 r101 r152 mbv2; nam nam_spatial nam_full "
+        "se cbam bam eca",
+    )
+    recipe_name: str = _of_what("paddle", "", RECIPES, option="recipe")
+    recipe: Recipe = PADDLE
+    stem: str = _of_what("cifar", "", STEMS)
+    seed: int = _of_what(0, "of the first weights, the images' order and the augmentations")
+    dataset: str = _of_data("cifar100", "", DATASETS)
+    data_dir: str | None = _of_data(
+        None,
+        "folder of TFDS, or with cifar-100-python.tar.gz or its unpacked folder (default: "
+        "TFDS_DATA_DIR, or else TFDS downloads it)",
+    )
+    validation_split: float = _of_data(
+        0.0,
+        "share of the training images held out, 0–1; if above 0, each epoch shows them instead of "
+        "the test set",
+        SHARE,
+    )
+    precision: str = _of_how("auto", "auto: mixed_float16 on a GPU that has it", PRECISIONS)
+    strategy: str = _of_how(
+        "auto",
+        "auto: mirrored over several GPUs, multihost in a launched process; multihost: Keras on "
+        "JAX, see training/launch.py",
+        STRATEGIES,
+    )
+    sync_bn: bool = _of_how(
+        False, "mirrored: normalize by the whole batch, as multihost does, and not by device"
+    )
+    scale_lr: str = _of_how(
+        "none",
+        "none: the batch is that of all devices; linear: batch size and learning rate are "
+        "multiplied by the devices",
+        ("none", "linear"),
+    )
+    steps_per_epoch: int | None = _of_how(None, "steps (default: all the images)", COUNT)
+    run_dir: str | None = _of_how(None, "the run folder (default: runs/<arch>-<recipe>-s<seed>)")
+    resume: bool = _of_how(False, "continue the run folder's training")
+    checkpoint_every: int | None = _of_how(
+        None, "steps between two checkpoints (default: one after each epoch, and on SIGTERM)", COUNT
+    )
+    fold: bool = _of_how(True, "fold the SavedModel's normalizations into its convolutions")
+    quiet: bool = _of_how(False, "one line an epoch, for logs")
+
+    @property
+    def folder(self):
+        """The run folder."""
+        name = f"{self.arch}-{self.recipe_name}-s{self.seed}"
+        return Path(self.run_dir) if self.run_dir else Path(runs.ROOT) / name
+
+    def as_options(self):
+        """Returns the words of the train.py command line that trains this job."""
+        named = RECIPES[self.recipe_name]
+        return [*as_options(self, Job()), *as_options(self.recipe, named)]
+
+    def as_config(self):
+        """Returns the part of a flat `config.json` that depends neither on data nor machine."""
+        named = {"arch": self.arch, "recipe": self.recipe_name, "stem": self.stem}
+        return {**named, **as_json(self.recipe)}
+
+
+def read_job(args):
+    """Returns the `Job` of a dictionary of parsed options; other entries are left in it.
+
+    Raises:
+        InputError: If a setting is not allowed.
+    """
+    overrides = pop_options(args, Recipe)
+    given = pop_options(args, Job)
+    recipe = get(given.get("recipe_name", Job.recipe_name), **overrides)
+    return check(Job(recipe=recipe, **given))

@@ -1,15 +1,23 @@
-"""The report on a trained network: a table for a person, a picture of its mistakes."""
+"""The report on a trained network: a table of its classes, a picture of its mistakes."""
 
+import itertools
 import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 import keras_nam  # noqa: F401 - registers the layers that a .keras file names
-from training import data, optimizers, plots, recipes, runs, schedules  # noqa: F401 - likewise
+from training import (
+    console,
+    data,
+    optimizers,  # noqa: F401 - likewise
+    plots,
+    recipes,
+    runs,
+    schedules,  # noqa: F401 - likewise
+    settings,
+)
 from training.cli import FailedError, InputError
 from training.evaluation import (
     accuracy_by_class,
@@ -55,14 +63,14 @@ def report(run, split_name, flip, data_dir, recipe_name, dataset_name):
             f"{file} has {model.output_shape[-1]} classes and {config['dataset']} "
             f"{len(dataset.class_names)}; name its set with --dataset."
         )
-    recipe = config["recipe_settings"]
-    stream = data.evaluation_stream(split, 256, recipe["mean"], recipe["std"])
+    recipe = settings.from_json(recipes.Recipe, config["recipe_settings"])
+    stream = data.evaluation_stream(split, 256, recipe.mean, recipe.std)
     scores = evaluate(model, stream, flip)
     flipped = ", each with its mirror image" if flip else ""
     _print(scores, file, f"{split_name}, {len(split)} images{flipped}", dataset)
     picture = file.parent / f"{'' if path.is_dir() else file.stem + '-'}mistakes.png"
     _draw(scores, split, dataset.class_names, picture)
-    print(f"mistakes: {picture}")
+    console.say(f"mistakes: {picture}")
     unanswered = np.count_nonzero(~answered(scores))
     if unanswered:
         raise FailedError(
@@ -97,36 +105,34 @@ def _configuration(file, recipe_name, dataset_name):
         raise InputError(f"{file} is missing; give a run folder or a .keras file.")
     if (file.parent / "config.json").is_file():
         return runs.read_json(file.parent / "config.json")
-    recipe = recipes.get(recipe_name)
-    settings = {"mean": recipe.mean, "std": recipe.std}
     return {
         "dataset": dataset_name,
         "validation_split": 0.0,
         "seed": 0,
-        "recipe_settings": settings,
+        "recipe_settings": settings.as_json(recipes.get(recipe_name)),
     }
 
 
 def _print(scores, file, split, dataset):
-    console = Console(highlight=False)
-    console.print(f"{file} on {split}: {dataset.source}")
-    console.print(
+    console.say(f"{file} on {split}: {dataset.source}")
+    console.say(
         f"loss {scores['loss']:.4f}   top-1 {scores['top1']:.2%}   top-5 {scores['top5']:.2%}"
     )
-    classes = accuracy_by_class(scores, dataset.class_names)
-    table = Table("worst classes", "top-1", "best classes", "top-1", "label", "taken for", "images")
+    classes = [
+        (name, f"{top1:.0%}") for name, top1 in accuracy_by_class(scores, dataset.class_names)
+    ]
     confusions = worst_confusions(scores, dataset.class_names, SHOWN)
-    best = classes[::-1]
-    for i in range(min(SHOWN, len(classes))):
-        confusion = confusions[i] if i < len(confusions) else ("", "", "")
-        table.add_row(
-            classes[i][0],
-            f"{classes[i][1]:.0%}",
-            best[i][0],
-            f"{best[i][1]:.0%}",
-            *map(str, confusion),
+    rows = [
+        (*worst, *best, *map(str, confusion))
+        for worst, best, confusion in itertools.zip_longest(
+            classes[:SHOWN], classes[: -SHOWN - 1 : -1], confusions, fillvalue=("", "", "")
         )
-    console.print(table)
+    ]
+    console.table(
+        ("worst classes", "top-1", "best classes", "top-1", "label", "taken for", "images"),
+        rows,
+        words=("worst classes", "best classes", "label", "taken for"),
+    )
 
 
 def _draw(scores, split, class_names, path):

@@ -1,63 +1,44 @@
-"""What a comparison compares: archs, each with settings of its own if it has some."""
+"""What a comparison compares: the entries of --archs, each with its own settings."""
 
 import dataclasses
-import json
 import re
 
 from training import recipes
 from training.cli import InputError, check_name
+from training.settings import check, from_text
 
-BOOLEANS = {"true": True, "false": False}
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """An entry of `--archs`: its text, which names it in tables, and what it means."""
-
-    name: str
-    arch: str
-    stem: str
-    recipe_name: str
-    recipe: recipes.Recipe
-
-    @property
-    def folder_name(self):
-        """The name with every character replaced that a path or a shell could take amiss."""
-        return re.sub(r"[^\w.+-]", "-", self.name)
-
-    def configuration(self):
-        """Returns what the variant settles of a run's `config.json`, the recipe's settings flat."""
-        settings = as_json(self.recipe)
-        return {"arch": self.arch, "recipe": self.recipe_name, "stem": self.stem, **settings}
+# What an entry of --archs may set.
+KINDS = {"stem": recipes.Job} | {
+    field.name: recipes.Recipe for field in dataclasses.fields(recipes.Recipe)
+}
 
 
-def as_json(recipe):
-    """Returns a recipe's settings as a `config.json` gives them back."""
-    return json.loads(json.dumps(dataclasses.asdict(recipe)))
-
-
-def read_variants(text, recipe_name, overrides):
+def read_variants(text, base):
     """Returns the variants of `--archs`.
 
     Args:
         text: String, `arch[:key=value…],…`; a key is a setting of the recipe, or `stem`.
-        recipe_name: String, a key of `recipes.RECIPES`.
-        overrides: Dictionary, the recipe's settings that are changed for every arch, or `None`.
+        base: `recipes.Job` with the settings that all variants share.
 
     Returns:
-        A list of `Variant`.
+        Dictionary from each entry, which names the variant in tables, to its `recipes.Job`.
 
     Raises:
-        InputError: On an entry that is empty, twice there, or not known, or a setting that does
-            not fit.
+        InputError: On an empty, repeated or unknown entry, or a setting that does not fit.
     """
-    variants = [_variant(entry.strip(), recipe_name, overrides) for entry in text.split(",")]
-    _refuse_duplicates("--archs", [variant.folder_name for variant in variants])
+    entries = [entry.strip() for entry in text.split(",")]
+    variants = {entry: _job(entry, base) for entry in entries}
+    _refuse_duplicates("--archs", [folder_name(entry) for entry in entries])
     return variants
 
 
+def folder_name(variant):
+    """Returns a variant's name with characters replaced that are special in a path or a shell."""
+    return re.sub(r"[^\w.+-]", "-", variant)
+
+
 def read_seeds(text):
-    """Returns the seeds of `--seeds`, integers of 0 to 2^32 - 1; InputError on any other."""
+    """Returns the seeds of `--seeds`, integers from 0 to 2^32 - 1; InputError on any other."""
     try:
         seeds = [int(entry) for entry in text.split(",")]
     except ValueError:
@@ -71,37 +52,21 @@ def read_seeds(text):
 def _refuse_duplicates(option, entries):
     twice = [entry for index, entry in enumerate(entries) if entry in entries[:index]]
     if twice:
-        raise InputError(f"{option}: {twice[0]} is there twice; give each once.")
+        raise InputError(f"{option}: {twice[0]} is given twice. Give each once.")
 
 
-def _variant(entry, recipe_name, overrides):
+def _job(entry, base):
     arch, *pairs = entry.split(":")
     if not arch:
         raise InputError("--archs has an empty entry; expected arch[:key=value…],…")
-    settings = {"stem": "cifar"}
-    for pair in pairs:
-        key, _, value = pair.partition("=")
-        settings[key] = _typed(entry, key, value)
-    stem = settings.pop("stem")
+    own = {}
     try:
-        recipe = recipes.get(recipe_name, **{**overrides, **settings})
+        for pair in pairs:
+            key, _, text = pair.partition("=")
+            check_name("setting", key, KINDS)
+            own[key] = from_text(KINDS[key], key, text)
+        stem = own.pop("stem", base.stem)
+        recipe = recipes.changed(base.recipe, **own)
     except InputError as error:
-        raise InputError(f"--archs {entry}: {error}" if settings else str(error)) from None
-    return Variant(entry, arch, stem, recipe_name, recipe)
-
-
-def _typed(entry, key, text):
-    """Returns the value of a setting, of its field's type; a tuple's parts are joined by `+`."""
-    defaults = {field.name: field.default for field in dataclasses.fields(recipes.Recipe)}
-    defaults["stem"] = "cifar"
-    check_name(f"setting of --archs {entry}:", key, defaults)
-    default = defaults[key]
-    try:
-        if isinstance(default, bool):
-            return BOOLEANS[text.lower()]
-        if isinstance(default, tuple):
-            return tuple(type(default[0])(part) for part in text.split("+"))
-        return type(default)(text)
-    except (KeyError, ValueError):
-        expected = "true or false" if isinstance(default, bool) else type(default).__name__
-        raise InputError(f"--archs {entry}: {key}={text}, expected {expected}.") from None
+        raise InputError(f"--archs {entry}: {error}") from None
+    return check(dataclasses.replace(base, arch=arch, stem=stem, recipe=recipe))

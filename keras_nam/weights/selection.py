@@ -81,7 +81,8 @@ def select(entries_by_format, contents, weights=None):
     """
     containers = dict(_containers(contents))
     if not containers:
-        raise ValueError(f"No dictionary of arrays in the checkpoint. Received: {_summary(contents)}")
+        received = _summary(contents)
+        raise ValueError(f"No dictionary of arrays in the checkpoint. Received: {received}")
     candidates = [
         candidate
         for container, arrays in containers.items()

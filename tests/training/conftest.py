@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,17 +24,34 @@ def run(tmp_path, monkeypatch, load_once):
     """A function: compares into tmp_path, without a picture, and returns compare.json."""
     import stand_in_train
 
-    from training import compare, compare_report, data, grid, grid_training
+    from training import compare, compare_report, data, grid
 
     monkeypatch.setattr(data, "load", load_once)
     monkeypatch.setattr(compare_report, "draw", lambda report, path: path.touch())
     monkeypatch.setattr(grid, "TRAIN", Path(stand_in_train.__file__))
-    monkeypatch.setattr(grid_training, "POLL", 0.02)
+    monkeypatch.setattr(grid, "POLL", 0.02)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
-    def compare_into(*more, archs="r18w4,r18w4_nam", seeds="0,1,2", out="out", runs_dir="runs"):
+    def compare_into(*more, archs="r18w4,r18w4_nam", seeds="0,1", out="out", runs_dir="runs"):
         where = ["--out", str(tmp_path / out), "--runs-dir", str(tmp_path / runs_dir)]
         compare.main(["--archs", archs, "--seeds", seeds, *SETTINGS, *where, *more])
         return json.loads((tmp_path / out / "compare.json").read_text())
 
     return compare_into
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """A folder in which the comparison of one seed is finished: made by the first that asks."""
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture
+def finished(run, prepared, tmp_path):
+    """The `run` function, after the comparison of seed 0."""
+    if not list(prepared.iterdir()):
+        run(seeds="0")
+        shutil.copytree(tmp_path, prepared, dirs_exist_ok=True)
+    else:
+        shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    return run

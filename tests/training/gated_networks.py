@@ -1,21 +1,28 @@
 """Small networks whose gates are not all alike, as those of a new network are."""
 
-import dataclasses
-
 import keras
 import numpy as np
 
-import keras_nam
-from training import recipes, runs
+from keras_nam import BatchNormalization
+from keras_nam.attention import ATTENTIONS
+from training import recipes, runs, settings
 from training.gate_values import gates
 
 IMAGES = np.random.default_rng(0).normal(size=(12, 32, 32, 3)).astype("float32")
 
 
-def network(arch="r18w4_nam", classes=10):
-    """Returns a network with random normalizations, some of the gates' gammas below 0."""
+def network(attention="nam", width=16):
+    """Returns a network of two gated convolutions with random normalizations and 10 classes."""
     keras.utils.set_random_seed(0)
-    model = keras_nam.create_model(arch, classes)
+    images = x = keras.Input((32, 32, 3))
+    for number in (1, 2):
+        x = keras.layers.Conv2D(width, 3, strides=2, padding="same", use_bias=False)(x)
+        x = BatchNormalization(name=f"stage{number}_block1_bn")(x)
+        x = ATTENTIONS[attention].layer(name=f"stage{number}_block1_{attention}")(x)
+        x = keras.layers.ReLU()(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(images, keras.layers.Dense(10)(x))
+    model.layers[-1].kernel.assign(10 * model.layers[-1].kernel)  # so that the gates count
     rng = np.random.default_rng(1)
     for gate in gates(model):
         size = gate.gamma.shape
@@ -26,16 +33,16 @@ def network(arch="r18w4_nam", classes=10):
     return model
 
 
-def run_folder(folder, arch="r18w4_nam"):
-    """Writes what the report reads of a run on the synthetic set; returns the folder."""
+def run_folder(folder, attention="nam"):
+    """Writes the files of a run on the synthetic set that the report reads; returns the folder."""
     folder.mkdir()
-    network(arch).save(folder / "best.keras")
+    network(attention).save(folder / "best.keras")
     config = {
-        "arch": arch,
+        "arch": f"r18_{attention}",
         "dataset": "synthetic",
         "validation_split": 0.0,
         "seed": 0,
-        "recipe_settings": dataclasses.asdict(recipes.get("fast")),
+        "recipe_settings": settings.as_json(recipes.get("fast")),
     }
     runs.write_json(folder / "config.json", config)
     return folder

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from stand_in_train import calls
+from stand_in_train import calls, started
 
 from training import runs
 from training.cli import InputError
@@ -23,8 +23,7 @@ def test_a_clone_trains_only_what_is_missing(run, tmp_path):
     first = run(seeds="0,1")
     shutil.rmtree(tmp_path / "runs")
     second = run(seeds="0,1,2")
-    started = [a for call in calls(tmp_path) for a in call if "--run-dir" in str(a)]
-    assert [Path(argument).name for argument in started] == ["r18w4-s2", "r18w4_nam-s2"]
+    assert started(tmp_path) == ["r18w4-s2", "r18w4_nam-s2"]
     assert second["runs"][:4] == first["runs"]
     assert second["missing"] == []
     shutil.rmtree(tmp_path / "runs")
@@ -35,12 +34,11 @@ def test_a_clone_trains_only_what_is_missing(run, tmp_path):
     assert calls(tmp_path) == []
 
 
-def test_a_begun_run_that_is_kept_is_not_trained_again(run, tmp_path):
-    run(seeds="0")
+def test_a_begun_run_that_is_kept_is_not_trained_again(finished, tmp_path):
     (tmp_path / "runs" / "r18w4-s0" / "result.json").unlink()
     (tmp_path / "runs" / "r18w4-s0" / "history.csv").unlink()
     before = len(calls(tmp_path))
-    assert run(seeds="0")["missing"] == []
+    assert finished(seeds="0")["missing"] == []
     assert len(calls(tmp_path)) == before
     assert (tmp_path / "out" / "runs" / "r18w4-s0" / "history.csv").is_file()
 
@@ -69,24 +67,22 @@ def change(folder, settings):
     runs.write_json(folder / "config.json", config)
 
 
-def test_a_setting_that_came_later_was_the_default(run, tmp_path):
-    run(seeds="0", archs="r18w4")
+def test_a_setting_that_came_later_was_the_default(finished, tmp_path):
     shutil.rmtree(tmp_path / "runs")
     kept = tmp_path / "out" / "runs" / "r18w4-s0"
     change(kept, {"image_sizes": None})
-    assert run("--no-train", seeds="0", archs="r18w4")["missing"] == []
+    assert finished("--no-train", seeds="0")["missing"] == []
     with pytest.raises(InputError, match=r"image_sizes: \[32\] there, \[16, 32\] here"):
-        run("--no-train", "--image-sizes", "16", "32", seeds="0", archs="r18w4")
+        finished("--no-train", "--image-sizes", "16", "32", seeds="0")
 
 
-def test_kept_runs_of_other_settings_are_refused(run, tmp_path):
-    run(seeds="0", archs="r18w4")
+def test_kept_runs_of_other_settings_are_refused(finished, tmp_path):
     before = (tmp_path / "out" / "compare.json").read_bytes()
-    expected = r"out/runs/r18w4-s0 was begun with other settings: momentum: 0\.8 there, 0\.9 here"
+    expected = r"out/runs/r18w4-s0 was started with other settings: momentum: 0\.8 there, 0\.9 here"
     change(tmp_path / "out" / "runs" / "r18w4-s0", {"momentum": 0.8})
     for _ in range(2):  # with the run folder, and without it
         with pytest.raises(InputError, match=rf"{expected}.*--out and --runs-dir"):
-            run(seeds="0", archs="r18w4")
+            finished(seeds="0")
         shutil.rmtree(tmp_path / "runs", ignore_errors=True)
     assert (tmp_path / "out" / "compare.json").read_bytes() == before
 
@@ -96,17 +92,16 @@ def test_kept_runs_of_other_settings_are_refused(run, tmp_path):
     [
         ("history.csv", None, "does not end with epoch 3"),
         ("config.json", None, "is missing"),
-        ("config.json", '{"recipe_settings": {}}', "is not that of a training"),
+        ("config.json", '{"recipe_settings": {}}', "not a training"),
         ("result.json", "{", "cannot be read"),
     ],
 )
-def test_damaged_kept_runs_are_one_line(run, tmp_path, file, content, message):
-    run(seeds="0", archs="r18w4")
+def test_damaged_kept_runs_are_one_line(finished, tmp_path, file, content, message):
     shutil.rmtree(tmp_path / "runs")
     path = tmp_path / "out" / "runs" / "r18w4-s0" / file
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(InputError, match=f"out/runs/r18w4-s0.*{message}"):
-        run("--no-train", seeds="0", archs="r18w4")
+        finished("--no-train", seeds="0")
 
 
 def test_git_takes_what_is_kept_and_not_the_run_folders():

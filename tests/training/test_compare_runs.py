@@ -1,10 +1,11 @@
-"""Comparisons in processes of their own: pairing, interruption, real trainings."""
+"""Pairing by seeds, interruption of a comparison, its time estimate, and real trainings."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,45 +14,38 @@ import numpy as np
 import pytest
 import stand_in_train
 
-from training import augment, data, fit, grid, grid_training, network, recipes, runs
-from training.variants import read_variants
+from training import augment, data, grid, network, recipes, runs
 
 ROOT = Path(__file__).parents[2]
-GRID = ["--recipe", "fast", "--dataset", "synthetic", "--batch-size", "64"]
 
 
-@pytest.fixture(scope="module")
-def dataset():
-    return data.load("synthetic")
-
-
-def initial_weights(arch, seed, dataset, stem="cifar"):
+def initial_weights(arch, seed):
     """Returns {layer's name: weights} of an arch as a training begins."""
-    job = fit.Job(arch, "fast", recipes.get("fast"), stem=stem, seed=seed)
-    model = network.compiled_model(job, dataset, 5, "float32")
+    model = network.initial_model(recipes.Job(arch, seed=seed), 10)
     return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
 
 
-@pytest.mark.parametrize("arch", ["r18w4_nam", "r18w4_se", "r18w4_bam"])
-def test_archs_of_one_seed_share_their_initial_weights(arch, dataset):
-    plain = initial_weights("r18w4", 3, dataset)
-    other = initial_weights(arch, 3, dataset)
-    assert set(plain) < set(other)
-    for name, weights in plain.items():
-        for ours, theirs in zip(other[name], weights, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-    again = initial_weights("r18w4", 4, dataset)
+def test_archs_of_one_seed_share_their_initial_weights():
+    plain = initial_weights("r18w4", 3)
+    for arch in ("r18w4_nam", "r18w4_se", "r18w4_bam"):
+        other = initial_weights(arch, 3)
+        assert set(plain) < set(other)
+        for name, weights in plain.items():
+            for ours, theirs in zip(other[name], weights, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+    again = initial_weights("r18w4", 4)
     assert not np.array_equal(again["logits"][0], plain["logits"][0])
 
 
-def test_a_seed_settles_the_batches_whatever_the_global_state_is(dataset):
+def test_a_seed_settles_the_batches_whatever_the_global_state_is():
     """Two archs draw different numbers of weights before the first batch."""
     recipe = recipes.get("fast")
+    train = data.load("synthetic").train.take(slice(256))
 
     def batches(seed, state):
         keras.utils.set_random_seed(state)
         stream = data.training_stream(
-            dataset.train,
+            train,
             64,
             recipe.mean,
             recipe.std,
@@ -69,62 +63,35 @@ def test_a_seed_settles_the_batches_whatever_the_global_state_is(dataset):
     assert not np.array_equal(one[0][1], one[2][1])
 
 
-def start(tmp_path, *more, stand_in=True, **environment):
-    """Starts a comparison into tmp_path, as a shell does."""
-    arguments = [*GRID, "--out", str(tmp_path / "out"), "--runs-dir", str(tmp_path / "runs"), *more]
-    trainer = f"grid.TRAIN = Path({stand_in_train.__file__!r})" if stand_in else "pass"
-    code = f"""
-from pathlib import Path
-from training import cli, compare, grid
-{trainer}
-cli.run(lambda: compare.main({arguments}))
-"""
-    return subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def interrupt_after(path):
+    """Sends Ctrl-C to this process when a file is there, or after 30 seconds."""
+
+    def watch():
+        deadline = time.monotonic() + 30
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
-def wait_for(path):
-    deadline = time.monotonic() + 120
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert path.exists()
-
-
-def test_an_interrupted_grid_ends_its_trainings_and_goes_on(tmp_path):
-    archs = ["--archs", "r18w4,r18w4_nam", "--seeds", "0,1", "--epochs", "2"]
-    process = start(tmp_path, *archs, HANG="r18w4-s1")
+def test_an_interrupted_comparison_ends_its_trainings_and_resumes(
+    tmp_path, run, monkeypatch, capsys
+):
+    monkeypatch.setenv("HANG", "r18w4-s1")
     begun = tmp_path / "runs" / "r18w4-s1" / "history.csv"
-    wait_for(begun)
-    second = start(tmp_path, *archs)
-    output, errors = second.communicate(timeout=120)
-    assert second.returncode == 2
-    lines = [line for line in errors.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1
-    assert "Another comparison" in lines[0]
-
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "the same command goes on" in output
-    assert "Traceback" not in errors
-    # The interrupted training is no longer there: it would have slept for a minute.
+    interrupt_after(begun)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert begun.exists()
+    assert "same command resumes" in capsys.readouterr().out
+    # The interrupted training has ended: it would have slept for a minute.
     assert "KeyboardInterrupt" in begun.parent.with_name("r18w4-s1.log").read_text()
     report = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert report["missing"] == ["r18w4-s1", "r18w4_nam-s1"]
 
-    process = start(tmp_path, *archs, HANG="r18w4-s1")
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors[-2000:]
-    report = json.loads((tmp_path / "out" / "compare.json").read_text())
-    assert report["missing"] == []
+    assert run()["missing"] == []
     started = stand_in_train.calls(tmp_path)
-    assert len(started) == 3 + 2
     assert ["--resume" in arguments for arguments in started] == [False] * 3 + [True, False]
 
 
@@ -145,9 +112,10 @@ def test_help_imports_nothing_heavy():
 
 def test_time_left(tmp_path):
     """Of 3 epochs each: 1 + 3 are left of 2 s each, and 3 + 3 of a variant that takes 4 s."""
-    variants = read_variants("r18w4,r18w4_nam", "fast", {"epochs": 3})
+    recipe = recipes.get("fast", epochs=3)
+    variants = {arch: recipes.Job(arch, "fast", recipe) for arch in ("r18w4", "r18w4_nam")}
     planned = grid.plan(variants, [0, 1, 2], tmp_path, tmp_path / "out")
-    assert grid_training.seconds_left(planned, {}, 1) is None
+    assert grid.seconds_left(planned, {}, 1) is None
     epochs_of = {"r18w4-s0": (3, 2.0), "r18w4_nam-s0": (3, 4.0), "r18w4-s1": (2, 2.0)}
     for name, (count, seconds) in epochs_of.items():
         (tmp_path / name).mkdir()
@@ -156,31 +124,30 @@ def test_time_left(tmp_path):
         runs.write_history(tmp_path / name / "history.csv", rows)
         if count == 3:
             runs.write_json(tmp_path / name / "result.json", {})
-    assert grid_training.seconds_left(planned, {}, 1) == 4 * 2 + 6 * 4
-    assert grid_training.seconds_left(planned, {}, 2) == (4 * 2 + 6 * 4) / 2
-    assert grid_training.seconds_left(planned, {planned[-1]: "failed"}, 1) == 4 * 2 + 3 * 4
+    assert grid.seconds_left(planned, {}, 1) == 4 * 2 + 6 * 4
+    assert grid.seconds_left(planned, {}, 2) == (4 * 2 + 6 * 4) / 2
+    assert grid.seconds_left(planned, {planned[-1]: "failed"}, 1) == 4 * 2 + 3 * 4
 
 
 def test_time_left_of_growing_images(tmp_path):
     """Small images take less: 5 s for 16 × 16 pixels are 20 s for the 32 × 32 that are left."""
-    variants = read_variants("r18w4", "fast", {"epochs": 2, "image_sizes": (16, 32)})
-    planned = grid.plan(variants, [0], tmp_path, tmp_path / "out")
+    recipe = recipes.get("fast", epochs=2, image_sizes=(16, 32))
+    job = recipes.Job("r18w4", "fast", recipe)
+    planned = grid.plan({"r18w4": job}, [0], tmp_path, tmp_path / "out")
     (tmp_path / "r18w4-s0").mkdir()
     row = dict.fromkeys(runs.HISTORY_COLUMNS, 1.0) | {"seconds": 5.0, "epoch": 1}
     runs.write_history(tmp_path / "r18w4-s0" / "history.csv", [row])
-    assert grid_training.seconds_left(planned, {}, 1) == 20
+    assert grid.seconds_left(planned, {}, 1) == 20
 
 
 @pytest.mark.slow
 def test_real_trainings(tmp_path):
-    process = start(
-        tmp_path,
-        *["--archs", "r18w4,r18w4_nam", "--seeds", "0,1", "--epochs", "1"],
-        *["--steps-per-epoch", "2", "--jobs", "2"],
-        stand_in=False,
-    )
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-2000:]
+    command = [sys.executable, "training/compare.py", "--recipe", "fast", "--dataset", "synthetic"]
+    command += ["--archs", "r18w4,r18w4_nam", "--seeds", "0,1", "--epochs", "1", "--jobs", "2"]
+    command += ["--batch-size", "64", "--steps-per-epoch", "2"]
+    command += ["--out", tmp_path / "out", "--runs-dir", tmp_path / "runs"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=300)
     report = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert [row["n"] for row in report["variants"]] == [2, 2]
     for row in report["runs"]:

@@ -7,9 +7,8 @@ import pytest
 from scipy import stats
 
 import keras_nam
-from training import comparison, grid, runs
+from training import comparison, grid, recipes, runs
 from training.multiply_adds import multiply_adds
-from training.variants import read_variants
 
 PLAIN = {0: 0.6612, 1: 0.6650, 2: 0.6587, 3: 0.6631, 4: 0.6609}
 NAM = {0: 0.6664, 1: 0.6671, 2: 0.6590, 3: 0.6690, 4: 0.6622}
@@ -115,8 +114,9 @@ def test_standard_deviation_is_the_sample_s():
 )
 def test_step_time_is_that_of_full_size(tmp_path, sizes, milliseconds):
     """64 images a step; 640, 400, 320, 320, 200 and 120 a second in the epochs."""
-    recipe = {"image_sizes": sizes, "epochs": 6, "batch_size": 64}
-    (run,) = grid.plan(read_variants("r18w4", "fast", recipe), [0], tmp_path, tmp_path / "out")
+    recipe = recipes.get("fast", image_sizes=sizes, epochs=6, batch_size=64)
+    job = recipes.Job("r18w4", "fast", recipe)
+    (run,) = grid.plan({"r18w4": job}, [0], tmp_path, tmp_path / "out")
     run.folder.mkdir()
     row = dict.fromkeys(runs.HISTORY_COLUMNS, 1.0)
     speeds = [640, 400, 320, 320, 200, 120]
@@ -127,13 +127,12 @@ def test_step_time_is_that_of_full_size(tmp_path, sizes, milliseconds):
     runs.write_json(run.folder / "config.json", config)
     result = dict.fromkeys(("top1", "top5", "loss", "parameters", "minutes"), 1)
     runs.write_json(run.folder / "result.json", result | {"epochs": 6, "data": "a set"})
-    assert comparison.figures(run, False)["step_milliseconds"] == milliseconds
+    assert comparison.figures(run)["step_milliseconds"] == milliseconds
 
 
-def test_multiply_adds_of_published_networks():
-    """0.56 and 1.30 G are usually given for ResNet18 and 50 on 32x32 images."""
+def test_multiply_adds_of_a_published_network():
+    """0.56 G are usually given for ResNet18 on 32x32 images."""
     assert multiply_adds("r18", "cifar", 100) == 555_468_800
-    assert multiply_adds("r50", "cifar", 100) == 1_298_014_208
 
 
 def test_multiply_adds_by_hand():
@@ -153,9 +152,10 @@ def test_multiply_adds_by_hand():
     assert multiply_adds("r18w4", "imagenet", 10) == small + rest + logits
 
 
-def test_multiply_adds_of_depthwise_convolutions():
+def test_multiply_adds_of_depthwise_convolutions(monkeypatch):
     """Counted on the graph, against the layers' kernels and outputs."""
     model = keras_nam.create_model("mbv2", 10)
+    monkeypatch.setattr(keras_nam, "create_model", lambda *_, **__: model)
     by_layer = 0
     for layer in model.layers:
         kernel = getattr(layer, "kernel", None)

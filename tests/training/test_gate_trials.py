@@ -25,13 +25,13 @@ def with_open_gates(model, factors):
     """Sets each channel gate to 0.5, and the normalization before it to 2 * its factor."""
     for name, gate in gate_values.named_gates(model).items():
         gate.gamma.assign(np.zeros(gate.gamma.shape))
-        normalization = model.get_layer(name.replace("nam", "bn2"))
+        normalization = model.get_layer(name.replace("nam", "bn"))
         for variable in (normalization.gamma, normalization.beta):
             variable.assign(variable * 2 * factors[name])
 
 
 def test_nothing_closed_is_the_network_as_trained():
-    model = network("r18w4_nam_full")
+    model = network("nam_full")
     trials = Trials(model, STREAM)
     nothing = {
         name: np.zeros(gate.gamma.shape[0], bool)
@@ -43,7 +43,7 @@ def test_nothing_closed_is_the_network_as_trained():
 
 
 def test_half_is_a_network_whose_gammas_are_zero():
-    model = network("r18w4_nam_full")
+    model = network("nam_full")
     trials = Trials(model, STREAM)
     score = trials.replaced(dict.fromkeys(trials.named, 0.5))
     assert score.loss != pytest.approx(Score.of(model, STREAM).loss, rel=1e-3)
@@ -70,18 +70,18 @@ def test_closed_channels_are_zero():
     masks = {name: np.arange(gate.gamma.shape[0]) % 3 == 1 for name, gate in trials.named.items()}
     score = trials.closed(masks)
     for name, mask in masks.items():
-        normalization = model.get_layer(name.replace("nam", "bn2"))
+        normalization = model.get_layer(name.replace("nam", "bn"))
         for variable in (normalization.gamma, normalization.beta):
             variable.assign(np.where(mask, 0, variable))
     assert_equal(score, model)
 
 
 def test_closed_positions_are_zero():
-    model = network("r18w4_nam_spatial")
+    model = network("nam_spatial")
     trials = Trials(model, STREAM)
-    name = "stage4_block2_nam_spatial"
-    mask = np.zeros(16, bool)
-    mask[[1, 6]] = True  # of a map of 4x4: row 0, column 1, and row 1, column 2
+    name = "stage2_block1_nam_spatial"
+    mask = np.zeros(64, bool)
+    mask[[1, 10]] = True  # of a map of 8x8: row 0, column 1, and row 1, column 2
     trials.closed({name: mask})
     layer = trials.folded.get_layer(name)
     outputs = keras.Model(trials.folded.input, layer.output)(IMAGES).numpy()
@@ -89,52 +89,69 @@ def test_closed_positions_are_zero():
     assert np.argwhere(zero).tolist() == [[0, 1], [1, 2]]
 
 
+class Recorded:
+    """Stands in for `Trials`: keeps what it was asked for, and returns one score."""
+
+    def __init__(self, model):
+        self.named = gate_values.named_gates(model)
+        self.asked = []
+
+    def ask(self, settings):
+        self.asked.append(settings)
+        return SCORE
+
+    replaced = closed = ask
+
+
+SCORE = Score(0.5, 1.0, np.ones(4))
+
+
 def test_the_replacements_are_the_means():
-    asked = []
-
-    class Recorded:
-        def replaced(self, constants):
-            asked.append(constants)
-
+    trials = Recorded(network())
     means = {"a": np.array([0.4, 0.6, 0.8]), "b": np.array([0.5, 0.3])}
-    names = [name for name, _ in gate_trials.replacements(Recorded(), means)]
-    assert names == ["unit mean", "layer mean", "0.5"]
-    assert asked[0] is means
-    assert asked[1] == pytest.approx({"a": 0.6, "b": 0.4})
-    assert asked[2] == {"a": 0.5, "b": 0.5}
+    rows = gate_trials.replacements(trials, means, SCORE)
+    assert [row["by"] for row in rows] == ["unit mean", "layer mean", "0.5"]
+    by_unit, by_layer, half = trials.asked
+    assert by_unit is means
+    assert by_layer == pytest.approx({"a": 0.6, "b": 0.4})
+    assert half == {"a": 0.5, "b": 0.5}
 
 
 def test_which_units_are_pruned():
-    model = network("r18w4_nam_full")
-    trials = Trials(model, STREAM)
-    asked = []
-    trials.closed = lambda masks: asked.append(masks) or Score(0.5, 1.0, np.ones(4))
-    rows = list(gate_trials.prunings(trials))
+    model = network("nam_full")
+    trials = Recorded(model)
+    rows = gate_trials.prunings(trials, SCORE)
     shares = list(gate_trials.SHARES)
-    assert [row[:2] for row in rows] == [(k, s) for k in ("channels", "positions") for s in shares]
-    assert gate_trials.steps(trials.named) == 3 + len(rows)
-    name = "stage3_block1_nam_full_channel"
+    expected = [(kind, share) for kind in ("channels", "positions") for share in shares]
+    assert [(row["units"], row["share"]) for row in rows] == expected
+    name = "stage1_block1_nam_full_channel"
     sizes = np.abs(np.array(trials.named[name].gamma))
-    draws, (smallest, largest) = asked[5:8], asked[8:10]  # at 30%
-    assert all(mask[name].sum() == round(0.3 * 16) for mask in asked[5:10])
-    assert sizes[smallest[name]].max() < sizes[~smallest[name]].min()
-    assert sizes[largest[name]].min() > sizes[~largest[name]].max()
-    assert len({tuple(draw[name]) for draw in draws}) == 3
-    assert all(set(masks) <= {n for n in trials.named if "spatial" in n} for masks in asked[15:])
+    smallest, *draws, largest = [masks[name] for masks in trials.asked[5:10]]  # at 30%
+    assert all(mask.sum() == round(0.3 * 16) for mask in (smallest, *draws, largest))
+    assert sizes[smallest].max() < sizes[~smallest].min()
+    assert sizes[largest].min() > sizes[~largest].max()
+    assert len({tuple(draw) for draw in draws}) == 3
+    spatial = {name for name in trials.named if "spatial" in name}
+    assert all(set(masks) == spatial for masks in trials.asked[15:])
+    assert gate_trials.count(model) == 3 + len(trials.asked)
 
 
-def test_lowest():
-    masks = gate_trials.lowest({"a": np.array([3.0, 1, 2, 5]), "b": np.array([2.0, 1])}, 0.5)
-    assert masks["a"].tolist() == [False, True, True, False]
-    assert masks["b"].tolist() == [False, True]
+def test_each_trial_advances_the_progress():
+    steps = []
+    trials = Trials(network(), STREAM, lambda: steps.append(1))
+    trials.closed({})
+    trials.replaced(dict.fromkeys(trials.named, 0.5))
+    assert len(steps) == 2
 
 
 def test_change_of_top1_is_paired():
     before = Score(0.5, 1.0, np.array([1.0, 1, 0, 0]))
-    after = Score(0.75, 1.0, np.array([1.0, 1, 1, 0]))
+    after = Score(0.75, 2.0, np.array([1.0, 1, 1, 0]))
     error = 1.96 * np.sqrt(3) / 4 / 2  # of the changes 0, 0, 1, 0
-    assert after.minus(before) == pytest.approx((0.25, 0.25 - error, 0.25 + error))
-    assert before.minus(before) == (0, 0, 0)
+    row = after.compared_to(before)
+    assert (row["top1"], row["loss"], row["top1_change"]) == (0.75, 2, 0.25)
+    assert row["top1_change_95"] == pytest.approx([0.25 - error, 0.25 + error])
+    assert before.compared_to(before)["top1_change_95"] == [0, 0]
 
 
 def test_mean_of_scores():

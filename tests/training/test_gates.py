@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gated_networks import network, run_folder
 
-from training import data, gate_findings, gate_plots, gate_report, gate_values, gates, recipes
+from training import data, gate_plots, gate_report, gate_trials, gate_values, gates, recipes
 from training.cli import InputError
 from training.gate_trials import Score
 
@@ -34,11 +34,9 @@ def test_report_leaves_its_files(run, monkeypatch, capsys):
     assert findings["as_trained"]["loss"] == pytest.approx(expected.loss, rel=1e-5)
     assert findings["images"] == 40
     assert findings["constants"] == "means over 70 training images"
-    assert [row["name"] for row in findings["layers"]][:2] == [
-        "stage1_block1_nam",
-        "stage1_block2_nam",
-    ]
-    assert sum(findings["layers"][0]["gate"]["histogram"]["counts"]) == 40 * 32 * 32 * 4
+    first, second = findings["layers"]
+    assert (first["name"], second["name"]) == ("stage1_block1_nam", "stage2_block1_nam")
+    assert sum(first["gate"]["histogram"]["counts"]) == 40 * 16 * 16 * 16
     assert [row["by"] for row in findings["replaced"]] == ["unit mean", "layer mean", "0.5"]
     output = capsys.readouterr().out
     assert all(line in output for line in findings["verdict"])
@@ -46,37 +44,39 @@ def test_report_leaves_its_files(run, monkeypatch, capsys):
 
 
 def test_both_gates_of_a_layer_elsewhere(tmp_path, monkeypatch):
-    """The trials are those of test_gate_trials; here, one number stands for each."""
     monkeypatch.setattr(gate_report, "TRAINING_IMAGES", 10)
-    score = Score(0.5, 1.0, np.ones(10))
-    monkeypatch.setattr(gate_report.gate_trials.Trials, "_score", lambda *_: score)
-    asked = []
+    asked, drawn = [], []
+    replacements = gate_trials.replacements
+
+    def recorded(trials, means, trained):
+        asked.append(means)
+        return replacements(trials, means, trained)
+
+    monkeypatch.setattr(gate_trials, "replacements", recorded)
+    monkeypatch.setattr(gate_plots, "overview", lambda findings, path: path.touch())
     monkeypatch.setattr(
-        gate_report.gate_trials.Trials, "replaced", lambda _, means: asked.append(means) or score
+        gate_plots, "maps", lambda images, values, path: (drawn.append(values), path.touch())
     )
-    drawn = []
-    monkeypatch.setattr(gate_plots, "maps", lambda images, values, path: drawn.append(values))
-    monkeypatch.setattr(gate_report.runs, "write_atomically", lambda path, write: write(path))
-    run = run_folder(tmp_path / "full", "r18w4_nam_full")
+    run = run_folder(tmp_path / "full", "nam_full")
     gates.main([str(run), "--images", "10", "--out", str(tmp_path / "new" / "out")])
     assert not (run / "gates").exists()
     findings = json.loads((tmp_path / "new" / "out" / "gates.json").read_text())
-    assert [row["units"] for row in findings["layers"]] == 8 * ["channels", "positions"]
-    assert [row["gamma"]["count"] for row in findings["layers"]][:2] == [4, 1024]
+    assert [row["units"] for row in findings["layers"]] == 2 * ["channels", "positions"]
+    assert [row["gamma"]["count"] for row in findings["layers"]][:2] == [16, 256]
     assert {row["units"] for row in findings["pruned"]} == {"channels", "positions"}
     recipe, images = recipes.get("fast"), data.load("synthetic").train.images[:10]
-    values = gate_values.value_function(network("r18w4_nam_full"))(
+    values = gate_values.value_function(network("nam_full"))(
         data.normalize(images, recipe.mean, recipe.std)
     )
     means = asked[0]["stage1_block1_nam_full_channel"]
     np.testing.assert_allclose(means, values[0].numpy().mean((0, 1, 2)), atol=1e-5)
-    assert len(drawn[0]) == 8
-    assert all("spatial" in name for name in drawn[0])
-    assert drawn[0]["stage2_block1_nam_full_spatial"].shape == (6, 16, 16)
+    (maps,) = drawn
+    assert list(maps) == ["stage1_block1_nam_full_spatial", "stage2_block1_nam_full_spatial"]
+    assert maps["stage2_block1_nam_full_spatial"].shape == (6, 8, 8)
 
 
 def test_spectrum():
-    found = gate_findings.spectrum(np.array([1.0, -4.0, 0.001, 3.0]), np.array([0.1, 0.4, 0, 0.3]))
+    found = gate_report.spectrum(np.array([1.0, -4.0, 0.001, 3.0]), np.array([0.1, 0.4, 0, 0.3]))
     assert found["sorted_sizes"] == [4, 3, 1, 0.001]
     assert found["max_over_mean"] == pytest.approx(4 / (8.001 / 4))
     assert found["share_of_top_tenth"] == pytest.approx(4 / 8.001)
@@ -85,7 +85,7 @@ def test_spectrum():
 
 
 def test_spectrum_of_zeros():
-    found = gate_findings.spectrum(np.zeros(20), np.zeros(20))
+    found = gate_report.spectrum(np.zeros(20), np.zeros(20))
     assert (found["max_over_mean"], found["share_of_top_tenth"], found["negligible"]) == (0, 0, 0)
 
 
@@ -121,7 +121,7 @@ def test_verdict_says_what_the_numbers_say():
             for share, smallest in ((0.1, 0.1), (0.3, 0.01), (0.5, -0.1))
         ],
     }
-    first, spread, by_mean, by_half, ten, *_, ranking = gate_findings.verdict(findings)
+    first, spread, by_mean, by_half, ten, *_, ranking = gate_report.verdict(findings)
     assert first == "As trained: top-1 70.00%, loss 1.2500, on 100 test images."
     assert "90.0% of the values are within 0.5 ± 0.001" in spread
     assert "25% to 25%" in spread
@@ -141,9 +141,9 @@ def test_number_of_images(run, images):
 
 
 def test_network_without_a_gate(tmp_path):
-    run = run_folder(tmp_path / "plain", "r18w4_se")
+    run = run_folder(tmp_path / "plain", "se")
     with pytest.raises(
-        InputError, match=r"r18w4_se, which has no NAM gate.*_nam, _nam_spatial, _n"
+        InputError, match=r"r18_se, which has no NAM gate.*_nam, _nam_spatial, _nam_full\."
     ):
         gates.main([str(run)])
     assert not (run / "gates").exists()

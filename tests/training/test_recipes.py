@@ -1,10 +1,14 @@
 """The recipes' numbers, and what their settings may be."""
 
 import dataclasses
+import sys
+import types
 
 import pytest
 
-from training import recipes, train
+from keras_nam import models
+from keras_nam.attention import weighting
+from training import datasets, recipes, schedules, settings, train
 from training.cli import InputError
 
 FIELDS = {field.name: field for field in dataclasses.fields(recipes.Recipe)}
@@ -79,29 +83,95 @@ def test_sprint_is_five_epochs_of_muon_that_end_at_full_size():
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_each_setting_can_be_changed_alone(name):
-    changed = recipes.get("paddle", **{name: OTHER[name]})
-    assert getattr(changed, name) == OTHER[name]
+def test_each_setting_is_an_option_a_text_and_json(name):
+    """The one declaration of a setting gives all of its forms, and they give it back."""
+    value = OTHER[name]
+    changed = recipes.get("paddle", **{name: value})
+    assert getattr(changed, name) == value
     assert dataclasses.replace(changed, **{name: getattr(recipes.PADDLE, name)}) == recipes.PADDLE
+    assert settings.from_json(recipes.Recipe, settings.as_json(changed)) == changed
+
+    words = settings.as_options(changed, recipes.PADDLE)
+    assert words[0].startswith(("--" + name.replace("_", "-"), "--no-" + name.replace("_", "-")))
+    assert recipes.read_job(vars(train.parser().parse_args(words))).recipe == changed
+
+    parts = value if isinstance(value, tuple) else [value]
+    text = "+".join(str(part).lower() if part is value else str(part) for part in parts)
+    assert settings.from_text(recipes.Recipe, name, text) == value
 
 
-@pytest.mark.parametrize("name", FIELDS)
-def test_each_setting_is_a_command_line_option_with_help(name):
-    option, value = "--" + name.replace("_", "-"), OTHER[name]
-    if isinstance(value, bool):
-        words = [option if value else option.replace("--", "--no-")]
-    else:
-        words = [option, *map(str, value if isinstance(value, tuple) else [value])]
-    read = getattr(train.parser().parse_args(words), name)
-    assert (tuple(read) if isinstance(read, list) else read) == value
-    assert FIELDS[name].metadata["help"]
+@pytest.mark.parametrize("field", dataclasses.fields(recipes.Job), ids=lambda field: field.name)
+def test_each_setting_of_a_job_is_an_option(field):
+    other = {
+        "arch": "r18",
+        "recipe_name": "fast",
+        "recipe": recipes.get("paddle", epochs=2),
+        "stem": "imagenet",
+        "dataset": "synthetic",
+        "precision": "float32",
+        "strategy": "none",
+        "scale_lr": "linear",
+        "validation_split": 0.25,
+    }
+    kind = str(field.type)
+    value = other.get(field.name, "a b" if "str" in kind else 7 if "int" in kind else None)
+    job = recipes.Job(**{field.name: not field.default if value is None else value})
+    if field.name == "recipe_name":
+        job = dataclasses.replace(job, recipe=recipes.RECIPES["fast"])
+    assert job != recipes.Job()
+    assert recipes.read_job(vars(train.parser().parse_args(job.as_options()))) == job
 
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES)
 def test_an_option_left_out_changes_nothing(recipe):
-    args = vars(train.parser().parse_args([]))
-    overrides = {name: args[name] for name in FIELDS}
-    assert recipes.get(recipe, **overrides) == recipes.RECIPES[recipe]
+    args = vars(train.parser().parse_args(["--recipe", recipe]))
+    assert recipes.read_job(args) == recipes.Job(recipe_name=recipe, recipe=recipes.RECIPES[recipe])
+
+
+def test_a_setting_that_a_file_lacks_has_its_default():
+    assert settings.from_json(recipes.Recipe, {"epochs": 3, "mean": [0, 0, 1]}) == recipes.Recipe(
+        epochs=3, mean=(0, 0, 1)
+    )
+
+
+def test_help_lists_the_names_of_the_tables():
+    text = " ".join(train.parser().format_help().split())
+    tables = (recipes.RECIPES, datasets.DATASETS, recipes.SCHEDULES, recipes.WEIGHTINGS)
+    for names in (*tables, recipes.STEMS, recipes.PRECISIONS, recipes.STRATEGIES):
+        assert ", ".join(names) in text
+
+
+def test_the_light_lists_of_names_are_those_of_the_tables():
+    assert list(recipes.SCHEDULES) == list(schedules.SCHEDULES)
+    assert list(recipes.WEIGHTINGS) == list(weighting.WEIGHTINGS)
+    assert list(recipes.STEMS) == list(models.STEMS)
+
+
+def test_a_data_set_is_a_row(monkeypatch):
+    module = types.ModuleType("own")
+    module.load = lambda name, data_dir: (name, data_dir)
+    monkeypatch.setitem(sys.modules, "own", module)
+    monkeypatch.setitem(datasets.DATASETS, "stripes", "own")
+    assert datasets.load("stripes", "here") == ("stripes", "here")
+    assert recipes.read_job({"dataset": "stripes"}).dataset == "stripes"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dataset", "cifar"], "'cifar10'"),
+        (["--precision", "float23"], "'float32'"),
+        (["--strategy", "miror"], "'mirrored'"),
+        (["--scale-lr", "liner"], "'linear'"),
+        (["--recipe", "fsat"], "'fast'"),
+        (["--steps-per-epoch", "0"], "--steps-per-epoch 0: expected 1 or more"),
+        (["--checkpoint-every", "-1"], "--checkpoint-every -1: expected 1 or more"),
+        (["--validation-split", "1"], "--validation-split 1.0: expected at least 0"),
+    ],
+)
+def test_a_job_that_is_not_allowed(options, message):
+    with pytest.raises(InputError, match=message):
+        recipes.read_job(vars(train.parser().parse_args(options)))
 
 
 def test_an_unknown_schedule_is_an_input_error_with_the_nearest():
@@ -119,14 +189,15 @@ def test_an_unknown_recipe_is_an_input_error_with_the_nearest(name, nearest):
 
 
 NAN = float("nan")
+POSITIVE = ("epochs", "batch_size", "learning_rate", "decay_factor", "kernel_rate")
+NOT_NEGATIVE = ("warmup_steps", "momentum", "weight_decay", "gamma_penalty")
 
 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        *((name, 0, "a number above 0") for name in recipes.POSITIVE),
-        *((name, -1, "a number above 0") for name in recipes.POSITIVE),
-        *((name, -1e-9, "0 or more") for name in recipes.NOT_NEGATIVE),
+        *((name, bad, "a number above 0") for name in POSITIVE for bad in (0, -1)),
+        *((name, -1e-9, "0 or more") for name in NOT_NEGATIVE),
         ("learning_rate", NAN, "a number above 0"),
         ("learning_rate", float("inf"), "a number above 0"),
         ("weight_decay", NAN, "0 or more"),
@@ -135,9 +206,9 @@ NAN = float("nan")
         ("warmup_fraction", 1, "at least 0 and below 1"),
         ("mean", (0.5, 0.5), "three numbers, of R, G and B"),
         ("mean", (0.5, NAN, 0.5), "three numbers, of R, G and B"),
-        ("std", (), "three numbers, of R, G and B"),
+        ("std", (), "three numbers above 0"),
         ("std", (0.5, 0, 0.5), "three numbers above 0"),
-        ("std", (0.5, NAN, 0.5), "three numbers, of R, G and B"),
+        ("std", (0.5, NAN, 0.5), "three numbers above 0"),
         ("milestones", (60, 0), "epochs above 0"),
     ],
 )

@@ -16,9 +16,9 @@ GRID = np.zeros((1, 8, 8, 3), "float32")
 LABELS = np.arange(len(IMAGES)) % 10
 
 
-def trained(folder, gate_images, arch="r18w4_nam"):
+def trained(folder, gate_images, attention="nam"):
     """Trains two epochs; returns the model and its losses."""
-    model = network(arch)
+    model = network(attention)
     model.compile(
         keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
@@ -32,7 +32,7 @@ def events(folder):
 
 
 def test_values_of_each_epoch(tmp_path):
-    model, _ = trained(tmp_path, IMAGES[:10], "r18w4_nam_full")
+    model, _ = trained(tmp_path, IMAGES[:10], "nam_full")
     written = events(tmp_path)
     tags = set(written.Tags()["tensors"])
     named = gate_values.named_gates(model)
@@ -65,9 +65,9 @@ def test_training_does_not_notice(tmp_path):
     )
 
 
-@pytest.mark.parametrize(("arch", "gate_images"), [("r18w4", IMAGES[:4]), ("r18w4_nam", None)])
-def test_nothing_to_show(tmp_path, arch, gate_images):
-    model, _ = trained(tmp_path, gate_images, arch)
+@pytest.mark.parametrize(("attention", "gate_images"), [("se", IMAGES[:4]), ("nam", None)])
+def test_nothing_to_show(tmp_path, attention, gate_images):
+    model, _ = trained(tmp_path, gate_images, attention)
     tags = set(events(tmp_path).Tags()["tensors"])
     weights = {f"gate_weights/{name}" for name in gate_values.named_gates(model)}
     assert tags == {"augmented images"} | weights
