@@ -28,6 +28,11 @@ def draw(model, seed=0):
     return model
 
 
+def arrays(outputs):
+    """Returns the NumPy arrays of a structure of tensors of any backend."""
+    return [keras.ops.convert_to_numpy(tensor) for tensor in keras.tree.flatten(outputs)]
+
+
 def images(*shape, seed=1):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
@@ -47,9 +52,7 @@ def normalizations(model):
 def assert_folds(model, x, left=0):
     """Folds; the outputs must agree, and `left` normalizations be left. Returns the result."""
     folded = keras_nam.fold(model)
-    for actual, expected in zip(
-        keras.tree.flatten(folded(x)), keras.tree.flatten(model(x)), strict=True
-    ):
+    for actual, expected in zip(arrays(folded(x)), arrays(model(x)), strict=True):
         assert relative_error(actual, expected) < TOLERANCE
     assert len(normalizations(folded)) == left
     return folded

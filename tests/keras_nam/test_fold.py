@@ -10,7 +10,7 @@ from keras import layers
 from small_models import assert_equal, values_of
 
 import keras_nam
-from keras_nam.folded_layers import FoldedGate
+from keras_nam.fold import FoldedGate
 from keras_nam.models import parse_arch
 
 WIDTHS = {"r18": 4, "r34": 4, "r50": 4, "r101": 4, "r152": 4, "mbv2": 8}
