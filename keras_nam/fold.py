@@ -47,9 +47,9 @@ def fold(model):
     Keras' or this package's own (no subclass, no renormalization) over the output channels of a
     Dense or convolution layer without activation, if nothing else uses that layer's output, each
     is called once, and both have one dtype policy. All other layers are copied, inside nested
-    models too, with what Keras would save of them: weights, vocabularies, the states of random
-    generators. Every normalization is in inference mode, also where it was called with
-    `training=True`.
+    models too, with what Keras saves of them: weights and vocabularies, but not the states of a
+    stateful recurrent layer. Every normalization is in inference mode, also where it was called
+    with `training=True`.
 
     Args:
         model: A `keras.Model`, functional or a built `Sequential`. It is not changed.
@@ -96,10 +96,7 @@ def _is_graph(model):
 def _graphs(model):
     """Returns model -> its graph as a functional model, of it and of all models nested in it."""
     if isinstance(model, keras.Sequential):
-        ends = [
-            tensors[0] if len(tensors) == 1 else tensors
-            for tensors in (model.inputs, model.outputs)
-        ]
+        ends = [ends[0] if len(ends) == 1 else ends for ends in (model.inputs, model.outputs)]
     else:
         ends = model.input, model.output
     graph = keras.Model(*ends, name=model.name)
@@ -135,30 +132,24 @@ def _foldable(graphs):
 
 
 class _Copying:
-    """Copies graphs, and each of their layers once.
-
-    Args:
-        graphs: Dictionary model -> its graph, of the models to copy layer by layer.
-        normalizations: Dictionary linear layer -> the normalization to fold into it.
-    """
+    """Copies graphs, model -> graph, and each layer once, with linear layer -> normalization."""
 
     def __init__(self, graphs, normalizations):
         self.graphs = graphs
         self.normalizations = normalizations
-        self.removed = set(normalizations.values())
         self.copies = {}
         self.transfers = []
-        self.current = None
 
     def folded(self, model):
         """Returns the copy of a model, with its state."""
+        self.current = model
         try:
             # The configurations are not from a file: the lambdas in them are the caller's.
             with SafeModeScope(False):
                 copy = self.graph(model)
-            for layer, transfer in self.transfers:
+            for layer, transfer, *arguments in self.transfers:
                 self.current = layer
-                transfer()
+                transfer(*arguments)
         except Exception as error:
             name, kind = self.current.name, type(self.current).__name__
             raise ValueError(f"`fold` cannot copy the layer {name!r}, a {kind}. {error}") from error
@@ -180,23 +171,22 @@ class _Copying:
     def _copy(self, layer):
         if layer in self.graphs:
             return self.graph(layer)
-        if layer in self.removed:
+        if layer in self.normalizations.values():
             return partial(_through, [])
         gates = folded_gates(layer)
-        for gate, weights in gates:
-            self.transfers.append((layer, partial(_assign, gate, weights)))
         if gates:
+            self.transfers += [(layer, _assign, *gate) for gate in gates]
             return partial(_through, [gate for gate, _ in gates])
         if layer in self.normalizations:
             copy = _again(layer, use_bias=True)
             weights = folded_weights(layer, self.normalizations[layer])
-            self.transfers.append((layer, partial(_assign, copy, weights)))
+            self.transfers.append((layer, _assign, copy, weights))
             return copy
         copy = _again(layer)
-        if hasattr(layer, "load_assets"):  # on a vocabulary may depend the shape of the outputs
+        if hasattr(layer, "load_assets"):  # the shape of its outputs may depend on its vocabulary
             _copy_state(layer, copy)
         elif isinstance(layer, layers.Layer):  # else an operation of keras.ops
-            self.transfers.append((layer, partial(_copy_state, layer, copy)))
+            self.transfers.append((layer, _copy_state, layer, copy))
         return copy
 
 
@@ -249,32 +239,28 @@ def _copy_state(source, target, seen=()):
     _check(source, target)
     store = {}
     source.save_own_variables(store)
-    target.load_own_variables({key: _copied(value) for key, value in store.items()})
+    arrays = {key: np.array(ops.convert_to_numpy(value)) for key, value in store.items()}
+    target.load_own_variables(arrays)
     if hasattr(source, "save_assets"):
         with tempfile.TemporaryDirectory() as folder:
             source.save_assets(folder)
             target.load_assets(folder)
-    for old, new in zip(source._seed_generators, target._seed_generators, strict=True):
-        new.state.assign(_copied(old.state))
     for old, new in zip(source._layers, target._layers, strict=True):
         _copy_state(old, new, (*seen, source))
 
 
-def _copied(value):
-    return np.array(ops.convert_to_numpy(value))
-
-
 def _check(source, target):
-    """Raises unless a copy has the attributes of its source, what `get_config` may leave out."""
-    names = ["dtype_policy"]
-    if not (_is_of_keras(source) or isinstance(source, keras.Model)):
-        names += [name for name in vars(source) if name[0] != "_" and name not in ("name", "built")]
-    for name in names:
-        value, copied = getattr(source, name), getattr(target, name, None)
+    """Raises unless a copy has the parts and plain attributes that its source has."""
+    own = () if _is_of_keras(source) or isinstance(source, keras.Model) else vars(source)
+    own = [name for name in own if name[0] != "_" and name not in ("name", "built")]
+    pairs = {name: (getattr(source, name), getattr(target, name, None)) for name in own}
+    pairs["dtype_policy"] = source.dtype_policy, target.dtype_policy
+    pairs["layers"] = [[type(part).__name__ for part in x._layers] for x in (source, target)]
+    for name, (value, copied) in pairs.items():
         if not _equal(value, copied):
             raise ValueError(
-                f"In {source.path!r}, a {type(source).__name__}, `{name}` is {value!r}, and "
-                f"{copied!r} in the copy: expected it in the layer's configuration or saved state."
+                f"Expected its `get_config` to describe {source.path!r}. "
+                f"Received: {name}={value!r}, and {copied!r} in the copy"
             )
 
 
@@ -305,19 +291,14 @@ def folded_weights(layer, normalization):
     gamma, beta, mean, inverse = _statistics(normalization)
     scale = gamma * inverse
     kernel_name, axes = KERNELS[type(layer)]
-    weights = {
-        name: _float64(getattr(layer, name))
-        for name in WEIGHTS
-        if getattr(layer, name, None) is not None
-    }
+    weights = {variable.name: _float64(variable) for variable in layer.weights}
     kernel = weights[kernel_name]
     axes = {axis % kernel.ndim for axis in axes}
     shape = [n if axis in axes else 1 for axis, n in enumerate(kernel.shape)]
-    bias = weights.get("bias", 0)
     return {
         **weights,
         kernel_name: kernel * scale.reshape(shape),
-        "bias": beta + (bias - mean) * scale,
+        "bias": beta + (weights.get("bias", 0) - mean) * scale,
     }
 
 

@@ -1,4 +1,4 @@
-"""Folding copies what a layer keeps, as saving and loading would, or names the layer it cannot copy."""
+"""Folding copies what Keras saves of a layer, or names the layer that it cannot copy."""
 
 import keras
 import numpy as np
@@ -108,11 +108,11 @@ class Branches(layers.Layer):
         super().__init__(**kwargs)
         self.units = units
         self.branches = [layers.Dense(units), keras.Sequential([layers.Dense(units), Scaled()])]
-        self.others = {"mean": Scaled(), "norm": layers.BatchNormalization()}
+        self.others = {"activation": layers.ReLU(), "norm": layers.BatchNormalization()}
 
     def call(self, x):
         x = sum(branch(x) for branch in self.branches)
-        return self.others["norm"](self.others["mean"](x))
+        return self.others["norm"](self.others["activation"](x))
 
 
 class WithAuxiliaryHead(layers.Layer):
@@ -153,14 +153,6 @@ def test_a_part_that_only_a_training_call_builds():
     copy = assert_copies(model, images(2, 4)).layers[1]
     for actual, expected in zip(copy.get_weights(), layer.get_weights(), strict=True):
         np.testing.assert_array_equal(actual, expected)
-
-
-def test_states_of_random_generators():
-    inputs = keras.Input((40,))
-    model = keras.Model(inputs, layers.Dropout(0.5)(inputs, training=True))
-    model(images(1, 40))
-    folded = keras_nam.fold(model)
-    np.testing.assert_array_equal(*(arrays(m(images(1, 40)))[0] for m in (folded, model)))
 
 
 def test_a_stateful_recurrent_layer_begins_with_its_initial_states():
@@ -222,7 +214,7 @@ class Shifted(layers.Layer):
 
 def shifted():
     layer = Shifted()
-    layer.offset = np.array([1.0, 2.0, 3.0])
+    layer.offset = np.arange(3.0)
     return layer
 
 
@@ -239,7 +231,7 @@ class Calling(layers.Layer):
 
 def replaced_part():
     layer = Branches()
-    layer.others["mean"] = layers.ReLU()
+    layer.others["activation"] = layers.LeakyReLU()
     return layer
 
 
@@ -260,12 +252,12 @@ def quantized_part():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Forgetful(4, 1, scale=2.0), "Forgetful.*`scale` is 2.0, and 1.0"),
-        (shifted, "Shifted.*`offset`"),
+        (lambda: Forgetful(4, 1, scale=2.0), "Forgetful.*scale=2.0, and 1.0"),
+        (shifted, "Shifted.*offset="),
         (lambda: Calling(layers.Dense(2)), "Calling.*get_config"),
-        (replaced_part, "Branches"),
-        (changed_policy, "Branches.*`dtype_policy`"),
-        (quantized_part, "Branches.*`dtype_policy`"),
+        (replaced_part, "Branches.*layers=.*LeakyReLU"),
+        (changed_policy, "Branches.*dtype_policy="),
+        (quantized_part, "Branches.*dtype_policy="),
     ],
 )
 def test_what_cannot_be_copied_is_named(make, message):
