@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from backends import arrays
 from golden_modules import relative_error
 
 import keras_nam
@@ -26,11 +27,6 @@ def draw(model, seed=0):
             value = rng.normal(0, 0.5, shape)
         variable.assign(value)
     return model
-
-
-def arrays(outputs):
-    """Returns the NumPy arrays of a structure of tensors of any backend."""
-    return [keras.ops.convert_to_numpy(tensor) for tensor in keras.tree.flatten(outputs)]
 
 
 def images(*shape, seed=1):
