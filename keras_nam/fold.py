@@ -1,14 +1,34 @@
 """Folding: a trained model becomes an equal one for inference, without its normalizations."""
 
+import inspect
+import tempfile
 from collections import Counter
 from functools import partial
 
 import keras
+import numpy as np
+from keras import layers, ops
+from keras.src.saving.serialization_lib import SafeModeScope
 
-from keras_nam.folded_layers import folded_gates, folded_weights, takes
-from keras_nam.normalization import BatchNormalization
+from keras_nam.attention import NAM, NAMChannelAttention, NAMSpatialAttention, weighting
+from keras_nam.normalization import BatchNormalization, _fused_batch_norm
 
 NORMALIZATIONS = (keras.layers.BatchNormalization, BatchNormalization)
+# A linear layer: its kernel, and the kernel's axes that number the output channels.
+KERNELS = {
+    layers.Dense: ("kernel", (-1,)),
+    layers.Conv1D: ("kernel", (-1,)),
+    layers.Conv2D: ("kernel", (-1,)),
+    layers.Conv3D: ("kernel", (-1,)),
+    layers.DepthwiseConv1D: ("kernel", (-2, -1)),
+    layers.DepthwiseConv2D: ("kernel", (-2, -1)),
+    layers.SeparableConv1D: ("pointwise_kernel", (-1,)),
+    layers.SeparableConv2D: ("pointwise_kernel", (-1,)),
+    layers.Conv1DTranspose: ("kernel", (-2,)),
+    layers.Conv2DTranspose: ("kernel", (-2,)),
+    layers.Conv3DTranspose: ("kernel", (-2,)),
+}
+WEIGHTS = {"kernel", "depthwise_kernel", "pointwise_kernel", "bias"}
 
 
 def fold(model):
@@ -26,9 +46,10 @@ def fold(model):
     The numbers are computed in float64 and rounded once. A normalization is folded if it is
     Keras' or this package's own (no subclass, no renormalization) over the output channels of a
     Dense or convolution layer without activation, if nothing else uses that layer's output, each
-    is called once, and both have one dtype policy. All else is copied with its weights, inside
-    nested models too. Every normalization is in inference mode, also where it was called with
-    `training=True`.
+    is called once, and both have one dtype policy. All other layers are copied, inside nested
+    models too, with what Keras saves of them: weights and vocabularies, but not the states of a
+    stateful recurrent layer. Every normalization is in inference mode, also where it was called
+    with `training=True`.
 
     Args:
         model: A `keras.Model`, functional or a built `Sequential`. It is not changed.
@@ -40,8 +61,9 @@ def fold(model):
         it is the folded kernel that is cast.
 
     Raises:
-        ValueError: If the model is no graph of layers: a subclassed model with a `call` of its
-            own, a `Sequential` that is not built, or no model.
+        ValueError: If the model is not a graph of layers: a subclassed model with its own
+            `call`, a `Sequential` that is not built, or not a model. If a layer cannot be copied:
+            its `get_config` or its saved state does not describe it. The message names the layer.
 
     Example:
 
@@ -56,10 +78,7 @@ def fold(model):
             f"built. Received: a {type(model).__name__}{unbuilt}"
         )
     graphs = _graphs(model)
-    copying = _Copying(graphs, _foldable(graphs.values()))
-    folded = copying.graph(model)
-    for set_weights in copying.transfers:
-        set_weights()
+    folded = _Copying(graphs, _foldable(graphs.values())).folded(model)
     folded.trainable = False
     return folded
 
@@ -77,10 +96,7 @@ def _is_graph(model):
 def _graphs(model):
     """Returns model -> its graph as a functional model, of it and of all models nested in it."""
     if isinstance(model, keras.Sequential):
-        ends = [
-            tensors[0] if len(tensors) == 1 else tensors
-            for tensors in (model.inputs, model.outputs)
-        ]
+        ends = [ends[0] if len(ends) == 1 else ends for ends in (model.inputs, model.outputs)]
     else:
         ends = model.input, model.output
     graph = keras.Model(*ends, name=model.name)
@@ -116,19 +132,28 @@ def _foldable(graphs):
 
 
 class _Copying:
-    """Copies graphs, and each layer of theirs once; `transfers` then set the copies' weights.
-
-    Args:
-        graphs: Dictionary model -> its graph, of the models to copy layer by layer.
-        normalizations: Dictionary linear layer -> the normalization to fold into it.
-    """
+    """Copies graphs, model -> graph, and each layer once, with linear layer -> normalization."""
 
     def __init__(self, graphs, normalizations):
         self.graphs = graphs
         self.normalizations = normalizations
-        self.removed = set(normalizations.values())
         self.copies = {}
         self.transfers = []
+
+    def folded(self, model):
+        """Returns the copy of a model, with its state."""
+        self.current = model
+        try:
+            # The configurations are not from a file: the lambdas in them are the caller's.
+            with SafeModeScope(False):
+                copy = self.graph(model)
+            for layer, transfer, *arguments in self.transfers:
+                self.current = layer
+                transfer(*arguments)
+        except Exception as error:
+            name, kind = self.current.name, type(self.current).__name__
+            raise ValueError(f"`fold` cannot copy the layer {name!r}, a {kind}. {error}") from error
+        return copy
 
     def graph(self, model):
         """Returns the copy of a model's graph."""
@@ -138,6 +163,7 @@ class _Copying:
 
     def layer(self, layer):
         """Returns what is called in a layer's place."""
+        self.current = layer
         if layer not in self.copies:
             self.copies[layer] = self._copy(layer)
         return self.copies[layer]
@@ -145,21 +171,22 @@ class _Copying:
     def _copy(self, layer):
         if layer in self.graphs:
             return self.graph(layer)
-        if layer in self.removed:
+        if layer in self.normalizations.values():
             return partial(_through, [])
         gates = folded_gates(layer)
-        for gate, weights in gates:
-            self.transfers.append(partial(_assign, gate, weights))
         if gates:
+            self.transfers += [(layer, _assign, *gate) for gate in gates]
             return partial(_through, [gate for gate, _ in gates])
         if layer in self.normalizations:
-            copy = type(layer).from_config({**layer.get_config(), "use_bias": True})
+            copy = _again(layer, use_bias=True)
             weights = folded_weights(layer, self.normalizations[layer])
-            self.transfers.append(partial(_assign, copy, weights))
+            self.transfers.append((layer, _assign, copy, weights))
             return copy
-        copy = type(layer).from_config(layer.get_config())
-        if isinstance(layer, keras.layers.Layer):  # else an operation of keras.ops
-            self.transfers.append(partial(_copy_weights, layer, copy))
+        copy = _again(layer)
+        if hasattr(layer, "load_assets"):  # the shape of its outputs may depend on its vocabulary
+            _copy_state(layer, copy)
+        elif isinstance(layer, layers.Layer):  # else an operation of keras.ops
+            self.transfers.append((layer, _copy_state, layer, copy))
         return copy
 
 
@@ -181,9 +208,191 @@ def _assign(layer, weights):
         variable.assign(value.reshape(variable.shape))
 
 
-def _copy_weights(source, target):
-    """Sets the weights of a layer and of those in it, as if they were saved and loaded."""
-    for old, new in zip(source._flatten_layers(), target._flatten_layers(), strict=True):
-        store = {}
-        old.save_own_variables(store)
-        new.load_own_variables(store)
+def _again(layer, **changes):
+    """Returns a new layer, or operation, of the same configuration."""
+    if type(layer) is layers.Lambda:
+        changes = {"output_shape": layer._output_shape, "mask": layer.mask}
+        changes |= {"function": layer.function, "arguments": layer.arguments}
+        return layers.Lambda(**{**layer.get_config(), **changes})
+    parts = layer._flatten_layers() if isinstance(layer, layers.Layer) else []
+    custom = {type(part).__name__: type(part) for part in parts if not _is_of_keras(part)}
+    with keras.saving.custom_object_scope(custom):
+        config = layer.get_config()
+        # The functions themselves: a configuration has the code of a lambda, without its globals.
+        functions = {k: v for k, v in vars(layer).items() if k in config and inspect.isfunction(v)}
+        return type(layer).from_config({**config, **functions, **changes})
+
+
+def _is_of_keras(layer):
+    return type(layer).__module__.startswith("keras.")
+
+
+def _copy_state(source, target, seen=()):
+    """Sets what a layer and those in it keep, as if they were saved and loaded.
+
+    The arrays are copies: Keras' JAX trainer gives its variables' arrays away.
+    """
+    if source in seen:
+        return
+    if source.built and not target.built:  # by a call in training, say
+        target.build_from_config(source.get_build_config())
+    _check(source, target)
+    store = {}
+    source.save_own_variables(store)
+    arrays = {key: np.array(ops.convert_to_numpy(value)) for key, value in store.items()}
+    target.load_own_variables(arrays)
+    if hasattr(source, "save_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            source.save_assets(folder)
+            target.load_assets(folder)
+    for old, new in zip(source._layers, target._layers, strict=True):
+        _copy_state(old, new, (*seen, source))
+
+
+def _check(source, target):
+    """Raises unless a copy has the parts and plain attributes that its source has."""
+    own = () if _is_of_keras(source) or isinstance(source, keras.Model) else vars(source)
+    own = [name for name in own if name[0] != "_" and name not in ("name", "built")]
+    pairs = {name: (getattr(source, name), getattr(target, name, None)) for name in own}
+    pairs["dtype_policy"] = source.dtype_policy, target.dtype_policy
+    pairs["layers"] = [[type(part).__name__ for part in x._layers] for x in (source, target)]
+    for name, (value, copied) in pairs.items():
+        if not _equal(value, copied):
+            raise ValueError(
+                f"Expected its `get_config` to describe {source.path!r}. "
+                f"Received: {name}={value!r}, and {copied!r} in the copy"
+            )
+
+
+def _equal(value, copied):
+    """Whether two attributes are equal, as far as they are plain values."""
+    if isinstance(value, list | tuple) and isinstance(copied, list | tuple):
+        return len(value) == len(copied) and all(map(_equal, value, copied))
+    plain = bool | int | float | str | None | np.ndarray | np.generic | keras.DTypePolicy
+    return not isinstance(value, plain) or np.array_equal(value, copied)
+
+
+def takes(layer, normalization, rank):
+    """Whether a linear layer can do the work of a normalization of its outputs, of a rank."""
+    if type(layer) not in KERNELS or getattr(normalization, "renorm", False):
+        return False
+    channels = 1 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
+    return (
+        layer.activation in (None, keras.activations.linear)
+        and normalization.axis % rank == channels
+        and layer.dtype_policy == normalization.dtype_policy
+        # A quantized or LoRA layer has others besides.
+        and {variable.name for variable in layer.weights} <= WEIGHTS
+    )
+
+
+def folded_weights(layer, normalization):
+    """Returns attribute -> float64 array, for a linear layer with its normalization's work."""
+    gamma, beta, mean, inverse = _statistics(normalization)
+    scale = gamma * inverse
+    kernel_name, axes = KERNELS[type(layer)]
+    weights = {variable.name: _float64(variable) for variable in layer.weights}
+    kernel = weights[kernel_name]
+    axes = {axis % kernel.ndim for axis in axes}
+    shape = [n if axis in axes else 1 for axis, n in enumerate(kernel.shape)]
+    return {
+        **weights,
+        kernel_name: kernel * scale.reshape(shape),
+        "bias": beta + (weights.get("bias", 0) - mean) * scale,
+    }
+
+
+def folded_gates(layer):
+    """Returns a list of (`FoldedGate`, attribute -> float64 array): none if it is no NAM layer."""
+    if type(layer) is NAM:
+        gates = list(layer.gates.values())
+    else:
+        gates = [layer] if type(layer) in (NAMChannelAttention, NAMSpatialAttention) else []
+    names = [layer.name] if len(gates) == 1 else [f"{layer.name}_{gate.name}" for gate in gates]
+    return [
+        (FoldedGate(_axis(gate), dtype=gate.dtype_policy, name=name), _gate_weights(gate))
+        for gate, name in zip(gates, names, strict=True)
+    ]
+
+
+def _axis(gate):
+    if isinstance(gate, NAMChannelAttention):
+        return gate.axis
+    return [1, 2] if gate.data_format == "channels_last" else [2, 3]
+
+
+def _gate_weights(gate):
+    gamma, beta, mean, inverse = _statistics(gate)
+    weights = weighting.weights(gate.weighting, np.abs(gamma), np)
+    scale = weights * gamma * inverse
+    return {"scale": scale, "offset": weights * beta - scale * mean}
+
+
+def _statistics(normalization):
+    """Returns gamma, beta, the moving mean and 1 / sqrt(moving variance + epsilon), float64."""
+    mean, variance = map(_float64, (normalization.moving_mean, normalization.moving_variance))
+    gamma = np.ones_like(mean) if normalization.gamma is None else _float64(normalization.gamma)
+    beta = np.zeros_like(mean) if normalization.beta is None else _float64(normalization.beta)
+    return gamma, beta, mean, 1 / np.sqrt(variance + normalization.epsilon)
+
+
+def _float64(variable):
+    return ops.convert_to_numpy(variable).astype("float64")
+
+
+@keras.saving.register_keras_serializable(package="keras_nam")
+class FoldedGate(layers.Layer):
+    """`y = x * sigmoid(scale * x + offset)`: a NAM gate with its statistics folded in.
+
+    It is computed in float32 under every dtype policy, as the gate is.
+
+    Args:
+        axis: Integer or list of integers, the axes of the inputs that have a weight an index.
+        **kwargs: Base layer keyword arguments (`name`, `dtype`).
+
+    Call arguments:
+        inputs: Tensor. `scale` and `offset` are [C] for an integer `axis`; for a list they have
+            the inputs' shape without the batch, 1 elsewhere: [H, W, 1] for `axis=[1, 2]`.
+
+    Returns:
+        A tensor of the shape of the inputs.
+    """
+
+    def __init__(self, axis=-1, **kwargs):
+        super().__init__(**kwargs)
+        self.axis = axis
+
+    def build(self, input_shape):
+        rank = len(input_shape)
+        axes = [self.axis] if isinstance(self.axis, int) else self.axis
+        axes = {axis % rank for axis in axes}
+        self._broadcast = tuple(n if i in axes else 1 for i, n in enumerate(input_shape))
+        shape = (input_shape[self.axis],) if isinstance(self.axis, int) else self._broadcast[1:]
+        # As a normalization's, the weights keep their precision whatever the policy computes in.
+        self.scale = self.add_weight(name="scale", shape=shape, autocast=False)
+        self.offset = self.add_weight(name="offset", shape=shape, autocast=False)
+
+    def call(self, inputs):
+        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        scale, offset = (ops.cast(weight, x.dtype) for weight in (self.scale, self.offset))
+        if self._is_fusable(x):
+            # One operation, and one in ONNX, where a product and a sum are slower.
+            zeros = np.zeros(scale.shape, "float32")
+            z, *_ = _fused_batch_norm(x, scale, offset, zeros, zeros + 1, 0.0, training=False)
+        else:
+            z = x * ops.reshape(scale, self._broadcast) + ops.reshape(offset, self._broadcast)
+        return ops.cast(x * ops.sigmoid(z), self.compute_dtype)
+
+    def _is_fusable(self, x):
+        return (
+            keras.backend.backend() == "tensorflow"
+            and len(x.shape) == 4
+            and self.axis in (-1, 3)
+            and keras.backend.standardize_dtype(x.dtype) == "float32"
+        )
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "axis": self.axis}

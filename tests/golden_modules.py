@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import keras
 import numpy as np
 
 import keras_nam
@@ -53,5 +54,7 @@ def biased_variance(case, arrays):
 
 def relative_error(actual, expected):
     """Returns the largest difference over the largest expected magnitude."""
-    actual, expected = np.asarray(actual, "float64"), np.asarray(expected, "float64")
+    actual, expected = (
+        keras.ops.convert_to_numpy(value).astype("float64") for value in (actual, expected)
+    )
     return np.max(np.abs(actual - expected)) / np.max(np.abs(expected))

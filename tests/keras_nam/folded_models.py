@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from backends import arrays
 from golden_modules import relative_error
 
 import keras_nam
@@ -47,9 +48,7 @@ def normalizations(model):
 def assert_folds(model, x, left=0):
     """Folds; the outputs must agree, and `left` normalizations be left. Returns the result."""
     folded = keras_nam.fold(model)
-    for actual, expected in zip(
-        keras.tree.flatten(folded(x)), keras.tree.flatten(model(x)), strict=True
-    ):
+    for actual, expected in zip(arrays(folded(x)), arrays(model(x)), strict=True):
         assert relative_error(actual, expected) < TOLERANCE
     assert len(normalizations(folded)) == left
     return folded
