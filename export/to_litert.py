@@ -9,7 +9,7 @@ takes the newest finished run, and leaves `litert/model.tflite`, `litert/labels.
 
 import argparse
 
-from export import to_onnx
+from export import preprocessing, to_onnx
 from training import cli
 
 
@@ -32,7 +32,7 @@ def parser():
 
 def main(argv=None):
     """Parses, exports, verifies and prints."""
-    args = parser().parse_args(argv)
+    args = parser().parse_args(preprocessing.joined(argv))
     cli.check_name("precision", args.precision, to_onnx.PRECISIONS)
     with cli.needing("train,export"):
         from export.litert_export import export

@@ -9,6 +9,7 @@ Exit status: 0 verified, 1 not verified (the file is kept aside as `model.unveri
 
 import argparse
 
+from export import preprocessing
 from training import cli
 
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino")
@@ -57,6 +58,12 @@ def add_source_options(parser):
         default="cifar100",
         help="for a SavedModel that belongs to no run (default: %(default)s)",
     )
+    preprocessing.add_options(
+        parser.add_argument_group(
+            "what a SavedModel that belongs to no run takes",
+            "The exported file takes RGB of 0-255 and does this itself.",
+        )
+    )
 
 
 def add_precision_options(group):
@@ -85,7 +92,7 @@ def add_sample_option(group):
 
 def main(argv=None):
     """Parses, exports, verifies and prints."""
-    args = parser().parse_args(argv)
+    args = parser().parse_args(preprocessing.joined(argv))
     cli.check_name("provider", args.provider, PROVIDERS)
     cli.check_name("precision", args.precision, PRECISIONS)
     with cli.needing("train,export"):

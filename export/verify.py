@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import tensorflow as tf
 
+from export import plausibility
 from export.limits import LIMITS, sampling_error
 from export.signatures import IMAGE, Scores
 from export.source import in_batches
@@ -62,7 +63,7 @@ class Check:
         candidate: The exported model, one of `local_models` or with the same methods.
         precision: A key of `LIMITS`.
         images: uint8 array [N, 32, 32, 3].
-        labels: Integer array [N].
+        labels: Integer array [N], or `None`: then the accuracy is not checked.
         missing_weights: List of names, those of the trained numbers that are not in the file.
         advance: Function of a number of images that one side has done.
     """
@@ -111,7 +112,7 @@ class Check:
     def ties(self):
         """Mask of the images whose two first choices rounding alone may swap."""
         if self.limits.logits is None:  # the agreement that is asked leaves room for them
-            return np.zeros(len(self.labels), bool)
+            return np.zeros(len(self.images), bool)
         return (self._margin > 0) & (self._margin <= 2 * self.values_limit)
 
     @property
@@ -202,7 +203,9 @@ def values(check):
 
 
 def accuracy(check):
-    """Top-1 of both sides, and of the truth against what the training reported."""
+    """Top-1 of both sides, and of the truth against chance or what the training reported."""
+    if check.labels is None:
+        return {"passed": None}, []
     count, limit = len(check.labels), check.limits.top1_loss
     true, found = (
         float(np.mean(logits.argmax(-1) == check.labels))
@@ -224,6 +227,12 @@ def accuracy(check):
                 f"{run.top1:.2%} (±{allowed:.2%} for a sample of this size): other weights, or "
                 "other data"
             )
+    else:
+        more, found = plausibility.check(
+            check.source, check.images, check.labels, check.true_logits
+        )
+        numbers |= more
+        complaints += found
     return numbers, complaints
 
 
