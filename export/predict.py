@@ -1,4 +1,4 @@
-"""Classifies pictures: by a run's SavedModel, a file (ONNX, LiteRT, Keras), or TensorFlow Serving."""
+"""Classifies pictures: by a run's SavedModel, an ONNX, LiteRT or Keras file, or a server."""
 
 import argparse
 import json

@@ -27,6 +27,7 @@ from training.cli import InputError
 
 # An accuracy's loss of half a point is five images of a thousand: int8 is measured on all.
 SAMPLES = {"float32": 1000, "float16": 1000, "int8": None}
+CALIBRATION_IMAGES = 512
 PACKAGES = ("tensorflow", "keras", "numpy", "tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu",
             "ai-edge-litert")  # fmt: skip
 VERDICTS = {True: "passed", False: "FAILED", None: "not checked"}
@@ -51,6 +52,8 @@ def calibration_images(source, count):
         InputError: If `count` is not from 1 to the number of training images.
     """
     train = source.dataset.train
+    if count is None:
+        count = min(len(train), CALIBRATION_IMAGES)
     if not 1 <= count <= len(train):
         raise InputError(f"--calibration-images {count}: expected 1 to {len(train)}")
     chosen = np.random.default_rng(0).permutation(len(train))[:count]

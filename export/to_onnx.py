@@ -75,8 +75,7 @@ def add_precision_options(group):
         "--calibration-images",
         type=int,
         metavar="N",
-        default=512,
-        help="training images that int8's ranges are measured on (default: %(default)s)",
+        help="training images that int8's ranges are measured on (default: 512, or all)",
     )
 
 

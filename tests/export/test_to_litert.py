@@ -5,10 +5,12 @@ import shutil
 import numpy as np
 import pytest
 
-from export import litert_export, random_run, to_litert
+import keras_nam
+from export import litert_export, random_run, to_litert, trained_weights
 from export.local_models import LiteRTModel
+from export.source import open_source
 from export.verify import ValuesError, WeightsError
-from training import runs
+from training import data, runs
 from training.cli import InputError
 
 
@@ -18,7 +20,7 @@ def run(original, tmp_path):
 
 
 def files(run):
-    return sorted(path.name for path in (run / "litert").iterdir())
+    return sorted(path.name for path in (run / "litert").iterdir() if path.name != ".lock")
 
 
 @pytest.mark.slow
@@ -63,6 +65,22 @@ def test_a_stale_saved_model(run):
     shutil.copytree(other / "saved_model", run / "saved_model")
     with pytest.raises(WeightsError, match="are not the trained ones"):
         to_litert.main(["--run", str(run), "--samples", "8"])
+
+
+@pytest.mark.parametrize(("units", "found"), [(1, False), (2, True)])
+def test_a_gates_scale_may_differ_by_its_last_bit(original, units, found):
+    """As the converter leaves it on processors with AVX-512."""
+    source = open_source(original)
+    layers = keras_nam.fold(source.run.model).layers
+    constants = {v.path: np.array(v) for layer in layers for v in layer.variables}
+    scale, offset = data.scale_and_offset(source.run.mean, source.run.std)
+    constants |= {"scale": scale, "offset": offset}
+    assert trained_weights.missing_from_file(source, constants, whole=False) == []
+    name = "stage1_block1_nam/scale"
+    for _ in range(units):
+        constants[name][0] = np.nextafter(constants[name][0], np.float32(9))
+    expected = [name] if found else []
+    assert trained_weights.missing_from_file(source, constants, whole=False) == expected
 
 
 @pytest.mark.parametrize(
