@@ -41,31 +41,30 @@ class Served(tf.Module):
 
         @tf.function(input_signature=[tf.TensorSpec([None, *size], tf.float32, name="image")])
         def serving_default(image):
-            # Without it a request of another rank aborts the server, in oneDNN's convolution.
-            image = tf.ensure_shape(image, [None, *size])
-            with tf.control_dependencies([not_empty(image, "image")]):
-                # It becomes "image: expected … : Tensor had NaN values".
-                return predict(tf.debugging.check_numerics(image, FINITE))
+            with tf.control_dependencies([not_empty(image)]):
+                # Without it a request of another rank aborts the server, in oneDNN's convolution.
+                image = tf.ensure_shape(image, [None, *size])
+            # It says "image: expected … : Tensor had NaN values".
+            return predict(tf.debugging.check_numerics(image, FINITE))
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
         def serving_bytes(image_bytes):
-            image_bytes = tf.ensure_shape(image_bytes, [None])
-            with tf.control_dependencies([not_empty(image_bytes, "image_bytes")]):
-                images = tf.map_fn(
-                    lambda picture: decode(picture, size),
-                    image_bytes,
-                    fn_output_signature=tf.TensorSpec(size, tf.float32),
-                )
+            with tf.control_dependencies([not_empty(image_bytes)]):
+                image_bytes = tf.ensure_shape(image_bytes, [None])
+            images = tf.map_fn(
+                lambda picture: decode(picture, size),
+                image_bytes,
+                fn_output_signature=tf.TensorSpec(size, tf.float32),
+            )
             return predict(images)
 
         self.functions = {"serving_default": serving_default, "serving_bytes": serving_bytes}
 
 
-def not_empty(batch, name):
-    """Returns the operation that refuses a batch without pictures."""
-    count = tf.shape(batch)[0]
-    message = f"{name}: expected one picture or more; received a batch of"
-    return tf.debugging.Assert(count > 0, [message, count])
+def not_empty(batch):
+    """Returns the operation that refuses a batch without pictures, of whatever rank."""
+    message = "Expected one picture or more; received an empty batch, of shape"
+    return tf.debugging.Assert(tf.size(batch) > 0, [message, tf.shape(batch)], summarize=8)
 
 
 def decode(picture, size):

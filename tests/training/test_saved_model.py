@@ -94,6 +94,8 @@ BAD = {
     "NaN": (1, 32, 32, 3),
     "infinity": (65, 32, 32, 3),
     "no image": (0, 32, 32, 3),
+    "nothing": (0,),
+    "no width": (2, 32, 0, 3),
     "no pictures": [],
     "a bomb": [png(images(1)[0])[:16] + b"\x00\x00\xff\xff" * 2 + bytes(17)],
 }
@@ -101,8 +103,10 @@ BAD = {
 SAID = {
     "NaN": "image: expected finite pixels, 0-255; received : Tensor had NaN values",
     "infinity": "image: expected finite pixels, 0-255; received : Tensor had Inf values",
-    "no image": "[image: expected one picture or more; received a batch of] [0]",
-    "no pictures": "[image_bytes: expected one picture or more; received a batch of] [0]",
+    "no image": "one picture or more; received an empty batch, of shape] [0 32 32 3]",
+    "nothing": "one picture or more; received an empty batch, of shape] [0]",
+    "no width": "one picture or more; received an empty batch, of shape] [2 32 0 3]",
+    "no pictures": "one picture or more; received an empty batch, of shape] [0]",
 }
 
 
