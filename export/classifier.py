@@ -1,16 +1,17 @@
 """The classifier in a SavedModel, under the project's names whatever its own are."""
 
-import numpy as np
 import tensorflow as tf
 
+from export.preprocessing import UNCHANGED
 from export.serving import one_line
-from export.signatures import IMAGE, Scores
+from export.signatures import IMAGE, Scores, are_probabilities
 from training.cli import InputError
 
 SIZE = IMAGE.shape[1:]
+LEAST_PROBABILITY = 1e-37  # the logarithm of 0 is not finite
 
 
-def classifier(folder):
+def classifier(folder, preprocessing=UNCHANGED):
     """Returns the classifier in a SavedModel, whatever its signature's names.
 
     The signature is `serving_default`, or the only one. It must take one image, float32
@@ -18,9 +19,11 @@ def classifier(folder):
 
     Args:
         folder: Path of the SavedModel.
+        preprocessing: `Preprocessing` that is put before it.
 
     Returns:
-        A `tf.function`, image to a dictionary of `logits` and `probabilities`.
+        A `tf.function`, image of 0–255 to a dictionary of `logits` and `probabilities`. Its
+        attribute `network` is the same without the preprocessing.
 
     Raises:
         InputError: If it is damaged, or its signatures are others; the message has them.
@@ -46,13 +49,17 @@ def classifier(folder):
             "or one output [None, classes]"
         )
     (input_name,) = inputs
-    give = _as_scores(signature, input_name, outputs)
+    give = _as_scores(signature, input_name, outputs, preprocessing)
+
+    def network(image):
+        return give(signature(**{input_name: image}))
 
     @tf.function(input_signature=[tf.TensorSpec([None, *SIZE], tf.float32, name=IMAGE.name)])
     def classify(image):
-        return give(signature(**{input_name: image}))
+        return network(preprocessing(image))
 
     classify.loaded = loaded  # which keeps the variables alive
+    classify.network = network
     return classify
 
 
@@ -60,7 +67,7 @@ def _is_image(spec):
     return spec.dtype == tf.float32 and spec.shape.is_compatible_with([None, *SIZE])
 
 
-def _as_scores(signature, input_name, outputs):
+def _as_scores(signature, input_name, outputs, preprocessing):
     """Returns the function from a signature's outputs to `logits` and `probabilities`.
 
     A single output is taken for probabilities if its rows are, else for logits.
@@ -69,9 +76,11 @@ def _as_scores(signature, input_name, outputs):
         return lambda found: {name: found[name] for name in Scores._fields}
     (name,) = outputs
     probe = tf.random.stateless_uniform([8, *SIZE], seed=(0, 0), maxval=255.0)
-    rows = signature(**{input_name: probe})[name]
-    if np.all(rows >= 0) and np.allclose(np.sum(rows, -1), 1, atol=1e-4):
-        return lambda found: {"logits": tf.math.log(found[name]), "probabilities": found[name]}
+    if are_probabilities(signature(**{input_name: preprocessing(probe)})[name]):
+        return lambda found: {
+            "logits": tf.math.log(tf.maximum(found[name], LEAST_PROBABILITY)),
+            "probabilities": found[name],
+        }
     return lambda found: {"logits": found[name], "probabilities": tf.nn.softmax(found[name])}
 
 

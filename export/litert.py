@@ -9,17 +9,19 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from export.classifier import classifier
 from export.native_log import silenced
+from export.preprocessing import UNCHANGED
 from export.serving import one_line
 from training.cli import InputError
 
 
-def convert(saved_model, precision, images=None):
+def convert(saved_model, precision, images=None, preprocessing=UNCHANGED):
     """Converts the classifier in a SavedModel; inputs and outputs stay float32, N dynamic.
 
     Args:
         saved_model: Path of the version's folder.
         precision: A key of `PRECISIONS`.
         images: float32 array [N, 32, 32, 3] in 0–255, training images; `int8` alone needs them.
+        preprocessing: `Preprocessing` that is put before it.
 
     Returns:
         The file's bytes: the signature `serving_default`, `image` to `logits` and
@@ -28,7 +30,7 @@ def convert(saved_model, precision, images=None):
     Raises:
         InputError: If it is no such SavedModel, or has an operation that LiteRT has not.
     """
-    classify = classifier(saved_model)
+    classify = classifier(saved_model, preprocessing)
     with silenced():
         converter = tf.lite.TFLiteConverter.from_concrete_functions(
             [classify.get_concrete_function()], classify.loaded

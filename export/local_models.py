@@ -1,8 +1,9 @@
-"""Models on the disk, with the interface of the clients in `serving`: SavedModel, ONNX, LiteRT.
+"""Models on the disk, with the interface of the clients in `serving`: SavedModel, ONNX and so on.
 
 Each imports its runtime when it is made: one may be installed without the other.
 """
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -10,15 +11,27 @@ from pathlib import Path
 import numpy as np
 
 from export.native_log import silenced
+from export.preprocessing import Preprocessing
 from export.serving import one_line
-from export.signatures import IMAGE, IMAGE_BYTES, Scores, Signature, input_of, scores
+from export.signatures import (
+    IMAGE,
+    IMAGE_BYTES,
+    Scores,
+    Signature,
+    are_probabilities,
+    input_of,
+    scores,
+)
+from training import runs
 from training.cli import InputError
+
+LABELS = "labels.txt"
 
 
 def open_model(path):
-    """Returns the model in a run folder, a SavedModel (or its base path), an ONNX or LiteRT file.
+    """Returns the model in a run folder, a SavedModel (or its base path), or a file.
 
-    A file is LiteRT's if its name ends in `.tflite`, else ONNX's.
+    A file whose name ends in `.tflite` is LiteRT's, in `.keras` Keras', and any other is ONNX'.
 
     Raises:
         InputError: If there is nothing, or no such model, or it is damaged.
@@ -26,11 +39,55 @@ def open_model(path):
     path = Path(path)
     if not path.exists():
         raise InputError(
-            f"{path} does not exist: give a run folder, a SavedModel, an ONNX or a LiteRT file"
+            f"{path} does not exist: give a run folder, a SavedModel, an ONNX, a LiteRT file or a "
+            ".keras file"
         )
     if path.is_dir():
         return SavedModel(version_folder(path))
-    return LiteRTModel(path) if path.suffix == ".tflite" else OnnxModel(path)
+    return {".tflite": LiteRTModel, ".keras": KerasModel}.get(path.suffix, OnnxModel)(path)
+
+
+class KerasModel:
+    """A `.keras` file, run by Keras on TensorFlow in this process.
+
+    `preprocessing` is how the model takes pictures, and `labels` its class names, if it stands in a
+    run's folder. Otherwise the file says neither, and both are `None`.
+    """
+
+    def __init__(self, path):
+        from training.report import load_model
+
+        self.source = str(path)
+        self._model = load_model(path)
+        self.preprocessing = self.labels = None
+        run = path.parent
+        if (run / "config.json").exists():
+            recipe = runs.read_json(run / "config.json")["recipe_settings"]
+            self.preprocessing = Preprocessing("0..1", tuple(recipe["mean"]), tuple(recipe["std"]))
+            with contextlib.suppress(InputError):
+                self.labels = read_labels(version_folder(run) / "assets" / LABELS)
+
+    def signatures(self):
+        """Returns the one signature that a Keras model has, under the name `serving_default`."""
+        shapes = self._model.input_shape, self._model.output_shape
+        if not all(isinstance(shape, tuple) for shape in shapes):
+            raise InputError(f"{self.source} has several inputs or outputs: it is no classifier")
+        return {
+            IMAGE.signature: Signature(
+                {IMAGE.name: shapes[0]}, dict.fromkeys(Scores._fields, shapes[1])
+            )
+        }
+
+    def predict(self, pictures):
+        """Returns the `Scores` of pictures as the model takes them, float32 [N, 32, 32, 3]."""
+        rows = np.asarray(self._model(pictures, training=False), np.float64)
+        if not are_probabilities(rows):
+            exponentials = np.exp(rows - rows.max(-1, keepdims=True))
+            outputs = rows, exponentials / exponentials.sum(-1, keepdims=True)
+        else:
+            with np.errstate(divide="ignore"):
+                outputs = np.log(rows), rows
+        return scores(dict(zip(Scores._fields, outputs, strict=True)), len(rows), self.source)
 
 
 class SavedModel:
@@ -48,7 +105,7 @@ class SavedModel:
             self._signatures = tf.saved_model.load(self.source).signatures
         except Exception as error:  # a damaged file raises whatever its reader runs into
             raise InputError(f"{folder} is a damaged SavedModel: {one_line(str(error))}") from None
-        labels = Path(folder) / "assets" / "labels.txt"
+        labels = Path(folder) / "assets" / LABELS
         self.labels = read_labels(labels) if labels.exists() else None
 
     def signatures(self):
@@ -68,8 +125,8 @@ class SavedModel:
         tensors = {wanted.name: self._tf.constant(pictures, dtype)}
         try:
             outputs = self._signatures[wanted.signature](**tensors)
-        except self._tf.errors.OpError as error:
-            raise InputError(f"{self.source}: {one_line(error.message)}") from None
+        except (self._tf.errors.OpError, TypeError, ValueError) as error:  # the last: its dtype
+            raise InputError(f"{self.source}: {one_line(str(error))}") from None
         return scores(outputs, len(pictures), self.source)
 
 
@@ -143,7 +200,7 @@ class LiteRTModel:
             self._signatures = self._declared()
         except Exception as error:  # a damaged file raises whatever its reader runs into
             raise InputError(f"{path} is no valid LiteRT model: {one_line(str(error))}") from None
-        labels = path.with_name("labels.txt")
+        labels = path.with_name(LABELS)
         self.labels = read_labels(labels) if labels.exists() else None
 
     def _declared(self):

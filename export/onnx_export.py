@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from export import onnx_graph, providers, quantize, release, trained_weights
+from export import onnx_graph, preprocessing, providers, quantize, release, trained_weights
 from export.local_models import OnnxModel
 from export.source import open_source
 
@@ -17,7 +17,13 @@ CONVERTED = {
 def export(args):
     """Exports and verifies, as the command line of `to_onnx` says; returns the report."""
     providers.check(args.provider)
-    source = open_source(args.run, args.saved_model, args.data_dir, args.dataset)
+    source = open_source(
+        args.run,
+        args.saved_model,
+        args.data_dir,
+        args.dataset,
+        preprocessing.from_options(args),
+    )
     images, labels = release.sample(source, args.precision, args.samples)
     calibration = release.calibration_images(source, args.calibration_images)
     float32 = onnx_graph.convert(source, args.opset)

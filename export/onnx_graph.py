@@ -64,16 +64,19 @@ def _shorten_names(graph):
 def metadata(source):
     """Returns what is written into the file: a dictionary of strings."""
     run = source.run
+    stated = source.is_stated
     values = {
         "class_names": source.class_names,
-        "input": f"{IMAGE.name}: float32 RGB [{BATCH},32,32,3], 0-255; normalized inside",
+        "input": f"{IMAGE.name}: float32 RGB [{BATCH},32,32,3], 0-255"
+        + ("; normalized inside" if stated else "; whether it is normalized inside is not known"),
+        "preprocessing": None if run or not stated else str(source.preprocessing),
         "arch": run and run.config["arch"],
         "mean": run and run.mean,
         "std": run and run.std,
         "source_revision": run and run.config.get("environment", {}).get("git_revision"),
         "exporter_revision": runs.git_revision(),
-        "data": source.dataset.source,
-        "data_licence": DATA_LICENCES[source.dataset.name],
+        "data": run and source.data_name,
+        "data_licence": run and DATA_LICENCES[source.dataset.name],
     }
     return {
         key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Classifies pictures: by a run's SavedModel, an ONNX or LiteRT file, or TensorFlow Serving."""
+"""Classifies pictures: by a run's SavedModel, an ONNX, LiteRT or Keras file, or a server."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from rich.text import Text
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from export import images, local_models
+from export import images, local_models, preprocessing
 from export.serving import RestClient
 from export.signatures import IMAGE, IMAGE_BYTES, Scores, check
 from training import cli, runs
@@ -30,10 +30,20 @@ def main(argv=None):
     """Parses the command line `argv`, classifies, and prints a table or JSON."""
     args = _parse(argv)
     wanted, read = FORMS[args.signature]
+    stated = preprocessing.from_options(args)
+    if stated and wanted is not IMAGE:
+        raise cli.InputError(f"{stated}: pixels are sent with --signature image only")
     pictures = [read(path) for path in args.images]
     model = _open_model(args)
     check(model.signatures(), wanted, model.source)
-    found = _predict(model, pictures)
+    # Of these models a .keras file alone does not take pixels of 0–255.
+    form = stated or getattr(model, "preprocessing", preprocessing.UNCHANGED)
+    if form is None:
+        raise cli.InputError(
+            f"{model.source} does not say how pictures are normalized: give --mean and --std as in "
+            "its training, or --input-range 0..255 if the model normalizes them itself"
+        )
+    found = _predict(model, pictures, form)
     _refuse_nan(found, args.images, model.source)
     labels = _labels(args.labels, model, classes=found.logits.shape[1])
     predictions = [
@@ -59,10 +69,10 @@ def _open_model(args):
         return local_models.open_model(args.model or runs.newest_finished())
 
 
-def _predict(model, pictures):
+def _predict(model, pictures, form):
     batches = [pictures[i : i + BATCH_SIZE] for i in range(0, len(pictures), BATCH_SIZE)]
     found = [
-        model.predict(batch if isinstance(batch[0], bytes) else np.stack(batch))
+        model.predict(batch if isinstance(batch[0], bytes) else form(np.stack(batch)))
         for batch in batches
     ]
     return Scores(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
@@ -138,7 +148,8 @@ def _parse(argv):
     add(
         "--model",
         metavar="PATH",
-        help="a run folder, a SavedModel or its base path, an ONNX file, a LiteRT file (.tflite)",
+        help="a run folder, a SavedModel or its base path, an ONNX file, a LiteRT file (.tflite), a"
+        " Keras file (.keras)",
     )
     add("--url", help="TensorFlow Serving over REST, such as http://localhost:8501")
     add("--grpc", metavar="HOST:PORT", help="TensorFlow Serving over gRPC, such as localhost:8500")
@@ -155,6 +166,13 @@ def _parse(argv):
         "--labels",
         metavar="FILE",
         help="class names, one a line; a server knows none (default: the model's own)",
+    )
+    preprocessing.add_options(
+        parser.add_argument_group(
+            "pixels",
+            "What the model takes, if it does not normalize RGB of 0-255 itself. A .keras file in a"
+            " run's folder takes what that run's did.",
+        )
     )
     add = parser.add_argument_group("server").add_argument
     add("--model-name", metavar="NAME", default="keras_nam", help="(default: %(default)s)")
@@ -175,7 +193,7 @@ def _parse(argv):
         help="classes a picture (default: %(default)s)",
     )
     add("--json", action="store_true", help="JSON in place of a table")
-    return parser.parse_args(argv)
+    return parser.parse_args(preprocessing.joined(argv))
 
 
 def _count(text):

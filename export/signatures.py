@@ -101,6 +101,12 @@ def scores(outputs, count, source):
     return found
 
 
+def are_probabilities(rows):
+    """Whether a classifier's outputs [N, classes] are probabilities, so not logits."""
+    rows = np.asarray(rows)
+    return bool(np.all(rows >= 0) and np.allclose(rows.sum(-1), 1, atol=1e-4))
+
+
 def _fits(declared, wanted):
     if declared is None:
         return True

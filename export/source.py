@@ -1,7 +1,7 @@
 """What is exported: a SavedModel, the model that it must equal, and data to show it on."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -11,6 +11,7 @@ import tensorflow as tf
 from export import devices
 from export.classifier import SIZE, classifier
 from export.local_models import read_labels, version_folder
+from export.preprocessing import OPTIONS, UNCHANGED, Preprocessing
 from training import data, network, report, runs
 from training.cli import InputError
 
@@ -44,6 +45,9 @@ class Source:
         class_names: List of strings, by label, or `None`.
         dataset: A `training.data.Dataset`.
         run: A `Run`, or `None`.
+        preprocessing: What is put before a SavedModel that belongs to no run.
+        is_stated: Whether the user stated the preprocessing.
+        no_labels: Why the data set's labels are not this classifier's, or `None`.
     """
 
     saved_model: Path
@@ -53,6 +57,36 @@ class Source:
     class_names: list | None
     dataset: data.Dataset
     run: Run | None = None
+    preprocessing: Preprocessing = UNCHANGED
+    is_stated: bool = True
+    no_labels: str | None = None
+
+    @property
+    def name(self):
+        """Returns the SavedModel's place in its run, or its folder's name: no path of a machine."""
+        folder = self.saved_model.resolve()
+        return str(folder.relative_to(self.run.folder.resolve())) if self.run else folder.name
+
+    @property
+    def data_name(self):
+        """Returns which data set it is verified on, without the folder where it lies."""
+        return self.dataset.source.partition(" in ")[0]
+
+    @property
+    def notes(self):
+        """Returns what a user must know of the verification, a list of lines."""
+        if self.run:
+            return []
+        lines = [
+            "The SavedModel belongs to no run: the exported file is compared with it alone.",
+            f"Pixels of 0–255 are brought into the stated form: {self.preprocessing}."
+            if self.is_stated
+            else "Normalization was not stated: the model gets pixels of 0–255 unchanged. If it "
+            f"takes others, give {OPTIONS}.",
+        ]
+        if self.no_labels:
+            lines.append(f"Accuracy was not checked: {self.no_labels}.")
+        return lines
 
     def evaluate(self, images, advance=lambda count: None):
         """Returns the true logits of uint8 images [N, 32, 32, 3]: float32 [N, classes].
@@ -85,7 +119,7 @@ def in_batches(function, images, advance=lambda count: None):
     return np.concatenate(found)
 
 
-def open_source(run=None, saved_model=None, data_dir=None, dataset="cifar100"):
+def open_source(run=None, saved_model=None, data_dir=None, dataset="cifar100", preprocessing=None):
     """Opens what is to be exported.
 
     Args:
@@ -94,6 +128,8 @@ def open_source(run=None, saved_model=None, data_dir=None, dataset="cifar100"):
             folder belongs to that run. With neither, the newest finished run is taken.
         data_dir: Where the data set lies, or `None`.
         dataset: The data set for a SavedModel that belongs to no run.
+        preprocessing: The `Preprocessing` of a SavedModel that belongs to no run, or `None` if it
+            is not stated.
 
     Raises:
         InputError: If there is no such thing, or it is of another kind or version, or its data
@@ -101,19 +137,47 @@ def open_source(run=None, saved_model=None, data_dir=None, dataset="cifar100"):
     """
     devices.share_gpu()
     if saved_model is None:
-        return _of_run(Path(run) if run else runs.newest_finished(), None, data_dir)
-    folder = _version(Path(saved_model))
-    if runs.is_finished(folder.parent.parent):
-        return _of_run(folder.parent.parent, folder, data_dir)
-    classify = classifier(folder)
+        folder, version = Path(run) if run else runs.newest_finished(), None
+    else:
+        version = _version(Path(saved_model))
+        folder = version.parent.parent
+    if saved_model is not None and not runs.is_finished(folder):
+        return _of_no_run(version, data.load(dataset, data_dir), preprocessing)
+    if preprocessing is not None:
+        raise InputError(
+            f"{preprocessing}: {folder} is a run, whose SavedModel normalizes the pixels itself. "
+            f"Leave out {OPTIONS}."
+        )
+    return _of_run(folder, version, data_dir)
+
+
+def _of_no_run(folder, dataset, preprocessing):
+    classify = classifier(folder, preprocessing or UNCHANGED)
     labels = folder / "assets" / "labels.txt"
+    names = read_labels(labels) if labels.exists() else None
+    classes = classify(np.zeros((1, *SIZE), np.float32))["logits"].shape[-1]
+    known = dataset.class_names
+    if names and len(names) != classes:
+        raise InputError(f"{labels} has {len(names)} names, and the model {classes} classes")
+    no_labels = None
+    if classes != len(known):
+        no_labels = f"the model has {classes} classes, and the data set {len(known)}"
+    elif names and sorted(names) != sorted(known):
+        no_labels = "the model's labels.txt has other class names than the data set"
+    elif names and names != known:
+        order = np.array([names.index(name) for name in known])
+        test = replace(dataset.test, labels=order[dataset.test.labels])
+        dataset = replace(dataset, test=test, class_names=names)
     return Source(
         saved_model=folder,
         classify=classify,
         true_logits=lambda image: classify(image)["logits"],
         truth="the SavedModel alone, which belongs to no run",
-        class_names=read_labels(labels) if labels.exists() else None,
-        dataset=data.load(dataset, data_dir),
+        class_names=names,
+        dataset=dataset,
+        preprocessing=preprocessing or UNCHANGED,
+        is_stated=preprocessing is not None,
+        no_labels=no_labels,
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from export import to_onnx
+from export import preprocessing, to_onnx
 from training import cli
 
 
@@ -34,7 +34,7 @@ def parser():
 
 def main(argv=None):
     """Parses, exports, verifies and prints."""
-    args = parser().parse_args(argv)
+    args = parser().parse_args(preprocessing.joined(argv))
     cli.check_name("precision", args.precision, to_onnx.PRECISIONS)
     with cli.needing("train,export"):
         from export.litert_export import export

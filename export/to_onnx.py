@@ -13,6 +13,7 @@ from pathlib import Path
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from export import preprocessing
 from training import cli
 
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino")
@@ -59,6 +60,12 @@ def add_source_options(parser):
         default="cifar100",
         help="for a SavedModel that belongs to no run (default: %(default)s)",
     )
+    preprocessing.add_options(
+        parser.add_argument_group(
+            "what a SavedModel that belongs to no run takes",
+            "The exported file takes RGB of 0-255 and does this itself.",
+        )
+    )
 
 
 def add_precision_options(group):
@@ -70,8 +77,7 @@ def add_precision_options(group):
         "--calibration-images",
         type=int,
         metavar="N",
-        default=512,
-        help="training images that int8's ranges are measured on (default: %(default)s)",
+        help="training images that int8's ranges are measured on (default: 512, or all)",
     )
 
 
@@ -87,7 +93,7 @@ def add_sample_option(group):
 
 def main(argv=None):
     """Parses, exports, verifies and prints."""
-    args = parser().parse_args(argv)
+    args = parser().parse_args(preprocessing.joined(argv))
     cli.check_name("provider", args.provider, PROVIDERS)
     cli.check_name("precision", args.precision, PRECISIONS)
     with cli.needing("train,export"):

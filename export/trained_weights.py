@@ -1,4 +1,4 @@
-"""Whether a file holds the numbers that were trained, to the last bit.
+"""Whether a file holds the numbers that were trained, bit for bit.
 
 Answers to images show a wrong number only if it matters for them. The numbers themselves can be
 compared: a SavedModel holds the Keras model's variables, or those of its folded form, in their
@@ -7,6 +7,8 @@ order; a float32 ONNX file holds the folded form's, in an order of axes of its o
 
 import keras
 import numpy as np
+import tensorflow as tf
+from keras_nam.folded_layers import FoldedGate
 
 import keras_nam
 from keras_nam.attention.base import ImageAttention
@@ -50,7 +52,8 @@ def missing_from_file(source, constants, whole=True):
     Args:
         source: A `Source`.
         constants: Dictionary name -> float32 array, what the file holds.
-        whole: Whether a constant that is no weight counts too.
+        whole: Whether a constant that is no weight counts too. If not, it is a LiteRT file, whose
+            converter multiplies a gate's scale by the inverse root of a variance of 1.
     """
     if source.run is None or not is_folded(source):
         return []
@@ -61,6 +64,10 @@ def missing_from_file(source, constants, whole=True):
     for layer in kept:
         expected |= {variable.path: np.asarray(variable) for variable in layer.variables}
     there = {_bits(array) for array in constants.values()}
+    if not whole:
+        gates = [layer.scale.path for layer in kept if isinstance(layer, FoldedGate)]
+        changed = {name: expected[name] * _inverse_root_of_one(expected[name]) for name in gates}
+        expected |= {name: array for name, array in changed.items() if _bits(array) in there}
     differing = [name for name, array in expected.items() if _bits(array) not in there]
     if whole and len(kept) == len(layers):
         known = {_bits(array) for array in expected.values()}
@@ -75,6 +82,11 @@ def missing_from_file(source, constants, whole=True):
 def _bits(array):
     """Returns the numbers of an array, sorted: the order of the axes is the format's."""
     return np.sort(np.ascontiguousarray(array).view(np.uint32), axis=None).tobytes()
+
+
+def _inverse_root_of_one(array):
+    """Returns it as this processor computes it: with AVX-512 it is 1 - 2**-23."""
+    return tf.math.rsqrt(tf.ones_like(array)).numpy()
 
 
 def _is_whole(array):

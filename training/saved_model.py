@@ -16,6 +16,7 @@ from training.data import normalize
 
 # A picture's declared size is bounded before it is decoded: a small file can declare gigabytes.
 MAX_PIXELS = 4096 * 4096
+FINITE = "image: expected finite pixels, 0-255; received"
 
 
 class Served(tf.Module):
@@ -40,12 +41,16 @@ class Served(tf.Module):
 
         @tf.function(input_signature=[tf.TensorSpec([None, *size], tf.float32, name="image")])
         def serving_default(image):
-            # Without it a request of another rank aborts the server, in oneDNN's convolution.
-            return predict(tf.ensure_shape(image, [None, *size]))
+            with tf.control_dependencies([not_empty(image)]):
+                # Without it a request of another rank aborts the server, in oneDNN's convolution.
+                image = tf.ensure_shape(image, [None, *size])
+            # It says "image: expected … : Tensor had NaN values".
+            return predict(tf.debugging.check_numerics(image, FINITE))
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
         def serving_bytes(image_bytes):
-            image_bytes = tf.ensure_shape(image_bytes, [None])
+            with tf.control_dependencies([not_empty(image_bytes)]):
+                image_bytes = tf.ensure_shape(image_bytes, [None])
             images = tf.map_fn(
                 lambda picture: decode(picture, size),
                 image_bytes,
@@ -54,6 +59,12 @@ class Served(tf.Module):
             return predict(images)
 
         self.functions = {"serving_default": serving_default, "serving_bytes": serving_bytes}
+
+
+def not_empty(batch):
+    """Returns the operation that refuses a batch without pictures, of whatever rank."""
+    message = "Expected one picture or more; received an empty batch, of shape"
+    return tf.debugging.Assert(tf.size(batch) > 0, [message, tf.shape(batch)], summarize=8)
 
 
 def decode(picture, size):
@@ -74,7 +85,12 @@ def decode(picture, size):
         height * width <= MAX_PIXELS, ["The image declares", height, "x", width, "pixels."]
     )
     with tf.control_dependencies([bounded]):
-        image = tf.io.decode_image(picture, channels=3, expand_animations=False)
+        image = tf.cond(
+            is_png,
+            lambda: tf.io.decode_png(picture, channels=3),
+            # The default method is faster, and its pixels differ from other decoders' by up to 8.
+            lambda: tf.io.decode_jpeg(picture, channels=3, dct_method="INTEGER_ACCURATE"),
+        )
     image = tf.cast(image, tf.float32)
     resized = tf.image.resize(image, size[:2], antialias=True)
     return tf.ensure_shape(resized, size)

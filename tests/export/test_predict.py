@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import grpc_server
+import keras
 import numpy as np
 import pytest
 import toys
@@ -39,6 +40,54 @@ def test_local_model_gives_the_known_answers(run, folder, way):
         np.testing.assert_allclose(
             [entry["probability"] for entry in top], toys.softmax(logits)[order], atol=1e-5
         )
+
+
+def save_keras(path, activation=None):
+    """Saves the toy as a `.keras` file that takes 0–1."""
+    image = keras.Input((32, 32, 3))
+    colour = keras.layers.GlobalAveragePooling2D()(image)
+    dense = keras.layers.Dense(5, activation=activation, use_bias=False)
+    model = keras.Model(image, dense(colour))
+    dense.set_weights([toys.WEIGHTS])
+    model.save(path)
+
+
+def logits_in(found):
+    entries = sorted(found["predictions"][0]["top"], key=lambda entry: entry["class"])
+    return [entry["logit"] for entry in entries]
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_keras_file(run, folder, activation):
+    save_keras(folder / "toy.keras", activation)
+    with pytest.raises(InputError, match=r"toy\.keras .*--mean"):
+        run("blue.png", "--model", "toy.keras")
+    expected = toys.logits_of(np.asarray(Image.open(folder / "blue.png")))
+    if activation:
+        expected = np.log(toys.softmax(expected))
+    for stated in (["--input-range", "0..1"], ["--std", "1,1,1"]):
+        found = run("blue.png", "--json", "--model", "toy.keras", *stated)
+        np.testing.assert_allclose(logits_in(found), expected, atol=1e-5)
+
+
+def test_keras_file_of_a_run(run, folder):
+    """The run says how its pictures are normalized, and what the classes are called."""
+    save_keras(folder / "run" / "best.keras")
+    config = {"recipe_settings": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.25]}}
+    (folder / "run" / "config.json").write_text(json.dumps(config))
+    found = run("blue.png", "--json", "--model", "run/best.keras")
+    pixels = np.asarray(Image.open(folder / "blue.png"))
+    normalized = (pixels / 255 - [0.5, 0.4, 0.3]) / [0.2, 0.3, 0.25]
+    np.testing.assert_allclose(logits_in(found), toys.logits_of(255 * normalized), atol=1e-5)
+    assert {entry["label"] for entry in found["predictions"][0]["top"]} == set(toys.LABELS)
+
+
+def test_pixels_may_be_stated_for_any_model(run, folder):
+    found = run("blue.png", "--json", "--model", "model.onnx", "--channels", "bgr")
+    pixels = np.asarray(Image.open(folder / "blue.png"))[..., ::-1]
+    np.testing.assert_allclose(logits_in(found), toys.logits_of(pixels), atol=1e-5)
+    with pytest.raises(InputError, match="--channels bgr"):
+        run("blue.png", "--model", "run", "--channels", "bgr", "--signature", "bytes")
 
 
 def test_more_pictures_than_a_batch(run, folder, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import toys
 
 from training.cli import FailedError, InputError
@@ -24,6 +25,8 @@ def bad_models(folder):
     (folder / "empty").mkdir()
     (folder / "damaged").mkdir()
     (folder / "damaged" / "saved_model.pb").write_bytes(b"\xff" * 100)
+    (folder / "damaged.keras").write_bytes(b"PK")
+    toys.save_savedmodel(folder / "integers", dtype=tf.uint8)
     toys.save_onnx(folder / "large.onnx", size=64)
     toys.save_onnx(folder / "names.onnx", class_names="apple, bear")
     toys.save_onnx(folder / "four.onnx", class_names=json.dumps(toys.LABELS[:4]))
@@ -41,6 +44,8 @@ BAD_USE = {
     "cut ONNX": (["--model", "cut.onnx"], "is no valid ONNX model"),
     "large SavedModel": (["--model", "large"], r"image \[N,64,64,3\] → .*image \[N,32,32,3\]"),
     "large ONNX": (["--model", "large.onnx"], r"image \[N,64,64,3\] → .*image \[N,32,32,3\]"),
+    "damaged Keras": (["--model", "damaged.keras"], r"damaged\.keras is no model"),
+    "integers": (["--model", "integers"], "integers: .*uint8"),
     "no such signature": (
         ["--model", "default only", "--signature", "bytes"],
         r"no signature serving_bytes \(it has: serving_default\)",

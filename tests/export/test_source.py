@@ -93,6 +93,14 @@ def test_one_output_is_taken_for_logits(tmp_path):
     )
 
 
+def test_a_probability_of_zero_is_finite_as_a_logit(tmp_path):
+    one_hot = tf.constant([[1.0, 0.0, 0.0]])
+    folder = save(
+        tmp_path / "m", a=(lambda x: {"y": tf.repeat(one_hot, tf.shape(x)[0], axis=0)}, IMAGE)
+    )
+    assert np.isfinite(classifier(folder)(IMAGES)["logits"]).all()
+
+
 def test_one_output_of_probabilities_is_taken_for_them(tmp_path):
     folder = save(
         tmp_path / "m", serving_default=(lambda x: {"out": tf.nn.softmax(mean_colour(x))}, IMAGE)
@@ -119,6 +127,24 @@ def test_one_output_of_probabilities_is_taken_for_them(tmp_path):
         (
             {"a": (lambda x: {"y": x}, tf.TensorSpec((None, 5), tf.float32))},
             r"takes x float32 \(None, 5\)",
+        ),
+        (
+            {
+                "a": (
+                    lambda x: {"y": mean_colour(tf.cast(x, tf.float32))},
+                    tf.TensorSpec((None, 32, 32, 3), tf.uint8),
+                )
+            },
+            r"takes x uint8 .*expected one image, float32",
+        ),
+        (
+            {
+                "a": (
+                    lambda x: {"y": tf.reduce_mean(x, axis=(2, 3))},
+                    tf.TensorSpec((None, 3, 32, 32), tf.float32),
+                )
+            },
+            r"takes x float32 \(None, 3, 32, 32\)",
         ),
         (
             {"a": (lambda x: {"y": mean_colour(x), "z": mean_colour(x)}, IMAGE)},

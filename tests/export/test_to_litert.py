@@ -4,11 +4,14 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from export import litert_export, random_run, to_litert
+import keras_nam
+from export import litert_export, random_run, to_litert, trained_weights
 from export.local_models import LiteRTModel
+from export.source import open_source
 from export.verify import ValuesError, WeightsError
-from training import runs
+from training import data, runs
 from training.cli import InputError
 
 
@@ -18,7 +21,7 @@ def run(original, tmp_path):
 
 
 def files(run):
-    return sorted(path.name for path in (run / "litert").iterdir())
+    return sorted(path.name for path in (run / "litert").iterdir() if path.name != ".lock")
 
 
 @pytest.mark.slow
@@ -63,6 +66,24 @@ def test_a_stale_saved_model(run):
     shutil.copytree(other / "saved_model", run / "saved_model")
     with pytest.raises(WeightsError, match="are not the trained ones"):
         to_litert.main(["--run", str(run), "--samples", "8"])
+
+
+def test_a_gates_scale_is_compared_as_the_converter_computes_it(original, monkeypatch):
+    """It multiplies by 1 / sqrt(1), which is 1 - 2**-23 on processors with AVX-512."""
+    inverse_root = np.float32(1 - 2**-23)
+    monkeypatch.setattr(tf.math, "rsqrt", lambda ones: tf.constant(inverse_root * np.asarray(ones)))
+    source = open_source(original)
+    layers = keras_nam.fold(source.run.model).layers
+    constants = {v.path: np.array(v) for layer in layers for v in layer.variables}
+    scale, offset = data.scale_and_offset(source.run.mean, source.run.std)
+    constants |= {"scale": scale, "offset": offset}
+    assert trained_weights.missing_from_file(source, constants, whole=False) == []
+    name = "stage1_block1_nam/scale"
+    constants[name] *= inverse_root
+    assert trained_weights.missing_from_file(source, constants, whole=False) == []
+    assert trained_weights.missing_from_file(source, constants) == [name, name]
+    constants[name][0] = np.nextafter(constants[name][0], np.float32(9))
+    assert trained_weights.missing_from_file(source, constants, whole=False) == [name]
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,21 @@
 
 import json
 import shutil
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import toys
 
-from export import onnx_export, random_run, release, to_onnx
+from export import onnx_export, random_run, release, to_litert, to_onnx
 from export.verify import AccuracyError, InterfaceError, ValuesError, WeightsError
-from training import runs
+from training import data, runs
 from training.cli import InputError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -28,7 +33,7 @@ def exported(original, tmp_path_factory):
 
 
 def files(run):
-    return sorted(path.name for path in (run / "onnx").iterdir())
+    return sorted(path.name for path in (run / "onnx").iterdir() if path.name != ".lock")
 
 
 def report_of(run, name="verification.json"):
@@ -156,6 +161,37 @@ def test_a_saved_model_of_no_run(tmp_path):
     report = json.loads((tmp_path / "toy" / "onnx" / "verification.json").read_text())
     assert report["truth"] == "the SavedModel alone, which belongs to no run"
     assert report["verdict"] == "verified"
+
+
+@pytest.fixture
+def elsewhere(original, tmp_path, monkeypatch):
+    """A run in a folder with a telling name, its data in another one."""
+    load = data.DATASETS["synthetic"]
+
+    def load_from_folder(name, data_dir):
+        *parts, source = load(name, data_dir)
+        return *parts, f"{source} in {tmp_path}/telling-data"
+
+    monkeypatch.setitem(data.DATASETS, "synthetic", load_from_folder)
+    return shutil.copytree(original, tmp_path / "telling-run")
+
+
+def test_no_file_that_is_shipped_names_a_folder_of_this_machine(elsewhere, original):
+    for export in (to_onnx, to_litert):
+        export.main(["--run", str(elsewhere), "--samples", "16"])
+    telling = [b"telling-", *(bytes(path) for path in (original.parent, ROOT, Path.home()))]
+    telling += [sys.prefix.encode(), tempfile.gettempdir().encode(), b"site-packages"]
+    shipped = [
+        path
+        for name in ("saved_model", "onnx", "litert")
+        for path in (elsewhere / name).rglob("*")
+        if path.is_file()
+    ]
+    assert {"model.onnx", "model.tflite", "saved_model.pb", "fingerprint.pb", "labels.txt"} <= {
+        path.name for path in shipped
+    }
+    found = {(path.name, word) for path in shipped for word in telling if word in path.read_bytes()}
+    assert found == set()
 
 
 def test_a_full_disk_leaves_nothing(run, monkeypatch):

@@ -33,7 +33,7 @@ class Toy(tf.Module):
 
     def image(self, image):
         image = tf.ensure_shape(image, (None, self.size, self.size, 3))
-        logits = tf.reduce_mean(image / 255, axis=(1, 2)) @ self.weights
+        logits = tf.reduce_mean(tf.cast(image, tf.float32) / 255, axis=(1, 2)) @ self.weights
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
     def image_bytes(self, image_bytes):
@@ -45,10 +45,10 @@ class Toy(tf.Module):
         return self.image(tf.map_fn(decode, image_bytes, fn_output_signature=shape))
 
 
-def save_savedmodel(folder, labels=LABELS, size=32, with_bytes=True):
+def save_savedmodel(folder, labels=LABELS, size=32, with_bytes=True, dtype=tf.float32):
     """Saves the toy in `folder`, with or without the signature `serving_bytes`."""
     toy = Toy(size)
-    image = tf.TensorSpec((None, size, size, 3), tf.float32, "image")
+    image = tf.TensorSpec((None, size, size, 3), dtype, "image")
     image_bytes = tf.TensorSpec((None,), tf.string, "image_bytes")
     signatures = {"serving_default": tf.function(toy.image, input_signature=[image])}
     if with_bytes:

@@ -15,7 +15,7 @@ from export import to_onnx
 from training import runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
-FINAL = {"model.onnx", "verification.json"}
+FINAL = {"model.onnx", "verification.json", ".lock"}
 
 
 def export(run, moment=None, seconds=None):
