@@ -160,10 +160,12 @@ def page(measured):
                 ]
                 for row in measured["results"]
             ],
+            words=2,
         ),
         report.table(
             ["gain", "arch", "times as fast (p10–p90)"],
             [[row["gain"], row["arch"], report.cell(row, ".2f")] for row in measured["gains"]],
+            words=2,
         ),
         *timing.noise_note([*numbers, *measured["gains"]]),
     ]

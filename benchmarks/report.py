@@ -110,21 +110,18 @@ def cell(statistics, form):
     return f"{timing.mark(statistics)}{median} ({low}–{high})"
 
 
-def table(columns, rows):
-    """Returns a table in Markdown. The first column is left-aligned, the others right-aligned."""
+def table(columns, rows, words=1):
+    """Returns a table in Markdown. The first `words` columns are left-aligned, the others right."""
     cells = [columns, *rows]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+    signs = ["<" if place < words else ">" for place in range(len(columns))]
     lines = [
-        "| "
-        + " | ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        + " |"
+        " | ".join(f"{cell:{s}{w}}" for cell, s, w in zip(row, signs, widths, strict=True))
         for row in cells
     ]
-    rules = ["-" * (width + 1) + (":" if place else "-") for place, width in enumerate(widths)]
-    return "\n".join([lines[0], f"|{'|'.join(rules)}|", *lines[1:]])
+    rules = ["-" * w + ("--" if s == "<" else "-:") for s, w in zip(signs, widths, strict=True)]
+    header, *body = (f"| {line} |" for line in lines)
+    return "\n".join([header, f"|{'|'.join(rules)}|", *body])
 
 
 def write(folder, name, report, page):

@@ -85,7 +85,7 @@ def open_contenders(task):
         except ModuleNotFoundError as missing:
             left_out[name] = f"{missing.name} is not installed"
     floor = floor_step(plain, len(task.images))
-    opened.append(Contender(FLOOR, floor, _settings(task, plain), is_ours=False))
+    opened.append(Contender(FLOOR, lambda: float(floor()), _settings(task, plain), is_ours=False))
     # Not before: a step changes the weights that the others start with.
     contenders = []
     for contender in opened:
@@ -316,7 +316,7 @@ def floor_flops(model):
 
 
 def floor_step(model, batch_size):
-    """Returns a step of a model's products and their gradients, one by one, and nothing else.
+    """Returns a `tf.function` of a model's products and their gradients, and of nothing else.
 
     Inputs are variables, and the outputs serve as their own gradient, so that TensorFlow can
     neither precompute a product nor merge two.
@@ -343,4 +343,4 @@ def floor_step(model, batch_size):
             total += tf.add_n([tf.reshape(result, [-1])[0] for result in [outputs, *gradients]])
         return total
 
-    return lambda: float(floor())
+    return floor
