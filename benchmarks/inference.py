@@ -1,29 +1,48 @@
-"""Measures what an attention costs at inference: networks of random weights, exported, in turns.
+"""Measures what an attention costs at inference: exported networks of random weights, in turns.
 
     python benchmarks/inference.py
 
-compares r50_nam with r50: the Keras model, its folded SavedModel, ONNX float32 and int8. Speed does
-not depend on the weights' values; float32 files are verified before they are timed.
+Compares r50_nam with r50: the Keras model, its folded and its unfolded SavedModel, and ONNX float32
+and int8 in ONNX Runtime and in OpenVINO (optional: pip install openvino). Speed does not depend on
+the values of the weights. The float32 files are verified before they are timed.
 
-Exit status: 0 done, 1 an export that is not verified, 2 bad usage or bad input.
+Exit status: 0 done, 1 an export failed its verification, 2 bad usage or bad input.
 """
 
+import contextlib
+import io
+import shlex
 import sys
+import tempfile
 from pathlib import Path
+
+import numpy as np
 
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import options
+from benchmarks import report
+from export import timing
 from training import cli
+from training.cli import InputError
 
 LEAST_ROUNDS = 5
-MODELS = ("keras", "savedmodel", "onnx", "onnx-int8")
+MODELS = ("keras", "savedmodel", "onnx", "onnx-int8", "openvino", "openvino-int8")
+UNFOLDED = "savedmodel-unfolded"
+CALIBRATION_IMAGES = 32
+PACKAGES = ("tensorflow", "keras", "numpy", "onnxruntime", "openvino")
+# Name of a gain -> the models whose times of one round are divided.
+GAINS = {
+    "folding": (UNFOLDED, "savedmodel"),
+    "int8": ("onnx", "onnx-int8"),
+    "OpenVINO": ("onnx", "openvino"),
+    "OpenVINO, int8": ("onnx-int8", "openvino-int8"),
+}
 
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = options.new_parser(__doc__)
+    parser = report.new_parser(__doc__)
     what = parser.add_argument_group("what is measured")
     what.add_argument(
         "--archs",
@@ -32,19 +51,127 @@ def parser():
         default=["r50", "r50_nam"],
         help="each is compared with the first (default: r50 r50_nam)",
     )
-    options.add_batch_size(what)
-    options.add_how(parser, "timed calls of each", rounds=15, least=LEAST_ROUNDS)
-    options.add_output(parser, "inference.json")
+    report.add_batch_size(what)
+    report.add_rounds(parser, "timed calls of each", default=15, least=LEAST_ROUNDS)
+    report.add_output(parser, "inference")
     return parser
 
 
 def main(argv=None):
     """Parses, measures, prints and writes."""
+    argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
-    options.check(args, rounds=LEAST_ROUNDS, threads=1, batch_size=1)
+    report.check(args, rounds=LEAST_ROUNDS, threads=1, batch_size=1)
     with cli.needing("train,export"):
-        from benchmarks.inference_report import benchmark
-    benchmark(args, MODELS)
+        measured = measure(args, shlex.join(["python", "benchmarks/inference.py", *argv]))
+    report.write(args.output, "inference", measured, page(measured))
+
+
+def measure(args, command):
+    """Returns the report of a command line with these options, as JSON holds it."""
+    from export.contenders import open_contenders
+    from export.devices import prepare_tensorflow
+    from keras_nam.models import parse_arch
+
+    for arch in args.archs:
+        try:
+            parse_arch(arch)
+        except ValueError as error:
+            raise InputError(f"--archs {arch}: {error}") from None
+    prepare_tensorflow("CPU", args.threads)
+    calls, left_out = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for arch in args.archs:
+            folded, unfolded = exported(Path(folder), arch)
+            contenders, missing = open_contenders(folded, MODELS, "cpu", args.threads)
+            left_out |= missing
+            calls |= {(arch, contender.name): contender.predict for contender in contenders}
+            ((contender,), _) = open_contenders(unfolded, ["savedmodel"], "cpu", args.threads)
+            calls[arch, UNFOLDED] = contender.predict
+        images = np.random.default_rng(0).uniform(0, 255, (args.batch_size, 32, 32, 3))
+        seconds = timing.measure(calls, {args.batch_size: images.astype(np.float32)}, args.rounds)
+    return {
+        **report.new_report(command, args, PACKAGES),
+        "left_out": left_out,
+        "results": results(seconds, args.archs[0]),
+        "gains": gains(seconds),
+    }
+
+
+def exported(folder, arch):
+    """Returns the `Source` of a random network with its ONNX files, and of the same unfolded.
+
+    The float32 file is verified. The accuracy of int8 is a question of trained weights.
+    """
+    import onnx
+
+    from export import quantize, random_run, release, to_onnx
+    from export.source import open_source
+
+    run = random_run.make(folder / arch, arch)
+    with contextlib.redirect_stdout(io.StringIO()):
+        to_onnx.main(["--run", str(run), "--provider", "cpu", "--samples", "64"])
+    source = open_source(run)
+    float32 = onnx.load(run / "onnx" / "model.onnx")
+    int8 = quantize.to_int8(float32, release.calibration_images(source, CALIBRATION_IMAGES))
+    onnx.save(int8, run / "onnx" / "model.int8.onnx")
+    return source, open_source(random_run.make(folder / f"{arch}-unfolded", arch, fold=False))
+
+
+def results(seconds, first):
+    """Returns a row for each model and arch; `ratio` is to the first arch in the same round.
+
+    Args:
+        seconds: Dictionary, ((arch, model), batch size) to seconds [rounds].
+        first: The first arch.
+    """
+    rows = []
+    for model in dict.fromkeys(model for (_, model), _ in seconds):
+        own = {(arch, n): times for ((arch, name), n), times in seconds.items() if name == model}
+        for row in timing.summarize(own, baseline=first):
+            rows.append({"model": model, "arch": row.pop("contender"), **row})
+    return rows
+
+
+def gains(seconds):
+    """Returns for each of `GAINS` and each arch the statistics of the ratio of times."""
+    times = {key: its_own for (key, _), its_own in seconds.items()}
+    return [
+        {"gain": name, "arch": arch, **timing.percentiles(times[arch, old] / times[arch, new])}
+        for name, (old, new) in GAINS.items()
+        for arch in dict.fromkeys(arch for arch, _ in times)
+        if {(arch, old), (arch, new)} <= times.keys()
+    ]
+
+
+def page(measured):
+    """Returns the report's paragraphs and tables."""
+    numbers = [row[key] for row in measured["results"] for key in ("milliseconds", "ratio")]
+    return [
+        f"# Inference: batch size {measured['batch_size']}, {measured['threads']} threads, CPU",
+        report.caption(measured),
+        *(f"Left out: {name}: {reason}" for name, reason in measured["left_out"].items()),
+        report.table(
+            ["model", "arch", "ms", "images/s", f"time / {measured['archs'][0]} (p10–p90)"],
+            [
+                [
+                    row["model"],
+                    row["arch"],
+                    f"{timing.mark(row['milliseconds'])}{row['milliseconds']['median']:,.1f}",
+                    f"{timing.mark(row['milliseconds'])}{row['images_per_second']:,.0f}",
+                    report.cell(row["ratio"], ".3f"),
+                ]
+                for row in measured["results"]
+            ],
+            words=2,
+        ),
+        report.table(
+            ["gain", "arch", "times as fast (p10–p90)"],
+            [[row["gain"], row["arch"], report.cell(row, ".2f")] for row in measured["gains"]],
+            words=2,
+        ),
+        *timing.noise_note([*numbers, *measured["gains"]]),
+    ]
 
 
 if __name__ == "__main__":

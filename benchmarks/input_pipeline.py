@@ -1,48 +1,241 @@
-"""Measures how many augmented images a second the input pipeline gives on the CPU.
+"""Measures how many augmented images per second the input pipeline delivers on the CPU.
 
     python benchmarks/input_pipeline.py
 
-The streams take turns in one process: the recipe's own, the recipe `fast`'s (crop and flip), one
-without augmentation, and one with the nearest layers of stock Keras, which are similar but do not
-do the same. All have the same images in the same order, batched, normalized and prefetched in the
-same way. Exit status: 0 done, 2 bad usage or bad input.
+The streams take turns in one process: the recipe's own augmentation, that of the recipe `fast`
+(crop and flip), none, and the nearest stock Keras layers, which are similar but not equal. All draw
+the same images in the same order, and batch, normalize and prefetch them in the same way.
+
+Exit status: 0 done, 2 bad usage or bad input.
 """
 
+import os
+import shlex
 import sys
 from pathlib import Path
+
+import numpy as np
 
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import options
+from benchmarks import report
+from export import timing
 from training import cli, recipes
+from training.cli import InputError
 
 LEAST_ROUNDS = 10
+PACKAGES = ("tensorflow", "keras", "numpy")
+DRAWS = 20  # batches per turn
+TRAINING_IMAGES = 50_000
+SIZE = 32  # pixels per side
 
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = options.new_parser(__doc__)
+    parser = report.new_parser(__doc__)
     what = parser.add_argument_group("what is measured")
     what.add_argument(
         "--recipe",
         default="paddle",
-        help=f"{', '.join(recipes.RECIPES)}: whose augmentations (default: %(default)s)",
+        help=f"whose augmentation: {', '.join(recipes.RECIPES)} (default: %(default)s)",
     )
-    options.add_batch_size(what, default=None, by_default="the recipe's")
-    options.add_how(parser, "timed turns of each stream", rounds=30, least=LEAST_ROUNDS)
-    options.add_output(parser, "input_pipeline.json")
+    report.add_batch_size(what, default=None, described="the recipe's")
+    report.add_rounds(parser, "timed turns of each stream", default=30, least=LEAST_ROUNDS)
+    report.add_output(parser, "input_pipeline")
     return parser
 
 
 def main(argv=None):
     """Parses, measures, prints and writes."""
+    argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
     recipe = recipes.get(args.recipe, batch_size=args.batch_size)
-    options.check(args, rounds=LEAST_ROUNDS, threads=1)
+    args.batch_size = recipe.batch_size
+    report.check(args, rounds=LEAST_ROUNDS, threads=1)
+    command = shlex.join(["python", "benchmarks/input_pipeline.py", *argv])
     with cli.needing("train"):
-        from benchmarks.input_pipeline_report import benchmark
-    benchmark(args, recipe)
+        measured = measure(args, recipe, command)
+    report.write(args.output, "input_pipeline", measured, page(measured))
+
+
+def measure(args, recipe, command):
+    """Returns the report, as JSON holds it.
+
+    Args:
+        args: The parsed options.
+        recipe: The `Recipe` of `--recipe`.
+        command: String, the command line.
+    """
+    from export.devices import prepare_tensorflow
+
+    prepare_tensorflow("CPU", args.threads)
+    split, source = training_images()
+    streams = open_streams(split, args.recipe, recipe)
+    check_alike(streams)
+
+    def restart():
+        # What was prefetched while others had their turn does not count.
+        for stream in streams.values():
+            stream.restart()
+
+    seconds = timing.measure(
+        {name: stream.draw for name, stream in streams.items()},
+        {DRAWS * recipe.batch_size: DRAWS},
+        args.rounds,
+        after_round=restart,
+    )
+    rows = timing.summarize(seconds, baseline=args.recipe)
+    return {
+        **report.new_report(command, args, PACKAGES),
+        "batches_per_turn": DRAWS,
+        "data": source,
+        "results": [
+            {**row, "augmentations": list(streams[row["contender"]].augmentations)} for row in rows
+        ],
+    }
+
+
+class Stream:
+    """A training stream to draw batches from.
+
+    Args:
+        augmentations: Their names.
+        batches: An endless `tf.data.Dataset`.
+    """
+
+    def __init__(self, augmentations, batches):
+        self.augmentations = augmentations
+        self.batches = batches
+        self.restart()
+
+    def restart(self):
+        """Starts a new iteration."""
+        self._iterator = iter(self.batches)
+
+    def draw(self, count):
+        """Draws `count` batches."""
+        for _ in range(count):
+            next(self._iterator)
+
+
+def open_streams(split, recipe_name, recipe):
+    """Returns the `Stream` of each contender by its name, the recipe's own first.
+
+    Args:
+        split: The `data.Split` that all draw from.
+        recipe_name: A key of `recipes.RECIPES`.
+        recipe: Its `Recipe`, whose batch size, mean and deviation all streams have.
+
+    Raises:
+        InputError: If the split has no whole batch, or Keras has no such layer.
+    """
+    from training import augment, data
+
+    def stream(names, function):
+        batches = data.training_stream(split, recipe.batch_size, recipe.mean, recipe.std, function)
+        return Stream(names, batches)
+
+    ours = {recipe_name: recipe.augment, "fast": recipes.get("fast").augment, "none": ()}
+    streams = {name: stream(names, augment.compose(names)) for name, names in ours.items()}
+    stock = stock_layers(recipe.augment)
+
+    def apply_stock(images, seed, rows):  # the layers have their own generators
+        for layer in stock:
+            images = layer(images, training=True)
+        return images
+
+    streams["keras"] = stream([type(layer).__name__ for layer in stock], apply_stock)
+    return streams
+
+
+def stock_layers(names):
+    """Returns the nearest stock layers to augmentations, which `augment.parse` can name.
+
+    Unlike ours, most of them change every image: they have no probability.
+    """
+    from keras import layers
+
+    from training import augment
+
+    stock = {
+        "random_crop": lambda padding=4, mode="constant": layers.RandomTranslation(
+            padding / SIZE, padding / SIZE, mode, "nearest"
+        ),
+        "random_flip": lambda: layers.RandomFlip("horizontal"),
+        "random_brightness": lambda amount=0.1, **_: layers.RandomBrightness(amount),
+        "random_contrast": lambda amount=0.1, **_: layers.RandomContrast(amount),
+        "random_rotation": lambda degrees=15.0: layers.RandomRotation(
+            degrees / 360, "constant", "nearest"
+        ),
+    }
+    parsed = [augment.parse(name) for name in names]
+    for function in parsed:
+        cli.check_name("augmentation of stock Keras", function.func.__name__, stock)
+    return [stock[function.func.__name__](**function.keywords) for function in parsed]
+
+
+def check_alike(streams):
+    """Raises an InputError unless the first batches hold the same images, as finite numbers."""
+    first, *others = streams
+    expected, expected_labels = next(iter(streams[first].batches))
+    for name in others:
+        images, labels = next(iter(streams[name].batches))
+        for what, alike in (
+            ("shape", images.shape == expected.shape),
+            ("dtype", images.dtype == expected.dtype),
+            ("labels", np.array_equal(labels, expected_labels)),
+            ("finite numbers", np.isfinite(images).all()),
+        ):
+            if not alike:
+                raise InputError(
+                    f"the streams {first} and {name} differ: expected the same {what}. Their "
+                    "times cannot be compared."
+                )
+
+
+def training_images():
+    """Returns CIFAR-100's training images, or as many synthetic ones, and their source.
+
+    The time of an augmentation does not depend on the pixels' values.
+    """
+    from training import data
+
+    folder = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    try:
+        dataset = data.load("cifar100", folder)  # nothing is downloaded into a given folder
+    except InputError:
+        dataset = data.load("synthetic")
+    repeated = np.arange(TRAINING_IMAGES) % len(dataset.train)
+    return dataset.train.take(repeated), dataset.source
+
+
+def page(measured):
+    """Returns the report's paragraphs and its table."""
+    rows = []
+    for row in measured["results"]:
+        times = row["milliseconds"]
+        slow, middle, fast = (1e3 * row["batch"] / times[key] for key in ("p90", "median", "p10"))
+        rows.append(
+            [
+                row["contender"],
+                " ".join(row["augmentations"]) or "–",
+                f"{timing.mark(times)}{middle:,.0f} ({slow:,.0f}–{fast:,.0f})",
+                report.cell(row["speedup"], ".2f"),
+            ]
+        )
+    numbers = [row[key] for row in measured["results"] for key in ("milliseconds", "speedup")]
+    return [
+        f"# Input pipeline: batch size {measured['batch_size']}, {measured['threads']} CPU threads",
+        report.caption(measured),
+        report.table(
+            ["stream", "augmentations", "images/s (p10–p90)", f"× {measured['recipe']} (p10–p90)"],
+            rows,
+            words=2,
+        ),
+        "The stock Keras layers are similar to the recipe's augmentations, not equal.",
+        *timing.noise_note(numbers),
+    ]
 
 
 if __name__ == "__main__":

@@ -1,95 +1,200 @@
-"""Measures how a training scales from one process to two, and computes how it would go on.
+"""Measures how a training scales from one process to two, each on its own CPU core.
 
     python benchmarks/scaling.py
 
-Processes as those of `training/launch.py --processes 2 --pin`, each on one core, train in turns:
-one alone on either core; two apart at the same time, which shows what cores lose that share their
-memory; two together with the same batch for each (weak scaling), as they are and with the thread of
-gloo, the library of their all-reduces, out of the way of the others; two together with the same
-batch in all (strong scaling). A step is timed within the training, after what compiles. From it and
-from assumed networks and devices follows the time of a step on 8, 64 and 512 devices.
+Runs `training/launch.py` on the synthetic data set, in turns:
 
-Exit status: 0 done, 1 a measurement that failed, 2 bad usage or bad input.
+  one     one process, on each of the two cores in turn
+  apart   two independent processes at the same time: what sharing the memory costs
+  weak    two processes that train together, --batch-size images each
+  strong  two processes that train together, --batch-size images in all
+
+The speed is `images_per_second` in the run's `history.csv`, the median of all epochs except the
+first, which compiles. The efficiency is the speed divided by twice that of one process.
+
+Exit status: 0 done, 1 a training failed, 2 bad usage or bad input.
 """
 
-import math
 import os
+import re
 import shlex
+import subprocess
 import sys
+import tempfile
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import options
-from training import cli
-from training.cli import InputError
+from benchmarks import report
+from export import timing
+from training import cli, runs
+from training.cli import FailedError, InputError
 
+LAUNCH = Path(__file__).parents[1] / "training" / "launch.py"
+PACKAGES = ("jax", "keras", "tensorflow", "numpy")
 LEAST_ROUNDS = 3
-LEAST_STEPS = 2
-MOST_IMAGES = 2000  # a batch of two processes is one of the synthetic set
+EPOCHS = 3
+NAMES = {
+    "one": "one process",
+    "apart": "two independent processes at the same time",
+    "weak": "two together, the batch size for each (weak)",
+    "strong": "two together, the batch size in all (strong)",
+}
 
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = options.new_parser(__doc__)
+    parser = report.new_parser(__doc__)
     what = parser.add_argument_group("what is measured")
     what.add_argument("--arch", default="r18w16_nam", help="default: %(default)s")
-    options.add_batch_size(what, default=128, by_default="%(default)s, of each process")
+    report.add_batch_size(what, default=128)
     how = parser.add_argument_group("how it is measured")
     for name, default, text in (
-        ("rounds", 10, f"turns of each, at least {LEAST_ROUNDS}"),
-        ("steps", 3, f"timed steps of a turn, after one that is not; at least {LEAST_STEPS}"),
+        ("rounds", LEAST_ROUNDS, f"turns of each, at least {LEAST_ROUNDS}"),
+        ("steps", 5, f"steps of each of the {EPOCHS} epochs"),
     ):
         how.add_argument(
             f"--{name}", type=int, default=default, metavar="N", help=f"{text} (%(default)s)"
         )
-    how.add_argument(
-        "--measured",
-        metavar="FILE",
-        help="take the measurements of an earlier scaling.json, and compute the rest anew",
-    )
-    assumed = parser.add_argument_group("what is assumed of larger machines")
-    for name, default, text in (
-        ("gpu-tflops", 60.0, "what a GPU reaches in training, 10¹² operations a second"),
-        ("critical-batch", 1000.0, "images above which a larger batch saves few steps"),
-    ):
-        assumed.add_argument(
-            f"--{name}", type=float, default=default, metavar="X", help=f"{text} (%(default)s)"
-        )
-    output = options.add_output(parser, "scaling.json and scaling.md")
-    output.add_argument(
-        "--plot", metavar="FILE", default="docs/scaling.png", help="the picture (%(default)s)"
-    )
+    report.add_output(parser, "scaling")
     return parser
-
-
-def check(args):
-    """Raises an InputError for options that are out of their range."""
-    options.check(args, rounds=LEAST_ROUNDS, steps=LEAST_STEPS, batch_size=2)
-    if args.batch_size % 2 or 2 * args.batch_size > MOST_IMAGES:
-        raise InputError(
-            f"--batch-size {args.batch_size}: expected an even number up to {MOST_IMAGES // 2}, "
-            f"since two processes share it, and twice it is drawn from {MOST_IMAGES} images"
-        )
-    for name in ("gpu_tflops", "critical_batch"):
-        value = getattr(args, name)
-        if not 0 < value < math.inf:
-            raise InputError(f"--{name.replace('_', '-')} {value}: expected a number above 0")
 
 
 def main(argv=None):
     """Parses, measures, prints and writes."""
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
-    check(args)
-    # This process counts the networks' operations on TensorFlow's graph; it trains nothing.
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+    report.check(args, rounds=LEAST_ROUNDS, steps=1, batch_size=2)
+    if args.batch_size % 2:
+        raise InputError(
+            f"--batch-size {args.batch_size}: expected an even number, two processes share it"
+        )
+    cores = two_cores()
     with cli.needing("train,multihost"):
-        import jax  # noqa: F401 - the trainings', which say less well that it is missing
+        import jax  # noqa: F401 - for the launched trainings
+        from rich.progress import Progress
+    with tempfile.TemporaryDirectory() as folder, Progress(transient=True) as progress:
+        turns = [
+            turn(args, cores, Path(folder) / str(number))
+            for number in progress.track(range(args.rounds), description="measuring")
+        ]
+    command = shlex.join(["python", "benchmarks/scaling.py", *argv])
+    measured = {**report.new_report(command, args, PACKAGES), "turns": turns}
+    measured["results"] = results(turns)
+    report.write(args.output, "scaling", measured, page(measured))
 
-        from benchmarks.scaling_report import benchmark
-    benchmark(args, command=shlex.join(["python", "benchmarks/scaling.py", *argv]))
+
+def two_cores():
+    """Returns a core of each half of those that this process may use.
+
+    Raises:
+        InputError: If there are fewer than two, or the system cannot pin a process.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) < 2:
+        raise InputError(f"{len(cores)} cores that processes can be pinned to: expected 2 or more")
+    return [cores[0], cores[len(cores) // 2]]
+
+
+def turn(args, cores, folder):
+    """Returns one round's speeds: dictionary, contender to images per second."""
+
+    def train(name, cores, batch_size):
+        return Training(args, folder / name, cores, batch_size)
+
+    alone = [train(f"one-{core}", [core], args.batch_size).speed() for core in cores]
+    apart = [train(f"apart-{core}", [core], args.batch_size) for core in cores]
+    for training in apart:
+        training.process.wait()
+    return {
+        "one": sum(alone) / len(alone),
+        "apart": sum(training.speed() for training in apart),
+        "weak": train("weak", cores, 2 * args.batch_size).speed(),
+        "strong": train("strong", cores, args.batch_size).speed(),
+    }
+
+
+class Training:
+    """A training that runs now, with one process for each of its cores.
+
+    Args:
+        args: The benchmark's options.
+        folder: Path, of its run folder and its output.
+        cores: List of integers.
+        batch_size: Integer, images of all processes together.
+    """
+
+    def __init__(self, args, folder, cores, batch_size):
+        folder.mkdir(parents=True)
+        self.log, self.run = folder / "output.txt", folder / "run"
+        options = {
+            "arch": args.arch,
+            "dataset": "synthetic",
+            "batch-size": batch_size,
+            "epochs": EPOCHS,
+            "steps-per-epoch": args.steps,
+            "run-dir": self.run,
+        }
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, LAUNCH, "--processes", str(len(cores)), "--pin", "--"]
+                + [f"--{name}={value}" for name, value in options.items()],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=partial(os.sched_setaffinity, 0, cores),
+            )
+
+    def speed(self):
+        """Waits for its end; returns the median images per second of the epochs after the first.
+
+        Raises:
+            InputError: If the training refused an option.
+            FailedError: If it failed.
+        """
+        status = self.process.wait()
+        if status:
+            errors = re.findall(r"error: (.*)", self.log.read_text())
+            reason = errors[0] if errors else f"the training ended with status {status}"
+            raise (InputError if status == 2 else FailedError)(reason)
+        epochs = runs.read_history(self.run / "history.csv")
+        return float(np.median([epoch["images_per_second"] for epoch in epochs[1:]]))
+
+
+def results(turns):
+    """Returns the statistics of each contender's speed, and of its efficiency in the same round."""
+    speeds = {name: np.array([turn[name] for turn in turns]) for name in NAMES}
+    return [
+        {
+            "contender": name,
+            "images_per_second": timing.percentiles(speed),
+            "efficiency": timing.percentiles(speed / speeds["one"] / (1 + (name != "one"))),
+        }
+        for name, speed in speeds.items()
+    ]
+
+
+def page(measured):
+    """Returns the report's paragraphs and its table."""
+    rows = [
+        [
+            NAMES[row["contender"]],
+            report.cell(row["images_per_second"], ",.1f"),
+            report.cell(row["efficiency"], ".0%"),
+        ]
+        for row in measured["results"]
+    ]
+    columns = ["training", "images/s (p10–p90)", "efficiency (p10–p90)"]
+    keys = ("images_per_second", "efficiency")
+    return [
+        f"# Scaling: {measured['arch']}, batch size {measured['batch_size']}",
+        report.caption(measured),
+        report.table(columns, rows),
+        *timing.noise_note(row[key] for row in measured["results"] for key in keys),
+    ]
 
 
 if __name__ == "__main__":

@@ -2,44 +2,53 @@
 
     python benchmarks/train_step.py
 
-A step is forward, backward and the optimizer's update, on random images. In turns, in one process:
-ours; the same backbone without attention; the same network with stock Keras normalizations; with
-the official block, ported line by line; in PyTorch, where it is installed; and the floor, which is
-the network's convolutions and matrix products alone. Those that are the same network begin with
-the same weights, and their first losses are compared before a time is taken.
+A step is forward, backward and the optimizer's update, on random images. The contenders take turns
+in one process: ours, the same backbone without attention, the same network on stock Keras
+normalizations, with the official block ported line by line, in PyTorch, in PyTorch compiled by
+torch.compile, and the floor: the network's convolutions and matrix products alone. PyTorch is
+optional. Contenders that are the same network start with the same weights, and their first losses
+are compared before anything is timed.
 
-Exit status: 0 done, 1 a measurement that failed, 2 bad usage or bad input.
+Exit status: 0 done, 1 a measurement failed, 2 bad usage or bad input.
 """
 
+import multiprocessing
+import os
+import re
 import shlex
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import options
+from benchmarks import report
+from export import timing
 from training import cli
+from training.cli import FailedError
 
 LEAST_ROUNDS = 5
 DEVICES = ("cpu", "gpu")
+PACKAGES = ("tensorflow", "keras", "numpy", "torch")
+PROCESS = Path("/proc/self/status")
 
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = options.new_parser(__doc__)
+    parser = report.new_parser(__doc__)
     what = parser.add_argument_group("what is measured")
     what.add_argument(
         "--arch",
         default="r50_nam",
         help="a backbone with the channel attention, <backbone>_nam (default: %(default)s)",
     )
-    options.add_batch_size(what)
-    how = options.add_how(parser, "timed steps of each", rounds=10, least=LEAST_ROUNDS)
+    report.add_batch_size(what)
+    how = report.add_rounds(parser, "timed steps of each", default=10, least=LEAST_ROUNDS)
     how.add_argument(
         "--device", default="cpu", help=f"{' or '.join(DEVICES)} (default: %(default)s)"
     )
-    options.add_output(parser, "train_step.json, train_step.md and train_step.png")
+    report.add_output(parser, "train_step")
     return parser
 
 
@@ -47,11 +56,151 @@ def main(argv=None):
     """Parses, measures, prints and writes."""
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
-    options.check(args, rounds=LEAST_ROUNDS, threads=1, batch_size=1)
+    report.check(args, rounds=LEAST_ROUNDS, threads=1, batch_size=1)
     cli.check_name("device", args.device, DEVICES)
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # which the contenders are written for
     with cli.needing("train"):
-        from benchmarks.train_step_report import benchmark
-    benchmark(args, command=shlex.join(["python", "benchmarks/train_step.py", *argv]))
+        measured = measure(args, shlex.join(["python", "benchmarks/train_step.py", *argv]))
+    report.write(args.output, "train_step", measured, page(measured))
+
+
+def measure(args, command):
+    """Returns the report of a command line with these options, as JSON holds it."""
+    from benchmarks import train_step_contenders as contenders
+    from export.devices import prepare_tensorflow
+    from keras_nam import create_model
+
+    contenders.check_arch(args.arch)
+    device, plain = args.device.upper(), contenders.plain_arch(args.arch)
+    prepare_tensorflow(device, args.threads)
+    memory = peak_memory([args.arch, plain], args.batch_size, device, args.threads)
+    found, left_out = contenders.open_contenders(
+        contenders.new_task(args.arch, args.batch_size, device, args.threads)
+    )
+    contenders.check_alike(found)
+    seconds = timing.measure(
+        {contender.name: lambda batch, its=contender: its.step() for contender in found},
+        {args.batch_size: None},
+        args.rounds,
+        warm_up=1,  # each has made its first step
+    )
+    return {
+        **report.new_report(command, args, PACKAGES),
+        "dtype": found[0].settings["dtype"],
+        "left_out": left_out,
+        "results": results(seconds, {its.name: its.first_seconds for its in found}),
+        "ratios": ratios(seconds),
+        "floor_flops": args.batch_size * contenders.floor_flops(create_model(plain)),
+        "memory": memory,
+    }
+
+
+def results(seconds, first_seconds):
+    """Returns a row for each contender: its time and the ratio to ours in the same round.
+
+    Args:
+        seconds: Return value of `timing.measure`.
+        first_seconds: Dictionary, name to seconds of the first step.
+    """
+    rows = timing.summarize(seconds, baseline="ours")
+    return [{**row, "first_seconds": round(first_seconds[row["contender"]], 2)} for row in rows]
+
+
+def ratios(seconds):
+    """Returns NAM's cost and the shares of the floor: statistics over the rounds."""
+    times = {name: its_own for (name, _), its_own in seconds.items()}
+    pairs = (("ours", "plain"), ("floor", "ours"), ("floor", "plain"))
+    return {f"{a} / {b}": timing.percentiles(times[a] / times[b]) for a, b in pairs}
+
+
+def peak_memory(archs, batch_size, device, threads):
+    """Returns arch -> bytes per image at the peak of training; None if the system has no /proc.
+
+    Each network trains in its own process, because a peak is a process's.
+
+    Raises:
+        FailedError: If a process fails, for example for lack of memory.
+    """
+    if device == "CPU" and not PROCESS.exists():
+        return None
+    peaks = {}
+    for arch in archs:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            try:
+                peak = process.submit(peak_bytes, arch, batch_size, device, threads).result()
+            except Exception as error:  # whatever TensorFlow or the kernel ends it with
+                raise FailedError(
+                    f"the memory of {arch} could not be measured: {error}. Try a smaller "
+                    "--batch-size."
+                ) from None
+        peaks[arch] = round(peak / batch_size)
+    return peaks
+
+
+def peak_bytes(arch, batch_size, device, threads):
+    """Returns by how much three steps raise this process's memory, on a GPU TensorFlow's."""
+    import tensorflow as tf
+
+    from benchmarks import train_step_contenders as contenders
+    from export.devices import prepare_tensorflow
+    from keras_nam import create_model
+
+    def used(when):
+        if device == "GPU":
+            return tf.config.experimental.get_memory_info("GPU:0")[when]
+        field = {"current": "VmRSS", "peak": "VmHWM"}[when]
+        return 1024 * int(re.search(rf"{field}:\s*(\d+)", PROCESS.read_text())[1])
+
+    prepare_tensorflow(device, threads)
+    model = create_model(arch, contenders.CLASSES)
+    # The memory of a compilation does not count.
+    contenders.keras_step(model, contenders.new_task(arch, 2, device, threads))()
+    step = contenders.keras_step(model, contenders.new_task(arch, batch_size, device, threads))
+    if device == "GPU":
+        tf.config.experimental.reset_memory_stats("GPU:0")
+    before = used("current")
+    for _ in range(3):
+        step()
+    return used("peak") - before
+
+
+def page(measured):
+    """Returns the report's paragraphs and tables."""
+    times, pairs = measured["results"], measured["ratios"]
+    rows = [
+        [
+            row["contender"],
+            report.cell(row["milliseconds"], ",.1f"),
+            f"{timing.mark(row['milliseconds'])}{row['images_per_second']:,.1f}",
+            report.cell(row["ratio"], ".3f"),
+            f"{row['first_seconds']:,.1f}",
+        ]
+        for row in times
+    ]
+    (floor,) = (row for row in times if row["contender"] == "floor")
+    flops = measured["floor_flops"] / 1e9
+    peaks = [[arch, f"{peak / 1e6:.2f}"] for arch, peak in (measured["memory"] or {}).items()]
+    return [
+        f"# Training step: {measured['arch']}, batch size {measured['batch_size']}, "
+        f"{measured['dtype']}, {measured['device']}, {measured['threads']} threads",
+        report.caption(measured),
+        *(f"Left out: {name}: {reason}" for name, reason in measured["left_out"].items()),
+        report.table(
+            ["contender", "ms (p10–p90)", "images/s", "time / ours (p10–p90)", "first step, s"],
+            rows,
+        ),
+        "The first step includes tracing and compilation.",
+        report.table(
+            ["times of one round", "median (p10–p90)"],
+            [[name, report.cell(ratio, ".3f")] for name, ratio in pairs.items()],
+        ),
+        *timing.noise_note(
+            [*(row[key] for row in times for key in ("milliseconds", "ratio")), *pairs.values()]
+        ),
+        f"Floor: {flops:,.1f} GFLOP per step, "
+        f"{1e3 * flops / floor['milliseconds']['median']:,.0f} GFLOP/s.",
+        report.table(["peak memory of training", "MB per image"], peaks),
+    ]
 
 
 if __name__ == "__main__":

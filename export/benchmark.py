@@ -1,10 +1,11 @@
-"""Measures how fast a run's models answer: the trained one, its SavedModel, ONNX and LiteRT files.
+"""Measures the latency and throughput of a run's models: Keras, SavedModel, ONNX and LiteRT.
 
     python export/benchmark.py
 
-takes the newest finished run, and leaves `benchmark/benchmark.json` and `benchmark.png` in it. The
-models take turns in one process, on the same images and with the same number of threads; each is
-compared with the trained Keras model. Exit status: 0 done, 2 bad usage or bad input.
+Takes the newest finished run and writes `benchmark/benchmark.json` and `benchmark.png` into it. The
+models take turns in one process, with the same images and the same number of threads. Each is
+compared with the trained Keras model. The ONNX files run in ONNX Runtime, and in OpenVINO if it is
+installed (pip install openvino). Exit status: 0 done, 2 bad usage or bad input.
 """
 
 import os
@@ -23,12 +24,15 @@ MODELS = (
     "onnx",
     "onnx-float16",
     "onnx-int8",
+    "openvino",
+    "openvino-int8",
     "litert",
     "litert-float16",
     "litert-int8",
 )
-# Provider -> where it runs, and TensorFlow beside it.
-DEVICES = {"cpu": "CPU", "cuda": "GPU", "tensorrt": "GPU"}
+CPU_ONLY = ("openvino", "litert")
+# ONNX Runtime's provider -> the device of all contenders.
+DEVICES = {"cpu": "CPU", "cuda": "GPU", "tensorrt": "GPU", "openvino": "CPU"}
 LEAST_ROUNDS = 10
 
 
@@ -40,23 +44,23 @@ def parser():
     what.add_argument(
         "--models",
         metavar="NAMES",
-        help=f"of {', '.join(MODELS)}, with commas between; {KERAS} is always there, the others are"
-        " compared with it (default: all that the run has)",
+        help=f"comma-separated, of {', '.join(MODELS)}; {KERAS} is the baseline and always included"
+        " (default: all that the run has)",
     )
-    what.add_argument("--data-dir", help="as for training/train.py; it has the test images")
+    what.add_argument("--data-dir", help="folder of the test images, as for training/train.py")
     how = parser.add_argument_group("how it is measured")
     how.add_argument(
         "--batches",
         metavar="SIZES",
         default="1,8,64",
-        help="images a call, with commas between (default: %(default)s)",
+        help="images per call, comma-separated (default: %(default)s)",
     )
     how.add_argument(
         "--rounds",
         type=int,
         metavar="N",
         default=100,
-        help=f"timed calls of each model with each batch, at least {LEAST_ROUNDS}"
+        help=f"timed calls of each model and batch size, at least {LEAST_ROUNDS}"
         " (default: %(default)s)",
     )
     how.add_argument(
@@ -64,16 +68,16 @@ def parser():
         type=int,
         metavar="N",
         default=os.cpu_count(),
-        help="of every model (default: %(default)s, the cores of this machine)",
+        help="threads of each model (default: %(default)s, the cores of this machine)",
     )
     how.add_argument(
         "--provider",
         default="cpu",
-        help=f"ONNX Runtime's execution provider: {', '.join(DEVICES)}; TensorFlow runs on the same"
-        " device (default: %(default)s)",
+        help=f"ONNX Runtime's execution provider: {', '.join(DEVICES)}; TensorFlow uses the same "
+        "device (default: %(default)s)",
     )
     parser.add_argument_group("output").add_argument(
-        "--output", metavar="DIR", help="folder (default: benchmark/ in the run's)"
+        "--output", metavar="DIR", help="folder (default: benchmark/ in the run folder)"
     )
     return parser
 
@@ -94,31 +98,31 @@ def main(argv=None):
 
 
 def _models(text, device):
-    """Returns the names that are asked for, the Keras model first."""
+    """Returns the requested names, the Keras model first."""
     if text is None:
-        return tuple(name for name in MODELS if device == "CPU" or not _is_litert(name))
+        return tuple(name for name in MODELS if device == "CPU" or not _is_cpu_only(name))
     names = text.split(",")
     for name in names:
         cli.check_name("model", name, MODELS)
-        if device != "CPU" and _is_litert(name):
+        if device != "CPU" and _is_cpu_only(name):
             raise cli.InputError(
-                f"--models {name} runs on the CPU, and --provider has the others on the {device}: "
-                "leave one of both out"
+                f"--models {name} runs on the CPU, but --provider puts the others on the {device}. "
+                "Leave one of the two options out."
             )
     return tuple(dict.fromkeys((KERAS, *names)))
 
 
-def _is_litert(name):
-    return name.startswith("litert")
+def _is_cpu_only(name):
+    return name.partition("-")[0] in CPU_ONLY
 
 
 def _sizes(text):
-    """Returns the batches' sizes, each once, in their order."""
+    """Returns the batch sizes, without duplicates."""
     sizes = text.split(",")
     for size in sizes:
         if not size.isdecimal() or int(size) < 1:
             raise cli.InputError(
-                f"--batches {text}: {size!r} is no whole number from 1; expected such as 1,8,64"
+                f"--batches {text}: received {size!r}, expected integers above 0, such as 1,8,64"
             )
     return tuple(dict.fromkeys(map(int, sizes)))
 

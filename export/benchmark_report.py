@@ -1,4 +1,4 @@
-"""A benchmark from the run to its report: a table, a JSON file, a picture."""
+"""The benchmark of a run's models: measures them and writes a table, a JSON file and a plot."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import matplotlib
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -21,40 +20,48 @@ from export.source import open_source
 from training import runs
 from training.cli import InputError
 
-PACKAGES = ("tensorflow", "keras", "numpy", "onnxruntime", "onnxruntime-gpu", "ai-edge-litert")
-COLOURS = {"keras": "C3", "savedmodel": "C1", "onnx": "C0", "litert": "C2"}
+PACKAGES = (
+    "tensorflow",
+    "keras",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "openvino",
+    "ai-edge-litert",
+)
+COLOURS = {"keras": "C3", "savedmodel": "C1", "onnx": "C0", "openvino": "C4", "litert": "C2"}
 
 
 def benchmark(args, device):
-    """Measures, prints and writes, as the command line of `benchmark` says; returns the report."""
+    """Measures the models, prints and writes the report, and returns it.
+
+    Args:
+        args: Parsed options of `benchmark`.
+        device: `"CPU"` or `"GPU"`.
+    """
     prepare_tensorflow(device, args.threads)
     source = open_source(args.run, None, args.data_dir)
     images = source.dataset.test.images
     if max(args.batches) > len(images):
         raise InputError(
-            f"--batches {max(args.batches)}: expected up to {len(images)}, the test images"
+            f"--batches {max(args.batches)}: expected up to {len(images)} (the test images)"
         )
-    contenders, missing = open_contenders(source, args.models, args.provider, args.threads)
+    contenders, left_out = open_contenders(source, args.models, args.provider, args.threads)
     console = Console(highlight=False)
-    for name, command in missing.items():
-        say(console, f"left out: {name}, which is not there; {command} makes it")
+    for name, reason in left_out.items():
+        say(console, f"left out: {name}: {reason}")
     check_alike(contenders, images)
     folder = Path(args.output) if args.output else source.run.folder / "benchmark"
     folder.mkdir(parents=True, exist_ok=True)
     batches = {size: images[:size].astype(np.float32) for size in args.batches}
-    with _progress(console) as progress:
-        bar = progress.add_task("measuring", total=args.rounds)
-        seconds = timing.measure(
-            {contender.name: contender.predict for contender in contenders},
-            batches,
-            args.rounds,
-            advance=lambda: progress.update(bar, advance=1, refresh=True),
-        )
+    calls = {contender.name: contender.predict for contender in contenders}
+    seconds = timing.measure(calls, batches, args.rounds)
     report = {
         "run": str(source.run.folder),
         "arch": source.run.config["arch"],
         "files": {contender.name: str(contender.path) for contender in contenders},
-        "left_out": missing,
+        "left_out": left_out,
         "provider": args.provider,
         "device": device,
         "threads": args.threads,
@@ -74,18 +81,18 @@ def benchmark(args, device):
 
 
 def say(console, line):
-    """Prints a line as it is, however long: a command in it can be copied."""
+    """Prints a line without wrapping, so that a command in it can be copied."""
     console.print(Text(line), soft_wrap=True)
 
 
 def title(report):
-    """Returns what the numbers were taken on, a line."""
+    """Returns a line that names the run and the settings."""
     threads = f"{report['threads']} thread{'s' * (report['threads'] > 1)}"
     return f"{Path(report['run']).name}: {report['provider']}, {threads}, {report['rounds']} rounds"
 
 
 def show(report, console):
-    """Prints a report as a table; a number that is not exact has a ~ before it."""
+    """Prints a report as a table. A noisy number is preceded by "~"."""
     table = Table(
         title=Text(title(report)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
@@ -99,7 +106,7 @@ def show(report, console):
         batch = row["batch"]
         latency, speedup = row["milliseconds"], row["speedup"]
         table.add_row(
-            row["model"],
+            row["contender"],
             str(batch),
             f"{timing.mark(latency)}{latency['median']:.2f}",
             *(f"{latency[key]:.2f}" for key in ("p10", "p90", "p99")),
@@ -108,12 +115,12 @@ def show(report, console):
         )
     console.print(table)
     numbers = [row[key] for row in report["results"] for key in ("milliseconds", "speedup")]
-    for line in timing.noise_note(numbers, report["noisy_above"]):
+    for line in timing.noise_note(numbers):
         say(console, line)
 
 
 def draw(report, path):
-    """Draws images/s, a panel for each batch; the lines go from the 10th to the 90th percentile."""
+    """Plots images/s, one panel per batch size, with error bars from p10 to p90."""
     sizes = list(dict.fromkeys(row["batch"] for row in report["results"]))
     models = list(report["files"])
     figure, panels = plt.subplots(
@@ -157,16 +164,3 @@ def draw(report, path):
     figure.suptitle(title(report))
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def _progress(console):
-    """A bar that is drawn between the rounds alone, and takes no time from what is measured."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        auto_refresh=False,
-        transient=True,
-    )

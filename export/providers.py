@@ -21,7 +21,12 @@ PROVIDERS = {
     # TensorFloat-32 keeps 10 bits of 23: with it float32 is float32 in name only.
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}, "onnxruntime-gpu and CUDA 12, cuDNN 9"),
     "tensorrt": ("TensorrtExecutionProvider", {}, "onnxruntime-gpu and TensorRT 10"),
-    "openvino": ("OpenVINOExecutionProvider", {}, "onnxruntime-openvino"),
+    # OpenVINO's own default on a CPU with AMX is bfloat16, which keeps 7 bits.
+    "openvino": (
+        "OpenVINOExecutionProvider",
+        {"device_type": "CPU", "precision": "FP32"},
+        "onnxruntime-openvino",
+    ),
 }
 AUTO = ("cuda", "cpu")
 
@@ -73,6 +78,9 @@ def _open(path, asked, options):
         onnxruntime.preload_dlls()  # those of the CUDA wheels, which are on no library path
     options = options or onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    if asked == "openvino" and options.intra_op_num_threads:
+        # OpenVINO has threads of its own.
+        settings = {**settings, "num_of_threads": str(options.intra_op_num_threads)}
     fallback = [] if wanted == CPU else [CPU]
     try:
         session = onnxruntime.InferenceSession(

@@ -1,85 +1,92 @@
-"""Timing of several functions that do the same work, and what their times say.
+"""Interleaved timing of functions that do the same work, and the statistics of their times.
 
-A shared machine is faster in one minute than in the next. So the contenders take turns, and what is
-compared is the times of one round.
+The speed of a shared machine changes from minute to minute. So the contenders take turns, and
+ratios are computed within a round.
 """
 
 import time
 
 import numpy as np
 
-# Before the first round: memory is allocated, kernels are chosen and graphs traced by then.
+# Untimed rounds, in which memory is allocated, kernels are chosen and graphs are traced.
 WARM_UP = 5
-# The 10th to the 90th percentile, as a part of the median, above which a number is no exact one.
+# A number is noisy if its 10th and 90th percentile differ by more than this share of the median.
 NOISY = 0.1
 
 
 def measure(
-    contenders, batches, rounds, clock=time.perf_counter, advance=lambda: None, warm_up=None
+    contenders,
+    batches,
+    rounds,
+    warm_up=WARM_UP,
+    after_round=lambda: None,
+    clock=time.perf_counter,
 ):
     """Times each contender once with each batch in each round: A B C, A B C, …
 
-    Before its timed call a contender has an untimed one, without which it would pay for the caches
-    that the one before it has filled.
+    An untimed call precedes each timed one, because the previous contender has filled the caches.
 
     Args:
-        contenders: Dictionary name -> function of a batch.
-        batches: Dictionary size -> the batch.
-        rounds: Integer.
-        clock: Function that returns seconds.
-        advance: Function that is called after each round.
-        warm_up: Integer, untimed rounds before the first (default: `WARM_UP`).
+        contenders: Dictionary, name to callable that takes a batch.
+        batches: Dictionary, size to batch.
+        rounds: Integer, timed rounds.
+        warm_up: Integer, untimed rounds before them.
+        after_round: Callable without arguments.
+        clock: Callable that returns seconds.
 
     Returns:
-        Dictionary (name, size) -> float64 array [rounds], seconds a call.
+        Dictionary, (name, size) to float64 array [rounds] of seconds per call.
     """
-    for _ in range(WARM_UP if warm_up is None else warm_up):
+    from rich.progress import Progress  # optional, like all that is timed
+
+    for _ in range(warm_up):
         for batch in batches.values():
             for call in contenders.values():
                 call(batch)
     seconds = {(name, size): np.empty(rounds) for size in batches for name in contenders}
-    for done in range(rounds):
-        for size, batch in batches.items():
-            for name, call in contenders.items():
-                call(batch)
-                started = clock()
-                call(batch)
-                seconds[name, size][done] = clock() - started
-        advance()
+    # Redrawn only between rounds, so that it takes no time from a measurement.
+    with Progress(auto_refresh=False, transient=True) as progress:
+        for done in progress.track(range(rounds), description="measuring"):
+            for size, batch in batches.items():
+                for name, call in contenders.items():
+                    call(batch)
+                    started = clock()
+                    call(batch)
+                    seconds[name, size][done] = clock() - started
+            after_round()
     return seconds
 
 
 def summarize(seconds, baseline):
-    """Returns the numbers of each contender and batch, in the order of `seconds`.
-
-    `milliseconds` are of a call, `speedup` is the baseline's time by the contender's, both over the
-    rounds: the median, percentiles, `spread`, which is the distance of the 10th to the 90th as a
-    part of the median, and `noisy`, whether that is above `NOISY`.
+    """Returns a row for each contender and batch, in the order of `seconds`.
 
     Args:
-        seconds: As `measure` returns it.
-        baseline: The name of the contender that the others are compared with.
+        seconds: Return value of `measure`.
+        baseline: Name of the contender that the others are compared with.
 
     Returns:
-        A list of dictionaries of `model`, `batch`, `milliseconds`, `images_per_second` (at the
-        median) and `speedup`.
+        List of dictionaries: `contender`, `batch`, `milliseconds` (statistics of a call),
+        `images_per_second` (at the median), `ratio` and `speedup` (statistics of the contender's
+        time divided by the baseline's in the same round, and of the inverse).
     """
-    rows = []
-    for (name, size), its_own in seconds.items():
-        rows.append(
-            {
-                "model": name,
-                "batch": size,
-                "milliseconds": percentiles(1e3 * its_own),
-                "images_per_second": round(float(size / np.median(its_own)), 2),
-                "speedup": percentiles(seconds[baseline, size] / its_own),
-            }
-        )
-    return rows
+    return [
+        {
+            "contender": name,
+            "batch": size,
+            "milliseconds": percentiles(1e3 * times),
+            "images_per_second": round(float(size / np.median(times)), 2),
+            "ratio": percentiles(times / seconds[baseline, size]),
+            "speedup": percentiles(seconds[baseline, size] / times),
+        }
+        for (name, size), times in seconds.items()
+    ]
 
 
 def percentiles(values):
-    """Returns `median`, `p10`, `p90`, `p99`, `spread` and `noisy` of an array."""
+    """Returns `median`, `p10`, `p90`, `p99`, `spread` and `noisy` of an array.
+
+    `spread` is the distance of the 10th to the 90th percentile, divided by the median.
+    """
     p10, median, p90, p99 = np.percentile(values, (10, 50, 90, 99))
     spread = (p90 - p10) / median
     numbers = {"median": median, "p10": p10, "p90": p90, "p99": p99, "spread": spread}
@@ -87,21 +94,20 @@ def percentiles(values):
     return {**rounded, "noisy": bool(spread > NOISY)}
 
 
-def mark(numbers):
-    """Returns what stands before a number that was measured: a ~ if it is not exact."""
-    return "~" if numbers["noisy"] else ""
+def mark(statistics):
+    """Returns the prefix of a number: "~" if it is noisy, else nothing."""
+    return "~" if statistics["noisy"] else ""
 
 
-def noise_note(numbers, noisy_above):
-    """Returns the lines that explain the ~: one, or none where no number has it.
+def noise_note(statistics):
+    """Returns the lines that explain the "~": one line, or none if no number is noisy.
 
     Args:
-        numbers: Iterable of what `percentiles` returns.
-        noisy_above: The report's own `NOISY`.
+        statistics: Iterable of return values of `percentiles`.
     """
-    if not any(its_own["noisy"] for its_own in numbers):
+    if not any(numbers["noisy"] for numbers in statistics):
         return []
     return [
-        "~ noisy: its 10th and 90th percentile are more than "
-        f"{noisy_above:.0%} of the median apart; repeat it on an idle machine"
+        f"~ noisy: the 10th and 90th percentile differ by more than {NOISY:.0%} of the median. "
+        "Repeat the benchmark on an idle machine."
     ]

@@ -1,200 +1,110 @@
-"""The benchmark of scaling: its arithmetic, its report, what it refuses."""
+"""The benchmark of scaling, with a stand-in for the launched training."""
 
-import io
-from pathlib import Path
-from types import SimpleNamespace
+import json
+import os
 
-import matplotlib.image
-import numpy as np
 import pytest
-from rich.console import Console
 
-from benchmarks import (
-    scaling,
-    scaling_measurement,
-    scaling_model,
-    scaling_report,
-    scaling_tables,
-)
-from export import timing
-from training import runs
-from training.cli import InputError
+from benchmarks import scaling
+from training import launch, runs, train
+from training.cli import FailedError, InputError
 
-ROOT = Path(__file__).parents[2]
-TRAFFIC = {"parameters": 1000, "normalizations": 2, "all_reduces": [[8], [16, 16], [8], [4000]]}
-ASSUMED = SimpleNamespace(gpu_tflops=60.0, critical_batch=1000.0)
+# Logs its arguments and its cores, and writes the history of a run whose first epoch is slow. Two
+# independent processes at the same time are slower than one alone.
+PROGRAM = """
+import json, os, pathlib, sys
 
-
-@pytest.fixture
-def turns():
-    """Of three rounds, the second of which was on a machine twice as slow; batches of 8."""
-    seconds = {
-        "alone": [1.0, 1.0],
-        "apart": [1.25, 1.25],
-        "weak": 1.6,
-        "quiet": 1.3,
-        "strong": 0.8,
-        "weak all-reduces": 0.25,
-        "quiet all-reduces": 0.02,
-        "gradients": 0.08,
-        "stream": 0.004,
-    }
-    return [
-        {name: (np.array(value) * drift).tolist() for name, value in seconds.items()}
-        for drift in (1, 2, 1)
-    ]
+arguments = sys.argv[1:]
+settings = dict(argument[2:].split("=") for argument in arguments if "=" in argument)
+run = pathlib.Path(settings["run-dir"])
+name = run.parent.name
+with open(os.environ["LOG"], "a") as log:
+    print(json.dumps([name, arguments, sorted(os.sched_getaffinity(0))]), file=log)
+if "STATUS" in os.environ:
+    print("[0] error: --arch r51: Unknown arch.")
+    sys.exit(int(os.environ["STATUS"]))
+speed = {"one": 100, "apart": 80, "weak": 140, "strong": 120}[name.partition("-")[0]]
+run.mkdir()
+rows = ["epoch,images_per_second", "1,1", f"2,{speed - 1}", f"3,{speed + 1}"]
+(run / "history.csv").write_text("\\n".join(rows))
+"""
 
 
 @pytest.fixture
-def measured(turns):
-    return {
-        "command": "python benchmarks/scaling.py",
-        "arch": "r18w4_nam",
-        "batch_size": 8,
-        "steps": 4,
-        "cores": [0, 1],
-        "turns": turns,
-        "traffic": TRAFFIC,
-        "environment": runs.environment(scaling_report.PACKAGES),
-        "date": "2000-01-01T00:00:00+00:00",
+def log(tmp_path, monkeypatch):
+    """Puts the stand-in in the place of launch.py; returns a function that reads its log."""
+    pytest.importorskip("jax")
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("two processes need two cores")
+    program, log = tmp_path / "launch.py", tmp_path / "log.jsonl"
+    program.write_text(PROGRAM)
+    monkeypatch.setattr(scaling, "LAUNCH", program)
+    monkeypatch.setenv("LOG", str(log))
+    return lambda: [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def test_the_figures_are_those_of_the_trainings(log, tmp_path):
+    scaling.main(["--output", str(tmp_path / "out")])
+    report = runs.read_json(tmp_path / "out" / "scaling.json")
+    assert report["turns"] == 3 * [{"one": 100, "apart": 160, "weak": 140, "strong": 120}]
+    efficiency = {row["contender"]: row["efficiency"]["median"] for row in report["results"]}
+    assert efficiency == {"one": 1, "apart": 0.8, "weak": 0.7, "strong": 0.6}
+    page = (tmp_path / "out" / "scaling.md").read_text()
+    assert "| 140.0 (140.0–140.0) |" in page
+    assert " 70% (70%–70%) |" in page
+    assert "~" not in page
+
+
+def test_the_contenders_take_turns_on_two_cores(log, tmp_path):
+    scaling.main(["--arch", "r18w8_nam", "--steps", "4", "--output", str(tmp_path)])
+    low, high = scaling.two_cores()
+    names, arguments, cores = zip(*log(), strict=True)
+    alone, apart = [f"one-{low}", f"one-{high}"], {f"apart-{low}", f"apart-{high}"}
+    for number in range(3):
+        turn = names[6 * number : 6 * number + 6]
+        assert list(turn[:2]) == alone
+        assert set(turn[2:4]) == apart
+        assert list(turn[4:]) == ["weak", "strong"]
+    assert dict(zip(names, cores, strict=True)) == {
+        **{name: [int(name.partition("-")[2])] for name in (*alone, *apart)},
+        "weak": [low, high],
+        "strong": [low, high],
     }
+    batches = {}
+    for name, given in zip(names, arguments, strict=True):
+        end = given.index("--")
+        launched = launch.parser().parse_args(given[:end])
+        trained = train.parser().parse_args(given[end + 1 :])
+        assert (launched.processes, launched.pin) == (1 if "-" in name else 2, True)
+        assert (trained.arch, trained.steps_per_epoch) == ("r18w8_nam", 4)
+        batches[name] = trained.batch_size
+    assert batches == {**dict.fromkeys((*alone, *apart), 128), "weak": 256, "strong": 128}
 
 
-@pytest.fixture
-def report(measured, monkeypatch):
-    """Without the large network, which takes seconds to make."""
-    monkeypatch.setattr(scaling_report, "LARGE", "r18w8_nam")
-    return {**measured, "noisy_above": 0.1, **scaling_report.computed(measured, ASSUMED)}
-
-
-def shown(report):
-    console = Console(file=io.StringIO(), width=scaling_report.WIDTH)
-    scaling_tables.show(report, console)
-    return console.file.getvalue()
-
-
-def test_the_efficiency_is_that_of_a_round(turns):
-    rows = {row["contender"]: row for row in scaling_measurement.results(turns, 8)}
-    assert {name: row["efficiency"]["median"] for name, row in rows.items()} == {
-        "one": 1,
-        "apart": 0.8,
-        "weak": 0.625,
-        "quiet": round(1 / 1.3, 4),
-        "strong": 0.625,
-    }
-    assert rows["one"]["images_per_second"]["median"] == 8
-    assert rows["weak"]["images_per_second"]["median"] == 10
-    assert rows["strong"]["images_per_second"]["median"] == 10
-    assert rows["weak"]["images_per_second"]["noisy"]
-    assert not rows["weak"]["efficiency"]["noisy"]
-
-
-def test_one_process_is_the_mean_of_the_cores(turns):
-    for turn in turns:
-        turn["alone"] = [0.5, 1.0]  # 16 and 8 images/s
-    one, *_ = scaling_measurement.results(turns, 8)
-    assert one["images_per_second"]["median"] == 12
-    assert scaling_measurement.step_parts(turns, "weak")[0]["median"] == pytest.approx(1e3 / 1.5)
-
-
-def test_the_parts_are_the_step(turns):
-    parts = scaling_measurement.step_parts(turns, "weak")
-    assert [part["median"] for part in parts] == [1000, 250, 250, 100, 1600]
-    assert [part["share"] for part in parts] == [0.625, 0.1562, 0.1562, 0.0625, 1]
-    quiet = scaling_measurement.step_parts(turns, "quiet")
-    assert [part["median"] for part in quiet] == [1000, 250, 20, 30, 1300]
-    assert scaling_measurement.gradients(turns)["share"] == 0.05
-    assert scaling_measurement.stream(turns, 8)["share"] == 0.004
-    assert scaling_measurement.stream(turns, 8)["images_per_second"]["median"] == 2000
-
-
-def test_the_all_reduces_of_a_program():
-    program = """
-      %a = f32[4]{0} all-reduce(%x), channel_id=1
-      %b = (f32[8]{0}, f32[3,3,4]{2,1,0}, /*index=2*/f32[]) all-reduce(%x, %y, %z), channel_id=2
-      %c = f32[8]{0} add(%a, %b)
-    """
-    assert scaling_measurement.all_reduces(program) == [[16], [32, 144, 4]]
-
-
-def test_what_the_model_is_computed_for(report):
-    core, core_waiting, gpu, *_, large = report["assumed"]["trainings"]
-    assert core["image_seconds"] == 1 / 8
-    assert (core["waits"], core_waiting["waits"]) == (0, round(3 * 28 / 2))
-    # 44,862 of ten classes' network, and 90 classes' weights and biases more.
-    assert core["gradient_bytes"] == gpu["gradient_bytes"] == 4 * (44_862 + 90 * 33)
-    assert large["name"] == "r18w8_nam, assumed GPU"
-    assert large["image_seconds"] > 3 * gpu["image_seconds"]
-    assert len(report["model"]) == 6 * len(scaling_model.NETWORKS) * 2
-
-
-def test_the_tables(report):
-    lines = [" ".join(line.replace("|", " ").split()) for line in shown(report).splitlines()]
-    assert "two together, the same batch for each (weak) ~10.0 6.0 10.0 62.5% 62.5% 62.5%" in lines
-    assert "the all-reduces, alone 250.0 250.0 450.0 15.6% 20.0 20.0 36.0 1.5%" in lines, "\n".join(
-        lines
-    )
-    text = "\n".join(lines)
-    assert "4 all-reduces of 5 arrays, 4.0 kB: 4.0 kB of gradients (1,000 trainable" in text
-    assert "The gradients in one array take 80.0 ms (80.0–144.0), 5.0% of a step" in text
-    assert "assumed to reach 60 TFLOP/s" in text
-    assert "512 4,096 12 101.3" in lines
-
-
-def test_the_picture(report, tmp_path):
-    scaling_report.draw(report, tmp_path / "scaling.png")
-    assert matplotlib.image.imread(tmp_path / "scaling.png").std() > 0.05
-
-
-def test_earlier_measurements_are_taken(measured, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(scaling_report, "LARGE", "r18w4_nam")
-    monkeypatch.setattr(scaling_measurement, "measure", lambda *args: pytest.fail("measured"))
-    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    runs.write_json(tmp_path / "old.json", measured)
-    new = tmp_path / "new"
-    options = ["--measured", str(tmp_path / "old.json"), "--gpu-tflops", "30"]
-    scaling.main([*options, "--output", str(new), "--plot", str(new / "docs" / "plot.png")])
-    assert {path.name for path in new.iterdir()} == {"scaling.json", "scaling.md", "docs"}
-    again = runs.read_json(new / "scaling.json")
-    assert measured.items() <= again.items()
-    assert again["assumed"]["gpu_tflops"] == 30
-    assert "30 TFLOP/s" in (new / "scaling.md").read_text()
-    assert "30 TFLOP/s" in capsys.readouterr().out.replace("\n", " ")
-
-
-def test_the_page_has_the_results():
-    results = ROOT / "benchmarks" / "results" / "scaling.json"
-    if not results.exists():
-        pytest.skip("scaling.py has not been run for the results")
-    page = (ROOT / "docs" / "scaling.md").read_text()
-    for row in runs.read_json(results)["results"]:
-        speed, part = row["images_per_second"], row["efficiency"]
-        assert f"{timing.mark(speed)}{speed['median']:,.1f} |" in page
-        if row["contender"] != "one":
-            low, high = (f"{100 * part[key]:.0f}" for key in ("p10", "p90"))
-            assert f"{timing.mark(part)}{part['median']:.0%} ({low}–{high})" in page
+@pytest.mark.parametrize(("status", "kind"), [(2, InputError), (1, FailedError)])
+def test_the_error_of_a_training_is_the_error(log, tmp_path, monkeypatch, status, kind):
+    monkeypatch.setenv("STATUS", str(status))
+    with pytest.raises(kind, match=r"^--arch r51: Unknown"):
+        scaling.main(["--arch", "r51", "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--arch", "r51_nam"], r"--arch r51_nam: Unknown arch\."),
-        (["--batch-size", "0"], "--batch-size 0: expected 2 or more"),
-        (["--batch-size", "7"], "--batch-size 7: expected an even number up to 1000"),
-        (["--batch-size", "1002"], "--batch-size 1002: expected an even number up to 1000"),
-        (["--rounds", "2"], "--rounds 2: expected 3 or more"),
-        (["--steps", "1"], "--steps 1: expected 2 or more"),
-        (["--gpu-tflops", "0"], "--gpu-tflops 0.0: expected a number above 0"),
-        (["--critical-batch", "nan"], "--critical-batch nan: expected a number above 0"),
-        (["--measured", "missing.json"], "missing.json is missing"),
-        (["--measured", "benchmarks/results/train_step.json"], "train_step.json has no steps"),
+        (["--batch-size", "0"], "--batch-size 0: expected 2"),
+        (["--batch-size", "7"], "--batch-size 7: expected an even"),
+        (["--rounds", "2"], "--rounds 2: expected 3"),
+        (["--steps", "0"], "--steps 0: expected 1"),
     ],
 )
-def test_bad_usage(arguments, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    monkeypatch.setattr(scaling_measurement, "measure", lambda *args: pytest.fail("measured"))
-    outputs = ["--output", str(tmp_path / "out"), "--plot", str(tmp_path / "out" / "plot.png")]
+def test_bad_usage(arguments, message, tmp_path):
     with pytest.raises(InputError, match=message):
-        scaling.main([*arguments, *outputs])
+        scaling.main([*arguments, "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_one_core_is_refused(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3})
+    with pytest.raises(InputError, match=r"1 core.*expected 2"):
+        scaling.main([])

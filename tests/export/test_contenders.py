@@ -21,7 +21,7 @@ def test_how_much_logits_may_differ(factor, refused):
         return contenders.Contender("fake", "its file", predict)
 
     if refused:
-        with pytest.raises(InputError, match="another model"):
+        with pytest.raises(InputError, match="different models"):
             contenders.check_alike([model(1), model(factor)], images)
     else:
         contenders.check_alike([model(1), model(factor)], images)

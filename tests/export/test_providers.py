@@ -54,6 +54,18 @@ def test_a_silent_fallback_is_an_error(gpu_wheel):
     assert Fallen.asked[0] == (CUDA, {"use_tf32": "0"})
 
 
+def test_openvino_is_float32_with_the_threads_of_the_session(monkeypatch, gpu_wheel):
+    openvino = providers.PROVIDERS["openvino"][0]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [openvino, providers.CPU])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 3
+    with pytest.raises(InputError, match=r"--provider openvino: .*fell back to CPUExecution"):
+        providers.open_session("model.onnx", "openvino", options)
+    name, settings = Fallen.asked[0]
+    assert name == openvino
+    assert settings == {"device_type": "CPU", "precision": "FP32", "num_of_threads": "3"}
+
+
 def test_auto_falls_back_by_intention(gpu_wheel):
     assert providers.open_session("model.onnx").get_providers()[0] == providers.CPU
     assert Fallen.asked == [(providers.CPU, {})]

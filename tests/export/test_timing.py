@@ -28,7 +28,7 @@ class Track:
 def rows_of(seconds, baseline="a"):
     arrays = {key: np.array(values, float) for key, values in seconds.items()}
     return {
-        (row["model"], row["batch"]): row for row in timing.summarize(arrays, baseline=baseline)
+        (row["contender"], row["batch"]): row for row in timing.summarize(arrays, baseline=baseline)
     }
 
 
@@ -41,7 +41,7 @@ def test_contenders_take_turns():
         {1: "one", 8: "eight"},
         rounds=3,
         clock=lambda: track.now,
-        advance=lambda: advanced.append(len(track.calls)),
+        after_round=lambda: advanced.append(len(track.calls)),
     )
     turns = [(name, batch) for batch in ("one", "eight") for name in "abc"]
     warm_up = timing.WARM_UP * len(turns)
@@ -79,11 +79,12 @@ def test_percentiles_and_images_per_second():
     assert row["images_per_second"] == pytest.approx(8 / 0.015, abs=0.01)
 
 
-def test_the_speedup_is_taken_round_by_round():
-    # b is twice as fast, but for the round in which the machine became ten times slower. The ratio
-    # of the medians would be 20.
+def test_the_ratio_is_taken_round_by_round():
+    # b is twice as fast, except for the round in which the machine became ten times slower. The
+    # ratio of the medians would be 20.
     rows = rows_of({("a", 1): [1, 1, 10, 10, 10], ("b", 1): [0.5, 0.5, 0.5, 5, 5]})
     assert rows["b", 1]["speedup"]["median"] == 2
+    assert rows["b", 1]["ratio"]["median"] == 0.5
     assert rows["a", 1]["speedup"]["median"] == 1
 
 
