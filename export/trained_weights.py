@@ -8,7 +8,7 @@ order; a float32 ONNX file holds the folded form's, in an order of axes of its o
 import keras
 import numpy as np
 import tensorflow as tf
-from keras_nam.folded_layers import FoldedGate
+from keras_nam.fold import FoldedGate
 
 import keras_nam
 from keras_nam.attention.base import ImageAttention
