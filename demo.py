@@ -8,7 +8,7 @@ from PIL import Image
 
 from export import predict, to_onnx
 from training import cli, evaluate, train
-from training.cifar import ARCHIVES
+from training.data.cifar import ARCHIVES
 
 FOLDER = Path("runs/demo")
 # CIFAR-100: 8 minutes on 2 slow cores (see README.md); synthetic: 2 to 15 s an epoch.
@@ -50,10 +50,11 @@ next:        .venv/bin/python export/predict.py IMAGE.png
 
 def classify_pictures(dataset, model):
     """Classifies some test images as PNG files, and draws what was answered."""
-    from export.local_models import open_model
-    from training import data, plots
+    from export.runtime.local_models import open_model
+    from training.data import streams
+    from training.runs import plots
 
-    loaded = data.load(dataset)
+    loaded = streams.load(dataset)
     test, names = loaded.test.take(slice(PICTURES)), loaded.class_names
     (FOLDER / "pictures").mkdir()
     paths = [str(FOLDER / "pictures" / f"test-{index}.png") for index in range(PICTURES)]

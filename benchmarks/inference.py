@@ -22,7 +22,7 @@ if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import report
-from export import timing
+from export.timing import rounds
 from training import cli
 from training.cli import InputError
 
@@ -69,8 +69,8 @@ def main(argv=None):
 
 def measure(args, command):
     """Returns the report of a command line with these options, as JSON holds it."""
-    from export.contenders import open_contenders
-    from export.devices import prepare_tensorflow
+    from export.runtime.devices import prepare_tensorflow
+    from export.timing.contenders import open_contenders
     from keras_nam.models import parse_arch
 
     for arch in args.archs:
@@ -89,7 +89,7 @@ def measure(args, command):
             ((contender,), _) = open_contenders(unfolded, ["savedmodel"], "cpu", args.threads)
             calls[arch, UNFOLDED] = contender.predict
         images = np.random.default_rng(0).uniform(0, 255, (args.batch_size, 32, 32, 3))
-        seconds = timing.measure(calls, {args.batch_size: images.astype(np.float32)}, args.rounds)
+        seconds = rounds.measure(calls, {args.batch_size: images.astype(np.float32)}, args.rounds)
     return {
         **report.new_report(command, args, PACKAGES),
         "left_out": left_out,
@@ -105,15 +105,17 @@ def exported(folder, arch):
     """
     import onnx
 
-    from export import quantize, random_run, release, to_onnx
-    from export.source import open_source
+    from export import random_run, to_onnx
+    from export.targets import quantization
+    from export.verification import release
+    from export.verification.source import open_source
 
     run = random_run.make(folder / arch, arch)
     with contextlib.redirect_stdout(io.StringIO()):
         to_onnx.main(["--run", str(run), "--provider", "cpu", "--samples", "64"])
     source = open_source(run)
     float32 = onnx.load(run / "onnx" / "model.onnx")
-    int8 = quantize.to_int8(float32, release.calibration_images(source, CALIBRATION_IMAGES))
+    int8 = quantization.to_int8(float32, release.calibration_images(source, CALIBRATION_IMAGES))
     onnx.save(int8, run / "onnx" / "model.int8.onnx")
     return source, open_source(random_run.make(folder / f"{arch}-unfolded", arch, fold=False))
 
@@ -128,7 +130,7 @@ def results(seconds, first):
     rows = []
     for model in dict.fromkeys(model for (_, model), _ in seconds):
         own = {(arch, n): times for ((arch, name), n), times in seconds.items() if name == model}
-        for row in timing.summarize(own, baseline=first):
+        for row in rounds.summarize(own, baseline=first):
             rows.append({"model": model, "arch": row.pop("contender"), **row})
     return rows
 
@@ -137,7 +139,7 @@ def gains(seconds):
     """Returns for each of `GAINS` and each arch the statistics of the ratio of times."""
     times = {key: its_own for (key, _), its_own in seconds.items()}
     return [
-        {"gain": name, "arch": arch, **timing.percentiles(times[arch, old] / times[arch, new])}
+        {"gain": name, "arch": arch, **rounds.percentiles(times[arch, old] / times[arch, new])}
         for name, (old, new) in GAINS.items()
         for arch in dict.fromkeys(arch for arch, _ in times)
         if {(arch, old), (arch, new)} <= times.keys()
@@ -157,8 +159,8 @@ def page(measured):
                 [
                     row["model"],
                     row["arch"],
-                    f"{timing.mark(row['milliseconds'])}{row['milliseconds']['median']:,.1f}",
-                    f"{timing.mark(row['milliseconds'])}{row['images_per_second']:,.0f}",
+                    f"{rounds.mark(row['milliseconds'])}{row['milliseconds']['median']:,.1f}",
+                    f"{rounds.mark(row['milliseconds'])}{row['images_per_second']:,.0f}",
                     report.cell(row["ratio"], ".3f"),
                 ]
                 for row in measured["results"]
@@ -170,7 +172,7 @@ def page(measured):
             [[row["gain"], row["arch"], report.cell(row, ".2f")] for row in measured["gains"]],
             words=2,
         ),
-        *timing.noise_note([*numbers, *measured["gains"]]),
+        *rounds.noise_note([*numbers, *measured["gains"]]),
     ]
 
 

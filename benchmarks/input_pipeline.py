@@ -20,7 +20,7 @@ if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import report
-from export import timing
+from export.timing import rounds
 from training import cli, recipes
 from training.cli import InputError
 
@@ -67,7 +67,7 @@ def measure(args, recipe, command):
         recipe: The `Recipe` of `--recipe`.
         command: String, the command line.
     """
-    from export.devices import prepare_tensorflow
+    from export.runtime.devices import prepare_tensorflow
 
     prepare_tensorflow("CPU", args.threads)
     split, source = training_images()
@@ -79,13 +79,13 @@ def measure(args, recipe, command):
         for stream in streams.values():
             stream.restart()
 
-    seconds = timing.measure(
+    seconds = rounds.measure(
         {name: stream.draw for name, stream in streams.items()},
         {DRAWS * recipe.batch_size: DRAWS},
         args.rounds,
         after_round=restart,
     )
-    rows = timing.summarize(seconds, baseline=args.recipe)
+    rows = rounds.summarize(seconds, baseline=args.recipe)
     return {
         **report.new_report(command, args, PACKAGES),
         "batches_per_turn": DRAWS,
@@ -130,7 +130,8 @@ def open_streams(split, recipe_name, recipe):
     Raises:
         InputError: If the split has no whole batch, or Keras has no such layer.
     """
-    from training import augment, data
+    from training.data import augment
+    from training.data import streams as data
 
     def stream(names, function):
         batches = data.training_stream(split, recipe.batch_size, recipe.mean, recipe.std, function)
@@ -156,7 +157,7 @@ def stock_layers(names):
     """
     from keras import layers
 
-    from training import augment
+    from training.data import augment
 
     stock = {
         "random_crop": lambda padding=4, mode="constant": layers.RandomTranslation(
@@ -199,7 +200,7 @@ def training_images():
 
     The time of an augmentation does not depend on the pixels' values.
     """
-    from training import data
+    from training.data import streams as data
 
     folder = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     try:
@@ -220,7 +221,7 @@ def page(measured):
             [
                 row["contender"],
                 " ".join(row["augmentations"]) or "–",
-                f"{timing.mark(times)}{middle:,.0f} ({slow:,.0f}–{fast:,.0f})",
+                f"{rounds.mark(times)}{middle:,.0f} ({slow:,.0f}–{fast:,.0f})",
                 report.cell(row["speedup"], ".2f"),
             ]
         )
@@ -234,7 +235,7 @@ def page(measured):
             words=2,
         ),
         "The stock Keras layers are similar to the recipe's augmentations, not equal.",
-        *timing.noise_note(numbers),
+        *rounds.noise_note(numbers),
     ]
 
 

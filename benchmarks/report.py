@@ -5,9 +5,9 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from export import timing
-from training import runs
+from export.timing import rounds
 from training.cli import InputError
+from training.runs import files
 
 
 def new_parser(description):
@@ -84,7 +84,7 @@ def new_report(command, args, packages):
     return {
         "command": command,
         **{option: value for option, value in vars(args).items() if option != "output"},
-        "environment": runs.environment(packages),
+        "environment": files.environment(packages),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -107,7 +107,7 @@ def cell(statistics, form):
         form: Format specification of the numbers, such as `",.1f"`.
     """
     median, low, high = (format(statistics[key], form) for key in ("median", "p10", "p90"))
-    return f"{timing.mark(statistics)}{median} ({low}–{high})"
+    return f"{rounds.mark(statistics)}{median} ({low}–{high})"
 
 
 def table(columns, rows, words=1):
@@ -136,8 +136,8 @@ def write(folder, name, report, page):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(page) + "\n"
-    runs.write_atomically(
+    files.write_atomically(
         folder / f"{name}.md", lambda temporary: temporary.write_text(text, encoding="utf-8")
     )
-    runs.write_json(folder / f"{name}.json", report)
+    files.write_json(folder / f"{name}.json", report)
     print(f"{text}\nwritten: {folder}/{name}.json, {name}.md")

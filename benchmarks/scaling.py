@@ -30,9 +30,10 @@ if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import report
-from export import timing
-from training import cli, runs
+from export.timing import rounds
+from training import cli
 from training.cli import FailedError, InputError
+from training.runs import files
 
 LAUNCH = Path(__file__).parents[1] / "training" / "launch.py"
 PACKAGES = ("jax", "keras", "tensorflow", "numpy")
@@ -160,7 +161,7 @@ class Training:
             errors = re.findall(r"error: (.*)", self.log.read_text())
             reason = errors[0] if errors else f"the training ended with status {status}"
             raise (InputError if status == 2 else FailedError)(reason)
-        epochs = runs.read_history(self.run / "history.csv")
+        epochs = files.read_history(self.run / "history.csv")
         return float(np.median([epoch["images_per_second"] for epoch in epochs[1:]]))
 
 
@@ -170,8 +171,8 @@ def results(turns):
     return [
         {
             "contender": name,
-            "images_per_second": timing.percentiles(speed),
-            "efficiency": timing.percentiles(speed / speeds["one"] / (1 + (name != "one"))),
+            "images_per_second": rounds.percentiles(speed),
+            "efficiency": rounds.percentiles(speed / speeds["one"] / (1 + (name != "one"))),
         }
         for name, speed in speeds.items()
     ]
@@ -193,7 +194,7 @@ def page(measured):
         f"# Scaling: {measured['arch']}, batch size {measured['batch_size']}",
         report.caption(measured),
         report.table(columns, rows),
-        *timing.noise_note(row[key] for row in measured["results"] for key in keys),
+        *rounds.noise_note(row[key] for row in measured["results"] for key in keys),
     ]
 
 

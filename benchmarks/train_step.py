@@ -24,7 +24,7 @@ if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import report
-from export import timing
+from export.timing import rounds
 from training import cli
 from training.cli import FailedError
 
@@ -67,7 +67,7 @@ def main(argv=None):
 def measure(args, command):
     """Returns the report of a command line with these options, as JSON holds it."""
     from benchmarks import train_step_contenders as contenders
-    from export.devices import prepare_tensorflow
+    from export.runtime.devices import prepare_tensorflow
     from keras_nam import create_model
 
     contenders.check_arch(args.arch)
@@ -78,7 +78,7 @@ def measure(args, command):
         contenders.new_task(args.arch, args.batch_size, device, args.threads)
     )
     contenders.check_alike(found)
-    seconds = timing.measure(
+    seconds = rounds.measure(
         {contender.name: lambda batch, its=contender: its.step() for contender in found},
         {args.batch_size: None},
         args.rounds,
@@ -102,7 +102,7 @@ def results(seconds, first_seconds):
         seconds: Return value of `timing.measure`.
         first_seconds: Dictionary, name to seconds of the first step.
     """
-    rows = timing.summarize(seconds, baseline="ours")
+    rows = rounds.summarize(seconds, baseline="ours")
     return [{**row, "first_seconds": round(first_seconds[row["contender"]], 2)} for row in rows]
 
 
@@ -110,7 +110,7 @@ def ratios(seconds):
     """Returns NAM's cost and the shares of the floor: statistics over the rounds."""
     times = {name: its_own for (name, _), its_own in seconds.items()}
     pairs = (("ours", "plain"), ("floor", "ours"), ("floor", "plain"))
-    return {f"{a} / {b}": timing.percentiles(times[a] / times[b]) for a, b in pairs}
+    return {f"{a} / {b}": rounds.percentiles(times[a] / times[b]) for a, b in pairs}
 
 
 def peak_memory(archs, batch_size, device, threads):
@@ -142,7 +142,7 @@ def peak_bytes(arch, batch_size, device, threads):
     import tensorflow as tf
 
     from benchmarks import train_step_contenders as contenders
-    from export.devices import prepare_tensorflow
+    from export.runtime.devices import prepare_tensorflow
     from keras_nam import create_model
 
     def used(when):
@@ -171,7 +171,7 @@ def page(measured):
         [
             row["contender"],
             report.cell(row["milliseconds"], ",.1f"),
-            f"{timing.mark(row['milliseconds'])}{row['images_per_second']:,.1f}",
+            f"{rounds.mark(row['milliseconds'])}{row['images_per_second']:,.1f}",
             report.cell(row["ratio"], ".3f"),
             f"{row['first_seconds']:,.1f}",
         ]
@@ -194,7 +194,7 @@ def page(measured):
             ["times of one round", "median (p10–p90)"],
             [[name, report.cell(ratio, ".3f")] for name, ratio in pairs.items()],
         ),
-        *timing.noise_note(
+        *rounds.noise_note(
             [*(row[key] for row in times for key in ("milliseconds", "ratio")), *pairs.values()]
         ),
         f"Floor: {flops:,.1f} GFLOP per step, "

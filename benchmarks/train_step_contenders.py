@@ -15,10 +15,10 @@ import tensorflow as tf
 from keras import layers, ops
 
 import keras_nam
-from export.serving import one_line
+from export.runtime.rest import one_line
 from keras_nam.models import parse_arch
 from training.cli import InputError
-from training.optimizers import SGD
+from training.fitting.optimizers import SGD
 
 OURS, PLAIN, FLOOR = "ours", "plain", "floor"
 PYTORCH, COMPILED = "PyTorch", "PyTorch, torch.compile"

@@ -92,7 +92,7 @@ def main(argv=None):
         if getattr(args, option) < least:
             raise cli.InputError(f"--{option} {getattr(args, option)}: expected {least} or more")
     with cli.needing("train,export"):
-        from export.benchmark_report import benchmark
+        from export.timing.report import benchmark
 
         benchmark(args, DEVICES[args.provider])
 

@@ -15,10 +15,11 @@ from rich.text import Text
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from export import images, local_models, preprocessing
-from export.serving import RestClient
-from export.signatures import IMAGE, IMAGE_BYTES, Scores, check
-from training import cli, runs
+from export.runtime import images, local_models, preprocessing
+from export.runtime.rest import RestClient
+from export.runtime.signatures import IMAGE, IMAGE_BYTES, Scores, check
+from training import cli
+from training.runs import files
 
 BATCH_SIZE = 64
 LONGEST_TIMEOUT = 86_400
@@ -63,10 +64,10 @@ def _open_model(args):
         if args.url:
             return RestClient(args.url, **options)
         if args.grpc:
-            from export.serving_grpc import GrpcClient  # it imports TensorFlow
+            from export.runtime.grpc_client import GrpcClient  # it imports TensorFlow
 
             return GrpcClient(args.grpc, **options)
-        return local_models.open_model(args.model or runs.newest_finished())
+        return local_models.open_model(args.model or files.newest_finished())
 
 
 def _predict(model, pictures, form):

@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 
 import keras_nam
-from training import data, recipes, runs, saved_model
-from training.evaluation import evaluate
+from training import recipes
+from training.data import streams
+from training.runs import files, saved_model
+from training.runs.scores import evaluate
 
 RECIPE = recipes.FAST
 
@@ -37,11 +39,11 @@ def scale_logits(model, images, largest=12.0):
 
 def make(folder, arch="r18w4_nam", seed=0, fold=True):
     """Makes a run folder on the synthetic set; returns its path."""
-    dataset = data.load("synthetic")
+    dataset = streams.load("synthetic")
     model = keras_nam.create_model(arch, num_classes=len(dataset.class_names))
     randomize(model, seed)
-    scale_logits(model, data.normalize(dataset.test.images[:64], RECIPE.mean, RECIPE.std))
-    scores = evaluate(model, data.evaluation_stream(dataset.test, 64, RECIPE.mean, RECIPE.std))
+    scale_logits(model, streams.normalize(dataset.test.images[:64], RECIPE.mean, RECIPE.std))
+    scores = evaluate(model, streams.evaluation_stream(dataset.test, 64, RECIPE.mean, RECIPE.std))
     folder.mkdir(parents=True, exist_ok=True)
     model.save(folder / "best.keras")
     config = {
@@ -51,11 +53,11 @@ def make(folder, arch="r18w4_nam", seed=0, fold=True):
         "seed": seed,
         "precision": "float32",
         "recipe_settings": dataclasses.asdict(RECIPE),
-        "environment": runs.environment(),
+        "environment": files.environment(),
     }
-    runs.write_json(folder / "config.json", config)
+    files.write_json(folder / "config.json", config)
     saved_model.save(
         model, folder / "saved_model", dataset.class_names, RECIPE.mean, RECIPE.std, fold=fold
     )
-    runs.write_json(folder / "result.json", {"arch": arch, "top1": scores["top1"]})
+    files.write_json(folder / "result.json", {"arch": arch, "top1": scores["top1"]})
     return folder

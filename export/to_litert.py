@@ -13,7 +13,8 @@ from pathlib import Path
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from export import preprocessing, to_onnx
+from export import to_onnx
+from export.runtime import preprocessing
 from training import cli
 
 
@@ -37,7 +38,7 @@ def main(argv=None):
     args = parser().parse_args(preprocessing.joined(argv))
     cli.check_name("precision", args.precision, to_onnx.PRECISIONS)
     with cli.needing("train,export"):
-        from export.litert_export import export
+        from export.targets.litert import export
     export(args)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from export import preprocessing
+from export.runtime import preprocessing
 from training import cli
 
 PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "openvino")
@@ -97,7 +97,7 @@ def main(argv=None):
     cli.check_name("provider", args.provider, PROVIDERS)
     cli.check_name("precision", args.precision, PRECISIONS)
     with cli.needing("train,export"):
-        from export.onnx_export import export
+        from export.targets.onnx import export
     export(args)
 
 

@@ -47,16 +47,17 @@ def main(argv=None):
         raise cli.InputError(f"--version {args.version}: expected a whole number from 1")
 
     with cli.needing("train"):
-        from export.source import open_run
-        from training import data, runs, saved_model
+        from export.verification.source import open_run
+        from training.data import streams
+        from training.runs import files, saved_model
 
-    run = open_run(args.run or runs.newest_finished(), finished=False)
+    run = open_run(args.run or files.newest_finished(), finished=False)
     base = run.folder / "saved_model"
     versions = [int(path.name) for path in base.glob("*") if path.name.isdecimal()]
     written = saved_model.save(
         run.model,
         base,
-        data.load(run.config["dataset"], args.data_dir).class_names,
+        streams.load(run.config["dataset"], args.data_dir).class_names,
         run.mean,
         run.std,
         version=args.version or max(versions, default=0) + 1,

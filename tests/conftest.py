@@ -20,9 +20,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    on_gpu = [
-        item for item in items if config.getoption("--gpu") or item.get_closest_marker("gpu")
-    ]
+    on_gpu = [item for item in items if config.getoption("--gpu") or item.get_closest_marker("gpu")]
     if not on_gpu:
         return
     import tensorflow as tf

@@ -78,9 +78,7 @@ def needing(extras):
     try:
         yield
     except ModuleNotFoundError as missing:
-        raise InputError(
-            f"{missing.name} is not installed: pip install -e '.[{extras}]'"
-        ) from None
+        raise InputError(f"{missing.name} is not installed: pip install -e '.[{extras}]'") from None
 
 
 def run(main, leave=sys.exit):

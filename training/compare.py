@@ -67,8 +67,9 @@ def main(argv=None):
         raise InputError(f"--jobs {args.jobs}: expected 1 or more.")
     base = dataclasses.replace(recipes.read_job(dict(vars(args))), quiet=True)
     with cli.needing("train"):
-        from training import console, grid
-        from training.variants import read_seeds, read_variants
+        from training import console
+        from training.comparing import grid
+        from training.comparing.variants import read_seeds, read_variants
 
     variants, seeds = read_variants(args.archs, base), read_seeds(args.seeds)
     args.baseline = args.baseline or next(iter(variants))
@@ -96,7 +97,7 @@ def _check(jobs):
     """Raises an InputError for what no training would accept, before any is started."""
     import tensorflow as tf
 
-    from training.fit import check
+    from training.fitting.job import check
 
     with contextlib.suppress(RuntimeError):  # a TensorFlow that is initialized keeps its devices
         tf.config.set_visible_devices([], "GPU")  # whose memory is the trainings'
@@ -106,15 +107,17 @@ def _check(jobs):
 
 def _train(planned, jobs, runs_dir, report):
     """Trains what is missing; returns the runs that failed."""
-    from training import data, grid, runs
+    from training.comparing import grid
+    from training.data import streams
+    from training.runs import files as runs
 
     missing = [run.job for run in planned if not run.finished]
     if missing:
         # Once, and not in each training: a set that is wrong, or still to be downloaded.
         first = missing[0]
-        loaded = data.load(first.dataset, first.data_dir, first.validation_split, first.seed)
+        loaded = streams.load(first.dataset, first.data_dir, first.validation_split, first.seed)
         for job in missing:
-            data.steps_per_epoch(loaded.train, job.recipe.batch_size)
+            streams.steps_per_epoch(loaded.train, job.recipe.batch_size)
         del loaded
     runs_dir.mkdir(parents=True, exist_ok=True)
     busy = (
@@ -131,8 +134,11 @@ def _train(planned, jobs, runs_dir, report):
 
 def _report(planned, variants, args, command, out, show):
     """Writes the tables of the finished runs, and prints them if `show`."""
-    from training import compare_report, comparison, console, runs
-    from training.multiply_adds import multiply_adds
+    from training import console
+    from training.comparing import report as compare_report
+    from training.comparing import statistics
+    from training.fitting.multiply_adds import multiply_adds
+    from training.runs import files as runs
 
     finished = [run for run in planned if run.finished]
     runs_dir = planned[0].folder.parent
@@ -140,7 +146,7 @@ def _report(planned, variants, args, command, out, show):
         if args.no_train:
             raise InputError(f"No run is finished in {runs_dir} or {out}/runs; omit --no-train.")
         return
-    rows = [comparison.figures(run) for run in finished]
+    rows = [statistics.figures(run) for run in finished]
     costs = {
         name: multiply_adds(job.arch, job.stem, rows[0]["classes"])
         for name, job in variants.items()
@@ -151,7 +157,7 @@ def _report(planned, variants, args, command, out, show):
         "baseline": args.baseline,
         "recipe": args.recipe_name,
         "data": rows[0]["data"],
-        "variants": comparison.compare(rows, args.baseline, costs),
+        "variants": statistics.compare(rows, args.baseline, costs),
         "runs": rows,
         "missing": [run.folder.name for run in planned if run not in finished],
         "settings": {name: job.as_config() for name, job in variants.items()},

@@ -6,7 +6,8 @@ from pathlib import Path
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from training import cli, datasets, recipes
+from training import cli, recipes
+from training.data import sources
 
 
 def parser():
@@ -34,7 +35,7 @@ def parser():
     parser.add_argument(
         "--dataset",
         default="cifar100",
-        help=f"{', '.join(datasets.DATASETS)}: for a .keras file without a run (default: "
+        help=f"{', '.join(sources.DATASETS)}: for a .keras file without a run (default: "
         "%(default)s)",
     )
     return parser
@@ -45,7 +46,7 @@ def main(argv=None):
     args = parser().parse_args(argv)
 
     with cli.needing("train"):
-        from training.report import report
+        from training.runs.report import report
 
     report(args.run, args.split, args.flip, args.data_dir, args.recipe, args.dataset)
 

@@ -33,7 +33,7 @@ def main(argv=None):
     """Parses, measures and prints."""
     args = parser().parse_args(argv)
     with cli.needing("train"):
-        from training.gate_report import report
+        from training.gating.report import report
     report(args.run, args.images, args.data_dir, args.out)
 
 

@@ -23,8 +23,9 @@ from threading import Thread
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from training import cli, multihost, train
+from training import cli, train
 from training.cli import InputError
+from training.fitting import multihost
 
 TRAIN = Path(__file__).with_name("train.py")
 GRACE, GRACE_AFTER_FAILURE = 60, 20  # seconds until SIGKILL; a checkpoint takes some of them

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from training import runs
 from training.cli import check_name
-from training.datasets import DATASETS
+from training.data.sources import DATASETS
+from training.runs import files
 from training.settings import (
     NOT_NEGATIVE,
     POSITIVE,
@@ -271,7 +271,7 @@ class Job:
     def folder(self):
         """The run folder."""
         name = f"{self.arch}-{self.recipe_name}-s{self.seed}"
-        return Path(self.run_dir) if self.run_dir else Path(runs.ROOT) / name
+        return Path(self.run_dir) if self.run_dir else Path(files.ROOT) / name
 
     def as_options(self):
         """Returns the words of the train.py command line that trains this job."""

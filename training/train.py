@@ -13,8 +13,9 @@ from pathlib import Path
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from training import cli, multihost, recipes
+from training import cli, recipes
 from training.cli import check_name
+from training.fitting import multihost
 from training.settings import add_options
 
 
@@ -34,7 +35,7 @@ def main(argv=None):
         multihost.choose_backend()
 
     with cli.needing("train"):
-        from training.fit import train
+        from training.fitting.job import train
 
     try:
         train(job)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from benchmarks import inference
-from export import devices, timing
-from training import runs
+from export.runtime import devices
+from export.timing import rounds as timing
 from training.cli import InputError
+from training.runs import files
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_a_gain_is_the_ratio_of_two_models_of_one_arch(seconds):
 
 
 def test_the_command_writes_its_report(seconds, monkeypatch, tmp_path):
-    from export import contenders
+    from export.timing import contenders
 
     opened = {"folded": ["savedmodel", "onnx", "onnx-int8"], "unfolded": ["savedmodel"]}
     left_out = {"openvino": "openvino is not installed"}
@@ -61,7 +62,7 @@ def test_the_command_writes_its_report(seconds, monkeypatch, tmp_path):
     monkeypatch.setattr(timing, "measure", measure)
     arguments = ["--archs", "r50", "--batch-size", "8", "--rounds", "5"]
     inference.main([*arguments, "--output", str(tmp_path)])
-    report = runs.read_json(tmp_path / "inference.json")
+    report = files.read_json(tmp_path / "inference.json")
     assert report["left_out"] == left_out
     assert [row["gain"] for row in report["gains"]] == ["folding", "int8"]
     page = (tmp_path / "inference.md").read_text()
@@ -76,7 +77,7 @@ def test_the_command_measures_real_exports(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "prepare_tensorflow", lambda device, threads: None)
     quick = ["--rounds", "5", "--batch-size", "2"]
     inference.main(["--archs", "r18w4", "r18w4_nam", *quick, "--output", str(tmp_path)])
-    report = runs.read_json(tmp_path / "inference.json")
+    report = files.read_json(tmp_path / "inference.json")
     models = [*inference.MODELS, inference.UNFOLDED]
     assert sorted((row["model"], row["arch"]) for row in report["results"]) == sorted(
         (model, arch)

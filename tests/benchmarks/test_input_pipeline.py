@@ -9,9 +9,13 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import input_pipeline
-from export import devices, timing
-from training import augment, data, recipes, runs
+from export.runtime import devices
+from export.timing import rounds
+from training import recipes
 from training.cli import InputError
+from training.data import augment
+from training.data import streams as data
+from training.runs import files
 
 ROOT = Path(__file__).parents[2]
 STREAMS = ["paddle", "fast", "none", "keras"]
@@ -34,7 +38,7 @@ def command(monkeypatch, tmp_path):
         output = tmp_path / "results"
         small = ["--rounds", "10", "--batch-size", "8", "--output", str(output)]
         input_pipeline.main([*small, *arguments])
-        return runs.read_json(output / "input_pipeline.json")
+        return files.read_json(output / "input_pipeline.json")
 
     command.prepared = prepared
     return command
@@ -60,10 +64,10 @@ def test_the_command_writes_its_report(command, capsys):
 
 def test_the_page_has_images_per_second_and_the_ratio():
     seconds = np.arange(1, 12) / 10  # the 10th percentile is 0.2, the 90th 1.0
-    rows = timing.summarize({("a", 512): seconds, ("b", 512): seconds / 4}, baseline="a")
+    rows = rounds.summarize({("a", 512): seconds, ("b", 512): seconds / 4}, baseline="a")
     measured = {
         **{"recipe": "a", "batch_size": 256, "threads": 2, "command": "python some.py"},
-        "environment": runs.environment(["numpy"]),
+        "environment": files.environment(["numpy"]),
         "results": [{**row, "augmentations": ["crop"] * number} for number, row in enumerate(rows)],
     }
     page = "\n".join(input_pipeline.page(measured))

@@ -5,8 +5,8 @@ import argparse
 import pytest
 
 from benchmarks import report
-from training import runs
 from training.cli import InputError
+from training.runs import files
 
 
 def test_a_report_says_what_was_run_and_on_what():
@@ -41,7 +41,7 @@ def test_a_noisy_cell_is_marked():
 def test_the_page_is_printed_and_written_beside_the_json(tmp_path, capsys):
     report.write(tmp_path / "new", "some", {"figure": 1.5}, ["# Title", "text"])
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["some.json", "some.md"]
-    assert runs.read_json(tmp_path / "new" / "some.json") == {"figure": 1.5}
+    assert files.read_json(tmp_path / "new" / "some.json") == {"figure": 1.5}
     page = (tmp_path / "new" / "some.md").read_text()
     assert page == "# Title\n\ntext\n"
     assert page in capsys.readouterr().out

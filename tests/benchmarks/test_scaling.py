@@ -6,8 +6,9 @@ import os
 import pytest
 
 from benchmarks import scaling
-from training import launch, runs, train
+from training import launch, train
 from training.cli import FailedError, InputError
+from training.runs import files
 
 # Logs its arguments and its cores, and writes the history of a run whose first epoch is slow. Two
 # independent processes at the same time are slower than one alone.
@@ -45,7 +46,7 @@ def log(tmp_path, monkeypatch):
 
 def test_the_figures_are_those_of_the_trainings(log, tmp_path):
     scaling.main(["--output", str(tmp_path / "out")])
-    report = runs.read_json(tmp_path / "out" / "scaling.json")
+    report = files.read_json(tmp_path / "out" / "scaling.json")
     assert report["turns"] == 3 * [{"one": 100, "apart": 160, "weak": 140, "strong": 120}]
     efficiency = {row["contender"]: row["efficiency"]["median"] for row in report["results"]}
     assert efficiency == {"one": 1, "apart": 0.8, "weak": 0.7, "strong": 0.6}

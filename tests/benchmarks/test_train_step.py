@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks import train_step
-from training import runs
 from training.cli import FailedError, InputError
+from training.runs import files
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +46,7 @@ def test_the_page(seconds):
         "results": train_step.results(seconds, first_seconds(seconds)),
         "ratios": train_step.ratios(seconds),
         "memory": {"r50_nam": 21_000_000, "r50": 20_000_000},
-        "environment": runs.environment(["keras"]),
+        "environment": files.environment(["keras"]),
     }
     page = "\n".join(train_step.page(measured))
     lines = [" ".join(line.split()) for line in page.splitlines()]

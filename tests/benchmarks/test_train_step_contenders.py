@@ -9,9 +9,9 @@ import tensorflow as tf
 import keras_nam
 from benchmarks import train_step
 from benchmarks import train_step_contenders as contenders
-from export import devices
-from training import runs
+from export.runtime import devices
 from training.cli import InputError
+from training.runs import files
 
 BATCH = 8
 
@@ -54,7 +54,7 @@ def test_the_command_writes_its_report(opened, monkeypatch, tmp_path):
     monkeypatch.setattr(train_step, "peak_memory", lambda *args: None)
     arguments = ["--arch", "r18w8_nam", "--batch-size", str(BATCH), "--rounds", "5"]
     train_step.main([*arguments, "--threads", "1", "--output", str(tmp_path)])
-    report = runs.read_json(tmp_path / "train_step.json")
+    report = files.read_json(tmp_path / "train_step.json")
     assert prepared == [("CPU", 1)]
     names = ["ours", "plain", "stock Keras BN", "official, ported", "floor"]
     assert [row["contender"] for row in report["results"]] == names

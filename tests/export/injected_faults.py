@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from export.signatures import IMAGE
+from export.runtime.signatures import IMAGE
 
 GRAPH_FAULTS, MODEL_FAULTS = {}, {}
 

@@ -16,18 +16,13 @@ import pytest
 import toys
 from rich.console import Console
 
-from export import (
-    benchmark,
-    benchmark_report,
-    contenders,
-    litert,
-    onnx_graph,
-    random_run,
-    timing,
-    to_litert,
-    to_onnx,
-)
-from export.source import open_source
+from export import benchmark, random_run, to_litert, to_onnx
+from export.targets import litert
+from export.targets import onnx as onnx_target
+from export.timing import contenders
+from export.timing import report as benchmark_report
+from export.timing import rounds as timing
+from export.verification.source import open_source
 from training.cli import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +31,7 @@ OPENVINO = ["openvino"] if importlib.util.find_spec("openvino") else []
 
 def add_onnx(run):
     (run / "onnx").mkdir(exist_ok=True)
-    onnx.save(onnx_graph.convert(open_source(run), opset=17), run / "onnx" / "model.onnx")
+    onnx.save(onnx_target.convert(open_source(run), opset=17), run / "onnx" / "model.onnx")
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import toys
 
-from export import contenders, devices
-from export.signatures import Scores
+from export.runtime import devices
+from export.runtime.signatures import Scores
+from export.timing import contenders
 from training.cli import InputError
 
 

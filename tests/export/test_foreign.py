@@ -8,13 +8,15 @@ import pytest
 import tensorflow as tf
 from test_source import save
 
-from export import plausibility, to_litert, to_onnx
-from export.local_models import LiteRTModel, OnnxModel
-from export.preprocessing import Preprocessing, from_options, joined
-from export.source import open_source
-from export.verify import PixelsError
-from training import data, recipes
+from export import to_litert, to_onnx
+from export.runtime.local_models import LiteRTModel, OnnxModel
+from export.runtime.preprocessing import Preprocessing, from_options, joined
+from export.verification import plausibility
+from export.verification.source import open_source
+from export.verification.verify import PixelsError
+from training import recipes
 from training.cli import InputError
+from training.data import streams
 
 NORMALIZED = Preprocessing("0..1", recipes.PADDLE.mean, recipes.PADDLE.std)
 STATED = ["--mean", "0.5071,0.4865,0.4409", "--std", "0.1942,0.1918,0.1958"]
@@ -40,7 +42,7 @@ def colours(monkeypatch):
     def load(name, data_dir):
         return coloured(300, 0), coloured(300, 1), NAMES, "coloured noise"
 
-    monkeypatch.setitem(data.DATASETS, "colours", load)
+    monkeypatch.setitem(streams.DATASETS, "colours", load)
 
 
 def exporting(tmp_path, network, *options, export=to_onnx, labels=None):
@@ -199,7 +201,7 @@ def test_preprocessing():
     recipe = recipes.PADDLE
     numbers = [",".join(map(str, values)) for values in (recipe.mean, recipe.std)]
     form = options("--mean", numbers[0], "--std", numbers[1])
-    np.testing.assert_array_equal(form(images), data.normalize(images, recipe.mean, recipe.std))
+    np.testing.assert_array_equal(form(images), streams.normalize(images, recipe.mean, recipe.std))
     np.testing.assert_array_equal(options("--input-range", "0..255")(images), images)
     np.testing.assert_allclose(
         options("--input-range", "-1..1")(images), images / 127.5 - 1, atol=1e-6

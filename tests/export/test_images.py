@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export import images
+from export.runtime import images
 from training.cli import InputError
 
 RANDOM = np.random.default_rng(0)

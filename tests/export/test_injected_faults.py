@@ -15,13 +15,16 @@ import injected_faults
 import numpy as np
 import pytest
 
-from export import onnx_graph, quantize, random_run, trained_weights
-from export.classifier import classifier
-from export.local_models import OnnxModel
-from export.source import open_source
-from export.verify import STAGES, Check, VerificationError
-from training import runs, saved_model
+from export import random_run
+from export.runtime.local_models import OnnxModel
+from export.targets import onnx as onnx_target
+from export.targets import quantization
+from export.verification import trained_weights
+from export.verification.classifier import classifier
+from export.verification.source import open_source
+from export.verification.verify import STAGES, Check, VerificationError
 from training.cli import FailedError, InputError
+from training.runs import files, saved_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 NETWORKS = int(os.environ.get("FAULTS_NETWORKS", "1"))
@@ -50,7 +53,7 @@ class Network:
         archs = BREAKABLE if number < NETWORKS else ARCHS
         self.arch, self.seed, self.folder = archs[number % len(archs)], number, folder
         self.source = open_source(random_run.make(folder / "run", self.arch, number))
-        self.model = onnx_graph.convert(self.source, opset=17)
+        self.model = onnx_target.convert(self.source, opset=17)
         test = self.source.dataset.test
         self.images, self.labels = test.images[:IMAGES], test.labels[:IMAGES]
         self.true_logits = self.source.evaluate(self.images)
@@ -60,7 +63,7 @@ class Network:
         source = source or self.source
         missing = ()
         if weights and precision == "float32":
-            missing = trained_weights.missing(source, onnx_graph.constants(model))
+            missing = trained_weights.missing(source, onnx_target.constants(model))
         path = self.folder / "model.onnx"
         path.write_bytes(model.SerializeToString())
         check = Check(source, OnnxModel(path), precision, self.images, self.labels, missing)
@@ -76,12 +79,12 @@ class Network:
             folder = saved_model.save(model, self.folder / "broken", names, mean, std)
             classify = classifier(folder)
             source = dataclasses.replace(self.source, saved_model=folder, classify=classify)
-            return {"model": onnx_graph.convert(source, opset=17), "source": source}
+            return {"model": onnx_target.convert(source, opset=17), "source": source}
         model = type(self.model)()
         model.CopyFrom(self.model)
         if kind == OVERFLOW:
             injected_faults.overflow(model, rng)
-            model = quantize.to_float16(model, self.images.astype(np.float32))
+            model = quantization.to_float16(model, self.images.astype(np.float32))
             return {"model": model, "precision": "float16"}
         injected_faults.GRAPH_FAULTS[kind](model, rng)
         return {"model": model}
@@ -108,9 +111,9 @@ def report():
     report = {"good": 0, "refused": [], "largest_difference_of_a_good_export": 0.0, "trials": []}
     yield report
     if TABLE:
-        versions = runs.environment(("tensorflow", "keras", "tf2onnx", "onnxruntime"))
+        versions = files.environment(("tensorflow", "keras", "tf2onnx", "onnxruntime"))
         Path(TABLE).mkdir(parents=True, exist_ok=True)
-        runs.write_json(Path(TABLE) / "fault_injection.json", report | {"environment": versions})
+        files.write_json(Path(TABLE) / "fault_injection.json", report | {"environment": versions})
         (Path(TABLE) / "fault_injection.md").write_text(markdown(report), encoding="utf-8")
 
 

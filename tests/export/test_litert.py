@@ -9,10 +9,11 @@ import tensorflow as tf
 import toys
 from ai_edge_litert.tools import flatbuffer_utils
 
-from export import litert, random_run
-from export.local_models import LiteRTModel
-from training import data
+from export import random_run
+from export.runtime.local_models import LiteRTModel
+from export.targets import litert
 from training.cli import InputError
+from training.data import streams
 
 BATCHES = (1, 3, 64, 3, 1)
 OPERATORS = {"ADD": 16, "CONV_2D": 20, "FULLY_CONNECTED": 1, "LOGISTIC": 8, "MEAN": 1, "MUL": 17,
@@ -21,7 +22,7 @@ OPERATORS = {"ADD": 16, "CONV_2D": 20, "FULLY_CONNECTED": 1, "LOGISTIC": 8, "MEA
 
 @pytest.fixture(scope="module")
 def dataset():
-    return data.load("synthetic")
+    return streams.load("synthetic")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def true_logits(run, images):
     """What the unfolded Keras model gives."""
     model = keras.models.load_model(run / "best.keras", compile=False)
     recipe = random_run.RECIPE
-    return model(data.normalize(images, recipe.mean, recipe.std), training=False).numpy()
+    return model(streams.normalize(images, recipe.mean, recipe.std), training=False).numpy()
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 import toys
 from ai_edge_litert import interpreter
 
-from export import litert
-from export.local_models import LiteRTModel
+from export.runtime.local_models import LiteRTModel
+from export.targets import litert
 from training.cli import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ def python(code, *arguments):
 
 OPEN_ALL = """
 import sys
-from export.local_models import LiteRTModel
+from export.runtime.local_models import LiteRTModel
 from training.cli import InputError
 for path in sys.argv[1:]:
     try:
@@ -147,7 +147,7 @@ def test_damaged_files(contents, precision, tmp_path):
 
 OPEN_AND_EMPTY = """
 import sys, numpy as np
-from export.local_models import LiteRTModel
+from export.runtime.local_models import LiteRTModel
 model = LiteRTModel(sys.argv[1])
 open(sys.argv[1], "wb").close()
 print(*model.predict(np.full((3, 32, 32, 3), 7)).logits[2])
@@ -167,7 +167,7 @@ ORDERS = {
 }
 BOTH = """
 import sys, numpy as np
-from export.local_models import LiteRTModel, SavedModel
+from export.runtime.local_models import LiteRTModel, SavedModel
 images = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
 models = LiteRTModel(sys.argv[1]), SavedModel(sys.argv[2])
 for _ in range(2):

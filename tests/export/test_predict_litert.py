@@ -13,7 +13,7 @@ import toys
 from ai_edge_litert.tools import flatbuffer_utils
 from PIL import Image
 
-from export import litert
+from export.targets import litert
 from training.cli import InputError
 
 ROOT = Path(__file__).parents[2]

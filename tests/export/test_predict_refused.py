@@ -78,7 +78,7 @@ def test_bad_use_is_one_clear_line(run, kind):
 
 def test_runtime_that_is_not_installed(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "export.providers", raising=False)
+    monkeypatch.delitem(sys.modules, "export.runtime.providers", raising=False)
     with pytest.raises(InputError, match="onnxruntime is not installed: pip install"):
         run("seven.png", "--model", "model.onnx")
 

@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 import toys
 
-from export import providers
+from export.runtime import providers
 from training.cli import InputError
 
 CUDA = "CUDAExecutionProvider"

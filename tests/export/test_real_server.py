@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from export import random_run
-from export.serving import RestClient, ServerError, UnreachableError
-from export.source import open_source
+from export.runtime.rest import RestClient, ServerError, UnreachableError
+from export.verification.source import open_source
 
 SERVER = shutil.which("tensorflow_model_server")
 URL = os.environ.get("TF_SERVING_URL")

@@ -7,8 +7,8 @@ import types
 
 import pytest
 
-from export import release
-from export.verify import ValuesError
+from export.verification import release
+from export.verification.verify import ValuesError
 
 SOURCE = types.SimpleNamespace(truth="itself", name="saved_model/1", notes=[], data_name="none")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from replay import RECORDED, replay
 
-from export.serving import (
+from export.runtime.rest import (
     RestClient,
     ServerError,
     UnexpectedAnswerError,
@@ -16,7 +16,7 @@ from export.serving import (
     one_line,
     parse_outputs,
 )
-from export.signatures import IMAGE, IMAGE_BYTES, Signature, scores
+from export.runtime.signatures import IMAGE, IMAGE_BYTES, Signature, scores
 
 SEVENS = np.full((2, 32, 32, 3), 7, np.uint8)
 SEVENS_PROBABILITIES = [0.207177937, 0.192581594, 0.202379212, 0.194131494, 0.203729808]

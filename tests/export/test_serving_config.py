@@ -8,7 +8,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from export import predict
-from export.serving import RestClient
+from export.runtime.rest import RestClient
 
 FOLDER = Path(__file__).parents[2] / "docs" / "serving"
 DEFAULT_NAME = RestClient.__init__.__defaults__[0]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from replay import tcp_server
 
-from export.serving import RestClient, ServerError, UnexpectedAnswerError, UnreachableError
+from export.runtime.rest import RestClient, ServerError, UnexpectedAnswerError, UnreachableError
 from training.cli import InputError
 
 IMAGES = np.zeros((1, 32, 32, 3), np.uint8)

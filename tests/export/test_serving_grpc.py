@@ -8,14 +8,14 @@ import pytest
 import tensorflow as tf
 from grpc_server import LOGITS, PROBABILITIES, Predictions, recorded
 
-from export.serving import (
+from export.runtime.grpc_client import GrpcClient
+from export.runtime.rest import (
     ServerError,
     UnexpectedAnswerError,
     UnreachableError,
     VersionStatus,
     parse_signatures,
 )
-from export.serving_grpc import GrpcClient
 from training.cli import InputError
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (3, 32, 32, 3), np.uint8)

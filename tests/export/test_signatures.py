@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from export.signatures import IMAGE, IMAGE_BYTES, Signature, check, input_of, scores
+from export.runtime.signatures import IMAGE, IMAGE_BYTES, Signature, check, input_of, scores
 from training.cli import InputError
 
 OUTPUTS = {"logits": (None, 100), "probabilities": (None, 100)}

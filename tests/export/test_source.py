@@ -10,10 +10,10 @@ import tensorflow as tf
 import toys
 
 from export import to_savedmodel
-from export.classifier import classifier
-from export.source import open_run, open_source
-from training import runs
+from export.verification.classifier import classifier
+from export.verification.source import open_run, open_source
 from training.cli import InputError
+from training.runs import files
 
 IMAGE = tf.TensorSpec((None, 32, 32, 3), tf.float32)
 IMAGES = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
@@ -28,7 +28,7 @@ def test_the_saved_model_is_the_keras_model(original):
     source = open_source(original)
     assert source.saved_model == original / "saved_model" / "1"
     assert source.truth == "the run's Keras model in float32"
-    assert source.run.top1 == runs.read_json(original / "result.json")["top1"]
+    assert source.run.top1 == files.read_json(original / "result.json")["top1"]
     images = source.dataset.test.images[:70]
     found = source.classify(images.astype(np.float32))["logits"]
     np.testing.assert_allclose(source.evaluate(images), found, atol=5e-5)
@@ -169,7 +169,7 @@ def test_a_run_of_another_version(run):
     config = json.loads((run / "config.json").read_text())
     config["environment"]["versions"]["keras-nam"] = "9.9"
     del config["recipe_settings"]
-    runs.write_json(run / "config.json", config)
+    files.write_json(run / "config.json", config)
     with pytest.raises(InputError, match=r"has no recipe_settings: .* \(keras-nam 9\.9\)"):
         open_source(run)
 

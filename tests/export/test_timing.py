@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from export import timing
+from export.timing import rounds
 
 
 class Track:
@@ -28,7 +28,7 @@ class Track:
 def rows_of(seconds, baseline="a"):
     arrays = {key: np.array(values, float) for key, values in seconds.items()}
     return {
-        (row["contender"], row["batch"]): row for row in timing.summarize(arrays, baseline=baseline)
+        (row["contender"], row["batch"]): row for row in rounds.summarize(arrays, baseline=baseline)
     }
 
 
@@ -36,7 +36,7 @@ def test_contenders_take_turns():
     track = Track()
     contenders = {name: track.contender(name, lambda number: 1.0) for name in "abc"}
     advanced = []
-    timing.measure(
+    rounds.measure(
         contenders,
         {1: "one", 8: "eight"},
         rounds=3,
@@ -44,8 +44,8 @@ def test_contenders_take_turns():
         after_round=lambda: advanced.append(len(track.calls)),
     )
     turns = [(name, batch) for batch in ("one", "eight") for name in "abc"]
-    warm_up = timing.WARM_UP * len(turns)
-    assert track.calls[:warm_up] == timing.WARM_UP * turns
+    warm_up = rounds.WARM_UP * len(turns)
+    assert track.calls[:warm_up] == rounds.WARM_UP * turns
     assert track.calls[warm_up:] == 3 * [turn for turn in turns for _ in range(2)]
     assert advanced == [warm_up + 2 * len(turns) * done for done in (1, 2, 3)]
 
@@ -56,10 +56,10 @@ def test_only_warm_calls_are_timed():
         "a": track.contender("a", lambda number: 2.0, cold=100.0),
         # Slow until it is warm, then the second of each pair takes 3, 5, 7, 9 seconds.
         "b": track.contender(
-            "b", lambda number: 50.0 if number < timing.WARM_UP else number - timing.WARM_UP + 2
+            "b", lambda number: 50.0 if number < rounds.WARM_UP else number - rounds.WARM_UP + 2
         ),
     }
-    seconds = timing.measure(contenders, {4: "four"}, rounds=4, clock=lambda: track.now)
+    seconds = rounds.measure(contenders, {4: "four"}, rounds=4, clock=lambda: track.now)
     assert list(seconds) == [("a", 4), ("b", 4)]
     np.testing.assert_allclose(seconds["a", 4], [2, 2, 2, 2])
     np.testing.assert_allclose(seconds["b", 4], [3, 5, 7, 9])

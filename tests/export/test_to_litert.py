@@ -7,12 +7,15 @@ import pytest
 import tensorflow as tf
 
 import keras_nam
-from export import litert_export, random_run, to_litert, trained_weights
-from export.local_models import LiteRTModel
-from export.source import open_source
-from export.verify import ValuesError, WeightsError
-from training import data, runs
+from export import random_run, to_litert
+from export.runtime.local_models import LiteRTModel
+from export.targets import litert
+from export.verification import trained_weights
+from export.verification.source import open_source
+from export.verification.verify import ValuesError, WeightsError
 from training.cli import InputError
+from training.data import streams
+from training.runs import files as runs
 
 
 @pytest.fixture
@@ -42,11 +45,9 @@ def test_every_precision(run, precision, variant):
 
 
 def test_a_failed_verification_keeps_the_file_aside(run, monkeypatch):
-    convert = litert_export.litert.convert
+    convert = litert.litert.convert
     other = random_run.make(run.parent / "other", seed=1) / "saved_model" / "1"
-    monkeypatch.setattr(
-        litert_export.litert, "convert", lambda folder, *rest: convert(other, *rest)
-    )
+    monkeypatch.setattr(litert.litert, "convert", lambda folder, *rest: convert(other, *rest))
     with pytest.raises(WeightsError, match="are not the trained ones"):
         to_litert.main(["--run", str(run), "--samples", "64"])
     with pytest.raises(ValuesError, match="largest difference of a logit"):
@@ -75,7 +76,7 @@ def test_a_gates_scale_is_compared_as_the_converter_computes_it(original, monkey
     source = open_source(original)
     layers = keras_nam.fold(source.run.model).layers
     constants = {v.path: np.array(v) for layer in layers for v in layer.variables}
-    scale, offset = data.scale_and_offset(source.run.mean, source.run.std)
+    scale, offset = streams.scale_and_offset(source.run.mean, source.run.std)
     constants |= {"scale": scale, "offset": offset}
     assert trained_weights.missing_from_file(source, constants, whole=False) == []
     name = "stage1_block1_nam/scale"

@@ -11,10 +11,13 @@ import onnx
 import pytest
 import toys
 
-from export import onnx_export, random_run, release, to_litert, to_onnx
-from export.verify import AccuracyError, InterfaceError, ValuesError, WeightsError
-from training import data, runs
+from export import random_run, to_litert, to_onnx
+from export.targets import onnx as onnx_target
+from export.verification import release
+from export.verification.verify import AccuracyError, InterfaceError, ValuesError, WeightsError
 from training.cli import InputError
+from training.data import streams
+from training.runs import files as runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,7 +108,7 @@ def break_kernel(model, images):
 
 def test_a_failed_verification_keeps_the_file_aside(exported, tmp_path, monkeypatch, capsys):
     run = shutil.copytree(exported, tmp_path / "run")
-    monkeypatch.setitem(onnx_export.CONVERTED, "float32", break_kernel)
+    monkeypatch.setitem(onnx_target.CONVERTED, "float32", break_kernel)
     with pytest.raises(ValuesError, match="not verified, values: the largest difference"):
         to_onnx.main(["--run", str(run)])
     assert files(run) == ["model.previous.onnx", "model.unverified.onnx", "verification.json"]
@@ -135,13 +138,13 @@ def test_a_result_of_other_weights(run):
 
 
 def test_class_names_of_another_set(run, monkeypatch):
-    metadata = onnx_export.onnx_graph.metadata
+    metadata = onnx_target.metadata
 
     def shifted(source):
         names = source.class_names
         return {**metadata(source), "class_names": json.dumps(names[1:] + names[:1])}
 
-    monkeypatch.setattr(onnx_export.onnx_graph, "metadata", shifted)
+    monkeypatch.setattr(onnx_target, "metadata", shifted)
     with pytest.raises(InterfaceError, match="class names"):
         to_onnx.main(["--run", str(run), "--samples", "8"])
 
@@ -166,13 +169,13 @@ def test_a_saved_model_of_no_run(tmp_path):
 @pytest.fixture
 def elsewhere(original, tmp_path, monkeypatch):
     """A run in a folder with a telling name, its data in another one."""
-    load = data.DATASETS["synthetic"]
+    load = streams.DATASETS["synthetic"]
 
     def load_from_folder(name, data_dir):
         *parts, source = load(name, data_dir)
         return *parts, f"{source} in {tmp_path}/telling-data"
 
-    monkeypatch.setitem(data.DATASETS, "synthetic", load_from_folder)
+    monkeypatch.setitem(streams.DATASETS, "synthetic", load_from_folder)
     return shutil.copytree(original, tmp_path / "telling-run")
 
 

@@ -5,9 +5,9 @@ import types
 import numpy as np
 import pytest
 
-from export import limits
-from export.signatures import IMAGE, Scores, Signature
-from export.verify import (
+from export.runtime.signatures import IMAGE, Scores, Signature
+from export.verification import limits
+from export.verification.verify import (
     AccuracyError,
     Check,
     InterfaceError,

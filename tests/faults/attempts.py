@@ -15,7 +15,8 @@ import tensorflow as tf
 from PIL import Image
 
 import keras_nam  # noqa: F401 - registers the layers of a .keras file
-from training import optimizers, runs, schedules, train  # noqa: F401 - likewise
+from training import train
+from training.runs import files
 
 ARGUMENTS = ["--arch", "r18w4_nam", "--recipe", "fast", "--dataset", "synthetic", "--quiet"]
 ARGUMENTS += ["--batch-size", "32", "--steps-per-epoch", "4", "--epochs", "3", "--strategy", "none"]
@@ -125,8 +126,8 @@ def assert_whole(folder):
         keras.saving.load_model(folder / name)
     for name in names & {"config.json", "result.json"}:
         json.loads((folder / name).read_text())
-    for row in runs.read_history(folder / "history.csv"):
-        assert tuple(row) == runs.HISTORY_COLUMNS
+    for row in files.read_history(folder / "history.csv"):
+        assert tuple(row) == files.HISTORY_COLUMNS
     if "curves.png" in names:
         Image.open(folder / "curves.png").load()
     for version in (folder / "saved_model").glob("[0-9]*"):
@@ -152,13 +153,13 @@ def assert_equal_runs(folder, reference):
 
 def history(folder):
     """Returns the rows of a run's history, without times."""
-    rows = runs.read_history(folder / "history.csv")
+    rows = files.read_history(folder / "history.csv")
     return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
 
 def result(folder):
     """Returns a run's result, without its time."""
-    return {**runs.read_json(folder / "result.json"), "minutes": None}
+    return {**files.read_json(folder / "result.json"), "minutes": None}
 
 
 def variables(path):

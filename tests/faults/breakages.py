@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training import checkpoints
+from training.fitting import checkpoints
 
 
 def limit_file_size(size):

@@ -16,8 +16,9 @@ import matplotlib.backends.backend_agg  # noqa: F401 - imported late by a traini
 import tensorflow_datasets  # noqa: F401
 import tensorflow_serving.apis.prediction_log_pb2  # noqa: F401
 
-import training.fit  # noqa: F401
-from training import checkpoints, cli
+import training.fitting.job  # noqa: F401
+from training import cli
+from training.fitting import checkpoints
 
 # Python's audit event -> the indices of its arguments: the path, the descriptor of its folder.
 EVENTS = {

@@ -9,8 +9,8 @@ import pytest
 from attempts import STEPS, Attempt, assert_equal_runs
 from child import Moment
 
-from training import checkpoints
 from training.cli import InputError
+from training.fitting import checkpoints
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 

@@ -12,7 +12,7 @@ from attempts import Attempt
 from child import Moment
 
 from export import to_onnx
-from training import runs
+from training.runs import files
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 FINAL = {"model.onnx", "verification.json", ".lock"}
@@ -34,12 +34,12 @@ def assert_nothing_half_written(run):
         image = np.zeros((2, 32, 32, 3), np.float32)
         assert np.isfinite(session.run(["logits"], {"image": image})[0]).all()
     if "verification.json" in names:
-        assert runs.read_json(run / "onnx" / "verification.json")["verdict"] == "verified"
+        assert files.read_json(run / "onnx" / "verification.json")["verdict"] == "verified"
 
 
 def assert_verified(run):
     assert {path.name for path in (run / "onnx").iterdir()} == FINAL
-    report = runs.read_json(run / "onnx" / "verification.json")
+    report = files.read_json(run / "onnx" / "verification.json")
     content = (run / "onnx" / "model.onnx").read_bytes()
     assert report["sha256"] == hashlib.sha256(content).hexdigest()
     assert_nothing_half_written(run)

@@ -8,7 +8,7 @@ import small_network
 from attempts import NAMES, Attempt, assert_whole
 from breakages import metered
 
-from training import runs
+from training.runs import files as runs
 
 # Five minutes: part of `make test-all`, not of `make test-faults`.
 pytestmark = pytest.mark.slow

@@ -10,7 +10,8 @@ import pytest
 import small_network
 from attempts import history
 
-from training import network, train
+from training import train
+from training.fitting import network
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ["--arch", "r18w4", "--recipe", "fast", "--dataset", "synthetic", "--quiet"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import keras_nam
-from training import runs
+from training.runs import files
 
 ROOT = Path(__file__).parents[2]
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -46,11 +46,11 @@ def test_the_gate_runs_on_the_gpu():
 
 def test_a_mixed_precision_training_learns(trained):
     """Ten classes: chance is 10%."""
-    assert runs.read_json(trained / "config.json")["precision"] == "mixed_float16"
-    losses = [row["loss"] for row in runs.read_history(trained / "history.csv")]
+    assert files.read_json(trained / "config.json")["precision"] == "mixed_float16"
+    losses = [row["loss"] for row in files.read_history(trained / "history.csv")]
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.7 * losses[0]
-    assert runs.read_json(trained / "result.json")["top1"] > 0.5
+    assert files.read_json(trained / "result.json")["top1"] > 0.5
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

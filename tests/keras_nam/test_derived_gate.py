@@ -12,7 +12,7 @@ from golden_modules import relative_error
 import keras_nam
 from keras_nam import derived_gate
 from keras_nam.normalization import BatchNormalization
-from training.network import with_dtype
+from training.fitting.network import with_dtype
 
 SHAPE = (8, 6, 5, 7)
 

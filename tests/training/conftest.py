@@ -14,9 +14,9 @@ SETTINGS = ["--recipe", "fast", "--dataset", "synthetic", "--epochs", "3", "--ba
 @pytest.fixture(scope="session")
 def load_once():
     """A function: `data.load`, once for the same arguments."""
-    from training import data
+    from training.data import streams
 
-    return functools.cache(data.load)
+    return functools.cache(streams.load)
 
 
 @pytest.fixture
@@ -24,9 +24,12 @@ def run(tmp_path, monkeypatch, load_once):
     """A function: compares into tmp_path, without a picture, and returns compare.json."""
     import stand_in_train
 
-    from training import compare, compare_report, data, grid
+    from training import compare
+    from training.comparing import grid
+    from training.comparing import report as compare_report
+    from training.data import streams
 
-    monkeypatch.setattr(data, "load", load_once)
+    monkeypatch.setattr(streams, "load", load_once)
     monkeypatch.setattr(compare_report, "draw", lambda report, path: path.touch())
     monkeypatch.setattr(grid, "TRAIN", Path(stand_in_train.__file__))
     monkeypatch.setattr(grid, "POLL", 0.02)

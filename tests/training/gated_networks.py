@@ -5,8 +5,9 @@ import numpy as np
 
 from keras_nam import BatchNormalization
 from keras_nam.attention import ATTENTIONS
-from training import recipes, runs, settings
-from training.gate_values import gates
+from training import recipes, settings
+from training.gating.values import gates
+from training.runs import files
 
 IMAGES = np.random.default_rng(0).normal(size=(12, 32, 32, 3)).astype("float32")
 
@@ -44,5 +45,5 @@ def run_folder(folder, attention="nam"):
         "seed": 0,
         "recipe_settings": settings.as_json(recipes.get("fast")),
     }
-    runs.write_json(folder / "config.json", config)
+    files.write_json(folder / "config.json", config)
     return folder

@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 import keras_nam
-from training import cli, multihost, network, train
+from training import cli, train
+from training.fitting import multihost, network
 
 # launch.py with the program sys.argv[1] in place of train.py.
 LAUNCH = """

@@ -10,7 +10,8 @@ import os
 import sys
 import time
 
-from training import recipes, runs, train
+from training import recipes, train
+from training.runs import files
 
 GAINS = {"r18w4": 0.0, "r18w4_nam": 0.01, "r18w4_se": -0.02}
 
@@ -50,17 +51,17 @@ def write_run(job):
         "environment": {"versions": {}, "machine": "a machine", "git_revision": None},
     }
     job.folder.mkdir(exist_ok=True)
-    runs.write_json(job.folder / "config.json", config)
+    files.write_json(job.folder / "config.json", config)
     top1 = round(0.5 + GAINS[job.arch] + 0.003 * (job.seed + 1) * (job.arch == "r18w4_nam"), 6)
-    row = dict.fromkeys(runs.HISTORY_COLUMNS, 0.25) | {"images_per_second": 1000.0}
+    row = dict.fromkeys(files.HISTORY_COLUMNS, 0.25) | {"images_per_second": 1000.0}
     rows = [row | {"epoch": epoch + 1} for epoch in range(job.recipe.epochs)]
     if job.folder.name == os.environ.get("HANG") and not job.resume:
-        runs.write_history(job.folder / "history.csv", rows[:1])
+        files.write_history(job.folder / "history.csv", rows[:1])
         time.sleep(60)
     rows[-1]["val_top1"] = top1 - 0.1
-    runs.write_history(job.folder / "history.csv", rows)
+    files.write_history(job.folder / "history.csv", rows)
     result = {"top1": top1, "top5": 0.9, "loss": 2.0, "parameters": 12345, "data": "a set"}
-    runs.write_json(
+    files.write_json(
         job.folder / "result.json", result | {"epochs": job.recipe.epochs, "minutes": 1.5}
     )
 

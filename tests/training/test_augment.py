@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance
 
-from training import augment
+from training.data import augment
 
 KOLMOGOROV_999 = 1.95  # sqrt(n) times the largest gap of an empirical distribution, p = 0.001
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from training import augment
 from training.cli import InputError
+from training.data import augment
 
 
 @pytest.mark.parametrize(

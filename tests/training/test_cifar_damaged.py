@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_cifar import batch, members, pickled, refusal, write_tar, write_tfds, write_unpacked
 
-from training import cifar
+from training.data import cifar
 
 
 @pytest.mark.parametrize(

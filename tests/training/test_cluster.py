@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from training import launch, multihost
+from training import launch
+from training.fitting import multihost
 
 CLUSTER = Path(__file__).parents[2] / "docs" / "cluster"
 GUIDE = CLUSTER / "README.md"

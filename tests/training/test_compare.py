@@ -9,8 +9,10 @@ import shutil
 import pytest
 from stand_in_train import calls, started
 
-from training import compare_report, grid, runs
 from training.cli import FailedError, InputError
+from training.comparing import grid
+from training.comparing import report as compare_report
+from training.runs import files
 
 DRAW = compare_report.draw  # which the fixture replaces
 
@@ -163,7 +165,7 @@ def test_runs_that_are_unlike_each_other_are_refused(finished, tmp_path):
     for key, value in (("precision", "mixed_float16"), ("training_images", 1800)):
         path = tmp_path / "runs" / "r18w4_nam-s0" / "config.json"
         whole = path.read_text()
-        runs.write_json(path, json.loads(whole) | {key: value})
+        files.write_json(path, json.loads(whole) | {key: value})
         with pytest.raises(InputError, match=rf"r18w4_nam-s0 was started .*{key}: {value} there"):
             finished(seeds="0")
         path.write_text(whole)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from stand_in_train import calls, started
 
-from training import runs
 from training.cli import InputError
+from training.runs import files
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,11 +60,11 @@ def test_two_machines_take_a_part_each(run, tmp_path):
 
 def change(folder, settings):
     """Changes settings of a run's config.json; those of value `None` are taken out."""
-    config = runs.read_json(folder / "config.json")
+    config = files.read_json(folder / "config.json")
     config["recipe_settings"] |= settings
     for key in [key for key, value in settings.items() if value is None]:
         del config["recipe_settings"][key]
-    runs.write_json(folder / "config.json", config)
+    files.write_json(folder / "config.json", config)
 
 
 def test_a_setting_that_came_later_was_the_default(finished, tmp_path):
@@ -122,8 +122,8 @@ def test_the_kept_runs_of_the_results_are_whole():
         report = json.loads(table.read_text())
         for row in report["runs"]:
             kept = table.parent / "runs" / Path(row["folder"]).name
-            result = runs.read_json(kept / "result.json")
-            history = runs.read_history(kept / "history.csv")
+            result = files.read_json(kept / "result.json")
+            history = files.read_history(kept / "history.csv")
             on_validation = report["options"]["validation_split"]
             measured = history[-1]["val_top1"] if on_validation else result["top1"]
             assert measured == row["top1"]

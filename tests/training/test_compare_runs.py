@@ -14,7 +14,11 @@ import numpy as np
 import pytest
 import stand_in_train
 
-from training import augment, data, grid, network, recipes, runs
+from training import recipes
+from training.comparing import grid
+from training.data import augment, streams
+from training.fitting import network
+from training.runs import files
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,11 +44,11 @@ def test_archs_of_one_seed_share_their_initial_weights():
 def test_a_seed_settles_the_batches_whatever_the_global_state_is():
     """Two archs draw different numbers of weights before the first batch."""
     recipe = recipes.get("fast")
-    train = data.load("synthetic").train.take(slice(256))
+    train = streams.load("synthetic").train.take(slice(256))
 
     def batches(seed, state):
         keras.utils.set_random_seed(state)
-        stream = data.training_stream(
+        stream = streams.training_stream(
             train,
             64,
             recipe.mean,
@@ -119,11 +123,11 @@ def test_time_left(tmp_path):
     epochs_of = {"r18w4-s0": (3, 2.0), "r18w4_nam-s0": (3, 4.0), "r18w4-s1": (2, 2.0)}
     for name, (count, seconds) in epochs_of.items():
         (tmp_path / name).mkdir()
-        row = dict.fromkeys(runs.HISTORY_COLUMNS, 1.0) | {"seconds": seconds}
+        row = dict.fromkeys(files.HISTORY_COLUMNS, 1.0) | {"seconds": seconds}
         rows = [row | {"epoch": epoch + 1} for epoch in range(count)]
-        runs.write_history(tmp_path / name / "history.csv", rows)
+        files.write_history(tmp_path / name / "history.csv", rows)
         if count == 3:
-            runs.write_json(tmp_path / name / "result.json", {})
+            files.write_json(tmp_path / name / "result.json", {})
     assert grid.seconds_left(planned, {}, 1) == 4 * 2 + 6 * 4
     assert grid.seconds_left(planned, {}, 2) == (4 * 2 + 6 * 4) / 2
     assert grid.seconds_left(planned, {planned[-1]: "failed"}, 1) == 4 * 2 + 3 * 4
@@ -135,8 +139,8 @@ def test_time_left_of_growing_images(tmp_path):
     job = recipes.Job("r18w4", "fast", recipe)
     planned = grid.plan({"r18w4": job}, [0], tmp_path, tmp_path / "out")
     (tmp_path / "r18w4-s0").mkdir()
-    row = dict.fromkeys(runs.HISTORY_COLUMNS, 1.0) | {"seconds": 5.0, "epoch": 1}
-    runs.write_history(tmp_path / "r18w4-s0" / "history.csv", [row])
+    row = dict.fromkeys(files.HISTORY_COLUMNS, 1.0) | {"seconds": 5.0, "epoch": 1}
+    files.write_history(tmp_path / "r18w4-s0" / "history.csv", [row])
     assert grid.seconds_left(planned, {}, 1) == 20
 
 
@@ -151,8 +155,8 @@ def test_real_trainings(tmp_path):
     report = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert [row["n"] for row in report["variants"]] == [2, 2]
     for row in report["runs"]:
-        result = runs.read_json(Path(row["folder"]) / "result.json")
-        (last,) = runs.read_history(Path(row["folder"]) / "history.csv")
+        result = files.read_json(Path(row["folder"]) / "result.json")
+        (last,) = files.read_history(Path(row["folder"]) / "history.csv")
         assert row["top1"] == result["top1"] == pytest.approx(last["val_top1"], abs=1e-6)
     top1 = {(row["name"], row["seed"]): row["top1"] for row in report["runs"]}
     assert report["variants"][1]["difference"]["differences"] == pytest.approx(

@@ -7,19 +7,21 @@ import pytest
 from scipy import stats
 
 import keras_nam
-from training import comparison, grid, recipes, runs
-from training.multiply_adds import multiply_adds
+from training import recipes
+from training.comparing import grid, statistics
+from training.fitting.multiply_adds import multiply_adds
+from training.runs import files
 
 PLAIN = {0: 0.6612, 1: 0.6650, 2: 0.6587, 3: 0.6631, 4: 0.6609}
 NAM = {0: 0.6664, 1: 0.6671, 2: 0.6590, 3: 0.6690, 4: 0.6622}
 
 
 def paired(values, baseline):
-    return comparison.difference(dict(enumerate(values)), dict(enumerate(baseline)))
+    return statistics.difference(dict(enumerate(values)), dict(enumerate(baseline)))
 
 
 def test_interval_and_p_are_those_of_scipy():
-    found = comparison.difference(NAM, PLAIN)
+    found = statistics.difference(NAM, PLAIN)
     ours, theirs = list(NAM.values()), list(PLAIN.values())
     test = stats.ttest_rel(ours, theirs)
     interval = test.confidence_interval(0.95)
@@ -42,9 +44,9 @@ def test_permutation_by_hand():
     """Of the 8 signs of (4, -1, 2), mean 5/3: 7, 5, 3, 1 and their negatives; 4 reach |5|."""
     assert paired([4, -1, 2], [0, 0, 0])["p_permutation"] == 4 / 8
     # All of one sign: 2 of 2^n.
-    assert comparison.difference(NAM, PLAIN)["p_permutation"] == 2 / 2**5
-    assert comparison.smallest_p(5) == 2 / 2**5
-    assert comparison.smallest_p(3) == 0.25
+    assert statistics.difference(NAM, PLAIN)["p_permutation"] == 2 / 2**5
+    assert statistics.smallest_p(5) == 2 / 2**5
+    assert statistics.smallest_p(3) == 0.25
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_verdict(differences, verdict):
 
 @pytest.mark.filterwarnings("error")
 def test_a_against_a_is_zero():
-    found = comparison.difference(PLAIN, dict(PLAIN))
+    found = statistics.difference(PLAIN, dict(PLAIN))
     assert found["differences"] == [0] * 5
     assert (found["mean"], found["low"], found["high"], found["std"]) == (0, 0, 0, 0)
     assert (found["p_t"], found["p_permutation"]) == (1, 1)
@@ -78,11 +80,11 @@ def test_equal_differences_have_no_width():
 
 @pytest.mark.filterwarnings("error")
 def test_one_seed_has_a_difference_and_no_interval():
-    found = comparison.difference({0: 0.7}, {0: 0.6, 1: 0.5})
+    found = statistics.difference({0: 0.7}, {0: 0.6, 1: 0.5})
     assert found["mean"] == pytest.approx(0.1)
     assert [found[key] for key in ("low", "high", "std", "p_t", "p_permutation")] == [None] * 5
     assert found["verdict"] == "one pair: no interval"
-    assert comparison.summarize([0.7]) == {
+    assert statistics.summarize([0.7]) == {
         "n": 1,
         "mean": 0.7,
         "std": None,
@@ -92,14 +94,14 @@ def test_one_seed_has_a_difference_and_no_interval():
 
 
 def test_only_the_seeds_that_both_have():
-    found = comparison.difference({2: 0.9, 0: 0.7, 5: 0.1}, {0: 0.6, 1: 0.2, 2: 0.6})
+    found = statistics.difference({2: 0.9, 0: 0.7, 5: 0.1}, {0: 0.6, 1: 0.2, 2: 0.6})
     assert found["seeds"] == [0, 2]
     assert found["differences"] == pytest.approx([0.1, 0.3])
-    assert comparison.difference({0: 0.5}, {1: 0.5}) is None
+    assert statistics.difference({0: 0.5}, {1: 0.5}) is None
 
 
 def test_standard_deviation_is_the_sample_s():
-    assert comparison.summarize([1.0, 2.0, 3.0]) == {
+    assert statistics.summarize([1.0, 2.0, 3.0]) == {
         "n": 3,
         "mean": 2.0,
         "std": 1.0,
@@ -118,16 +120,16 @@ def test_step_time_is_that_of_full_size(tmp_path, sizes, milliseconds):
     job = recipes.Job("r18w4", "fast", recipe)
     (run,) = grid.plan({"r18w4": job}, [0], tmp_path, tmp_path / "out")
     run.folder.mkdir()
-    row = dict.fromkeys(runs.HISTORY_COLUMNS, 1.0)
+    row = dict.fromkeys(files.HISTORY_COLUMNS, 1.0)
     speeds = [640, 400, 320, 320, 200, 120]
     rows = [row | {"epoch": e + 1, "images_per_second": s} for e, s in enumerate(speeds)]
-    runs.write_history(run.folder / "history.csv", rows)
+    files.write_history(run.folder / "history.csv", rows)
     environment = {"versions": {}, "machine": "a machine", "git_revision": None}
     config = {"arch": "r18w4", "stem": "cifar", "classes": 10, "environment": environment}
-    runs.write_json(run.folder / "config.json", config)
+    files.write_json(run.folder / "config.json", config)
     result = dict.fromkeys(("top1", "top5", "loss", "parameters", "minutes"), 1)
-    runs.write_json(run.folder / "result.json", result | {"epochs": 6, "data": "a set"})
-    assert comparison.figures(run)["step_milliseconds"] == milliseconds
+    files.write_json(run.folder / "result.json", result | {"epochs": 6, "data": "a set"})
+    assert statistics.figures(run)["step_milliseconds"] == milliseconds
 
 
 def test_multiply_adds_of_a_published_network():

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training import augment, data
 from training.cli import InputError
+from training.data import augment, streams
 
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.1942, 0.1918, 0.1958)
 UNIT = (0, 0, 0), (1, 1, 1)
@@ -19,7 +19,7 @@ def numbered(count):
     images = (
         np.zeros((count, 4, 4, 3), np.uint8) + np.arange(count, dtype=np.uint8)[:, None, None, None]
     )
-    return data.Split(images, 3 * np.arange(count))
+    return streams.Split(images, 3 * np.arange(count))
 
 
 def numbers(batch):
@@ -42,13 +42,13 @@ def assert_equal_batches(first, second):
 
 def test_an_unknown_name_is_an_input_error_with_the_nearest():
     with pytest.raises(InputError, match=r"'cifar1000'; there are cifar100, cifar10, synthetic.*"):
-        data.load("cifar1000")
+        streams.load("cifar1000")
     with pytest.raises(InputError, match="Did you mean 'synthetic'"):
-        data.load("sintetic")
+        streams.load("sintetic")
 
 
 def test_without_a_validation_split_the_test_set_is_held_out():
-    dataset = data.load("synthetic")
+    dataset = streams.load("synthetic")
     assert dataset.name == "synthetic"
     assert dataset.validation is None
     assert dataset.held_out is dataset.test
@@ -56,8 +56,8 @@ def test_without_a_validation_split_the_test_set_is_held_out():
 
 
 def test_validation_is_the_same_share_of_each_class_and_disjoint():
-    whole = data.load("synthetic")
-    dataset = data.load("synthetic", validation_split=0.1, seed=1)
+    whole = streams.load("synthetic")
+    dataset = streams.load("synthetic", validation_split=0.1, seed=1)
     assert np.bincount(dataset.validation.labels).tolist() == [20] * 10
     assert np.bincount(dataset.train.labels).tolist() == [180] * 10
     parts = [
@@ -72,7 +72,7 @@ def test_validation_is_the_same_share_of_each_class_and_disjoint():
 
 def test_validation_is_chosen_by_the_seed():
     chosen = [
-        data.load("synthetic", validation_split=0.1, seed=seed).validation.images
+        streams.load("synthetic", validation_split=0.1, seed=seed).validation.images
         for seed in (1, 1, 2)
     ]
     np.testing.assert_array_equal(chosen[0], chosen[1])
@@ -82,42 +82,42 @@ def test_validation_is_chosen_by_the_seed():
 @pytest.mark.parametrize("share", [-0.1, 1, 1.5, float("nan"), 0.999999, 1e-6])
 def test_a_wrong_share_is_an_input_error(share):
     with pytest.raises(InputError, match=f"--validation-split {share}"):
-        data.load("synthetic", validation_split=share)
+        streams.load("synthetic", validation_split=share)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_normalize_divides_by_255_and_by_the_deviation(dtype):
     images = np.array([[[[0, 51, 255], [255, 0, 102]]]], dtype)
     expected = (images.astype(np.float64) / 255 - MEAN) / STD
-    normalized = data.normalize(images, MEAN, STD)
+    normalized = streams.normalize(images, MEAN, STD)
     assert normalized.dtype == tf.float32
     np.testing.assert_allclose(normalized, expected, rtol=0, atol=1e-6)
 
 
 def test_normalize_can_be_traced_for_any_batch():
     spec = tf.TensorSpec([None, 4, 4, 3], tf.float32)
-    traced = tf.function(lambda x: data.normalize(x, MEAN, STD), input_signature=[spec])
+    traced = tf.function(lambda x: streams.normalize(x, MEAN, STD), input_signature=[spec])
     images = np.full((2, 4, 4, 3), 100, np.float32)
-    np.testing.assert_allclose(traced(images), data.normalize(images, MEAN, STD), atol=1e-6)
+    np.testing.assert_allclose(traced(images), streams.normalize(images, MEAN, STD), atol=1e-6)
     nodes = traced.get_concrete_function().graph.as_graph_def().node
     assert not {node.op for node in nodes} & {"PyFunc", "EagerPyFunc"}
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(1, 10), (3, 3), (10, 1)])
 def test_an_epoch_has_the_whole_batches(batch_size, steps):
-    assert data.steps_per_epoch(numbered(10), batch_size) == steps
+    assert streams.steps_per_epoch(numbered(10), batch_size) == steps
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 11])
 def test_a_batch_size_without_a_batch_is_an_input_error(batch_size):
     with pytest.raises(InputError, match=f"--batch-size {batch_size}: expected 1 to 10"):
-        data.steps_per_epoch(numbered(10), batch_size)
+        streams.steps_per_epoch(numbered(10), batch_size)
     with pytest.raises(InputError, match=f"--batch-size {batch_size}"):
-        data.training_stream(numbered(10), batch_size, *UNIT)
+        streams.training_stream(numbered(10), batch_size, *UNIT)
 
 
 def test_an_epoch_has_each_image_once_in_an_order_of_its_own():
-    batches = take(data.training_stream(numbered(12), 4, *UNIT), 9)
+    batches = take(streams.training_stream(numbered(12), 4, *UNIT), 9)
     epochs = [
         [number for batch in batches[start : start + 3] for number in numbers(batch)]
         for start in (0, 3, 6)
@@ -127,7 +127,7 @@ def test_an_epoch_has_each_image_once_in_an_order_of_its_own():
 
 
 def test_an_epoch_drops_the_remainder_and_another_one_drops_others():
-    batches = take(data.training_stream(numbered(11), 4, *UNIT), 40)
+    batches = take(streams.training_stream(numbered(11), 4, *UNIT), 40)
     epochs = [{*numbers(batches[i]), *numbers(batches[i + 1])} for i in range(0, 40, 2)]
     assert all(len(epoch) == 8 for epoch in epochs)
     # Each of 11 images is left out of 20 epochs with probability 4e-11.
@@ -135,14 +135,14 @@ def test_an_epoch_drops_the_remainder_and_another_one_drops_others():
 
 
 def test_fewer_steps_make_a_shorter_epoch():
-    batches = take(data.training_stream(numbered(12), 4, *UNIT, steps=2), 4)
+    batches = take(streams.training_stream(numbered(12), 4, *UNIT, steps=2), 4)
     assert numbers(batches[0]) + numbers(batches[1]) != numbers(batches[2]) + numbers(batches[3])
-    resumed = take(data.training_stream(numbered(12), 4, *UNIT, steps=2, first_epoch=1), 2)
+    resumed = take(streams.training_stream(numbered(12), 4, *UNIT, steps=2, first_epoch=1), 2)
     assert_equal_batches(batches[2:], resumed)
 
 
 def test_batches_are_float32_and_int64_of_a_fixed_size():
-    stream = data.training_stream(numbered(12), 5, *UNIT, augment.compose(["random_flip"]))
+    stream = streams.training_stream(numbered(12), 5, *UNIT, augment.compose(["random_flip"]))
     assert stream.element_spec == (
         tf.TensorSpec([5, 4, 4, 3], tf.float32),
         tf.TensorSpec([5], tf.int64),
@@ -150,11 +150,11 @@ def test_batches_are_float32_and_int64_of_a_fixed_size():
 
 
 def test_a_resumed_stream_is_the_uninterrupted_one():
-    dataset = data.load("synthetic")
+    dataset = streams.load("synthetic")
     every = augment.compose(list(augment.AUGMENTATIONS))
 
     def stream(first_epoch):
-        return data.training_stream(
+        return streams.training_stream(
             dataset.train, 1000, MEAN, STD, every, seed=5, first_epoch=first_epoch
         )
 
@@ -163,7 +163,7 @@ def test_a_resumed_stream_is_the_uninterrupted_one():
 
 def test_the_seed_changes_order_and_draws():
     def stream(seed, names=()):
-        return data.training_stream(numbered(12), 12, *UNIT, augment.compose(names), seed=seed)
+        return streams.training_stream(numbered(12), 12, *UNIT, augment.compose(names), seed=seed)
 
     orders = [numbers(next(iter(stream(seed)))) for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
@@ -180,14 +180,14 @@ def test_each_batch_has_a_seed_of_its_own():
     def from_the_seed(images, seed, rows):
         return tf.zeros_like(images) + tf.cast(seed[0] % 100_003, tf.float32)
 
-    stream = data.training_stream(numbered(12), 4, *UNIT, from_the_seed)
+    stream = streams.training_stream(numbered(12), 4, *UNIT, from_the_seed)
     seeds = {float(images[0, 0, 0, 0]) for images, _ in stream.take(12)}
     assert len(seeds) == 12
 
 
 def test_augmentation_sees_0_to_255_and_normalization_comes_after():
-    split = data.Split(np.full((2, 4, 4, 3), 200, np.uint8), np.zeros(2, np.int64))
-    stream = data.training_stream(split, 2, MEAN, STD, lambda images, seed, rows: images / 2)
+    split = streams.Split(np.full((2, 4, 4, 3), 200, np.uint8), np.zeros(2, np.int64))
+    stream = streams.training_stream(split, 2, MEAN, STD, lambda images, seed, rows: images / 2)
     images, _ = next(iter(stream))
     expected = np.broadcast_to((100 / 255 - np.array(MEAN)) / STD, (2, 4, 4, 3))
     np.testing.assert_allclose(images, expected, atol=1e-6)
@@ -195,31 +195,31 @@ def test_augmentation_sees_0_to_255_and_normalization_comes_after():
 
 def test_streams_normalize_as_the_savedmodel_does_to_the_bit():
     images = np.random.default_rng(0).integers(0, 256, (12, 4, 6, 3), dtype=np.uint8)
-    split = data.Split(images, np.arange(12))
-    expected = data.normalize(images, MEAN, STD).numpy()
+    split = streams.Split(images, np.arange(12))
+    expected = streams.normalize(images, MEAN, STD).numpy()
     for stream in (
-        data.training_stream(split, 12, MEAN, STD),
-        data.training_stream(split, 12, MEAN, STD, lambda images, seed, rows: images),
-        data.evaluation_stream(split, 12, MEAN, STD),
+        streams.training_stream(split, 12, MEAN, STD),
+        streams.training_stream(split, 12, MEAN, STD, lambda images, seed, rows: images),
+        streams.evaluation_stream(split, 12, MEAN, STD),
     ):
         normalized, labels = next(iter(stream))
         np.testing.assert_array_equal(normalized, expected[labels])
 
 
 def test_evaluation_has_each_image_once_in_order_and_a_smaller_last_batch():
-    stream = data.evaluation_stream(numbered(11), 4, *UNIT)
+    stream = streams.evaluation_stream(numbered(11), 4, *UNIT)
     for _ in range(2):  # a second pass is the same
         assert [numbers(batch) for batch in stream] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
 
 
 def test_evaluation_is_normalized():
-    images, _ = next(iter(data.evaluation_stream(numbered(11), 11, MEAN, STD)))
+    images, _ = next(iter(streams.evaluation_stream(numbered(11), 11, MEAN, STD)))
     expected = (numbered(11).images / 255 - MEAN) / STD
     np.testing.assert_allclose(images, expected, atol=1e-6)
 
 
 def test_a_preview_shows_the_images_row_by_row():
-    picture = data.preview(numbered(9), lambda images, seed: images, seed=0, columns=3)
+    picture = streams.preview(numbered(9), lambda images, seed: images, seed=0, columns=3)
     assert picture.shape == (1, 12, 12, 3)
     np.testing.assert_allclose(picture[0, ::4, ::4, 0] * 255, np.arange(9).reshape(3, 3), atol=1e-4)
 
@@ -229,7 +229,7 @@ def test_cifar100_itself():
     folder = os.environ.get("TFDS_DATA_DIR")
     if not folder or not (Path(folder) / "cifar100").is_dir():
         pytest.skip("TFDS_DATA_DIR holds no cifar100")
-    dataset = data.load("cifar100", validation_split=0.1)
+    dataset = streams.load("cifar100", validation_split=0.1)
     assert np.bincount(dataset.train.labels).tolist() == [450] * 100
     assert np.bincount(dataset.validation.labels).tolist() == [50] * 100
     assert np.bincount(dataset.test.labels).tolist() == [100] * 100

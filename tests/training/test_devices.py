@@ -3,8 +3,9 @@
 import pytest
 import tensorflow as tf
 
-from training import devices, recipes
+from training import recipes
 from training.cli import InputError
+from training.fitting import devices
 
 
 @pytest.mark.parametrize(("steps", "expected"), [(195, 15), (390, 15), (391, 1), (64, 16)])

@@ -16,8 +16,12 @@ from golden_modules import relative_error
 from small_run import ARGUMENTS
 
 import keras_nam
-from training import callbacks, checkpoints, data, devices, recipes, report, runs, train
+from training import recipes, train
 from training.cli import FailedError, InputError, Terminated
+from training.data import streams
+from training.fitting import callbacks, checkpoints, devices
+from training.runs import files as runs
+from training.runs import report
 
 TIMES = ("seconds", "images_per_second")
 
@@ -75,8 +79,8 @@ def test_result_and_history_are_those_of_the_saved_weights(finished):
     model = keras.saving.load_model(finished / "best.keras")
     assert not model.compiled
     recipe = recipes.get("fast")
-    test = data.load("synthetic").test
-    logits = model.predict(data.normalize(test.images, recipe.mean, recipe.std), verbose=0)
+    test = streams.load("synthetic").test
+    logits = model.predict(streams.normalize(test.images, recipe.mean, recipe.std), verbose=0)
     ranks = (logits > logits[np.arange(500), test.labels][:, None]).sum(1)
     for key, expected in (("top1", np.mean(ranks < 1)), ("top5", np.mean(ranks < 5))):
         assert result[key] == pytest.approx(expected, abs=1e-6)
@@ -126,8 +130,8 @@ def test_saved_model_answers_as_the_keras_model(finished):
     served = tf.saved_model.load(str(finished / "saved_model" / "1"))
     model = keras.saving.load_model(finished / "best.keras")
     recipe = recipes.get("fast")
-    images = data.load("synthetic").test.images[:5]
-    expected = model(data.normalize(images, recipe.mean, recipe.std), training=False)
+    images = streams.load("synthetic").test.images[:5]
+    expected = model(streams.normalize(images, recipe.mean, recipe.std), training=False)
     outputs = served.signatures["serving_default"](image=tf.constant(images, tf.float32))
     # Float32 rounding, of logits that are above 100 after so few steps.
     assert relative_error(outputs["logits"], expected) < 1e-5

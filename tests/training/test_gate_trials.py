@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 from gated_networks import IMAGES, network
 
-from training import gate_trials, gate_values
-from training.gate_trials import Score, Trials
+from training.gating import trials as gate_trials
+from training.gating import values
+from training.gating.trials import Score, Trials
 
 LABELS = np.random.default_rng(3).integers(0, 10, len(IMAGES))
 STREAM = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(5)
@@ -23,7 +24,7 @@ def assert_equal(score, model):
 
 def with_open_gates(model, factors):
     """Sets each channel gate to 0.5, and the normalization before it to 2 * its factor."""
-    for name, gate in gate_values.named_gates(model).items():
+    for name, gate in values.named_gates(model).items():
         gate.gamma.assign(np.zeros(gate.gamma.shape))
         normalization = model.get_layer(name.replace("nam", "bn"))
         for variable in (normalization.gamma, normalization.beta):
@@ -35,7 +36,7 @@ def test_nothing_closed_is_the_network_as_trained():
     trials = Trials(model, STREAM)
     nothing = {
         name: np.zeros(gate.gamma.shape[0], bool)
-        for name, gate in gate_values.named_gates(model).items()
+        for name, gate in values.named_gates(model).items()
     }
     trials.replaced(dict.fromkeys(nothing, 0.9))  # is not left behind
     assert_equal(trials.closed({}), model)
@@ -47,7 +48,7 @@ def test_half_is_a_network_whose_gammas_are_zero():
     trials = Trials(model, STREAM)
     score = trials.replaced(dict.fromkeys(trials.named, 0.5))
     assert score.loss != pytest.approx(Score.of(model, STREAM).loss, rel=1e-3)
-    for gate in gate_values.gates(model):
+    for gate in values.gates(model):
         gate.gamma.assign(np.zeros(gate.gamma.shape))
     assert_equal(score, model)
 
@@ -93,7 +94,7 @@ class Recorded:
     """Stands in for `Trials`: keeps what it was asked for, and returns one score."""
 
     def __init__(self, model):
-        self.named = gate_values.named_gates(model)
+        self.named = values.named_gates(model)
         self.asked = []
 
     def ask(self, settings):

@@ -7,7 +7,7 @@ import tensorflow as tf
 from gated_networks import IMAGES, network
 
 import keras_nam
-from training import gate_values
+from training.gating import values as gate_values
 
 
 @pytest.mark.parametrize("attention", ["nam", "nam_full"])

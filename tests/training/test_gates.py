@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 from gated_networks import network, run_folder
 
-from training import data, gate_plots, gate_report, gate_trials, gate_values, gates, recipes
+from training import gates, recipes
 from training.cli import InputError
-from training.gate_trials import Score
+from training.data import streams
+from training.gating import plots, report
+from training.gating import trials as gate_trials
+from training.gating import values as gate_values
+from training.gating.trials import Score
 
 ROOT = Path(__file__).parents[2]
 FILES = ["gate_maps.png", "gates.json", "gates.png"]
@@ -23,12 +27,12 @@ def run(tmp_path_factory):
 
 
 def test_report_leaves_its_files(run, monkeypatch, capsys):
-    monkeypatch.setattr(gate_report, "TRAINING_IMAGES", 70)
+    monkeypatch.setattr(report, "TRAINING_IMAGES", 70)
     gates.main([str(run), "--images", "40"])
     assert sorted(path.name for path in (run / "gates").iterdir()) == FILES
     findings = json.loads((run / "gates" / "gates.json").read_text())
     recipe = recipes.get("fast")
-    stream = data.evaluation_stream(data.load("synthetic").test, 40, recipe.mean, recipe.std)
+    stream = streams.evaluation_stream(streams.load("synthetic").test, 40, recipe.mean, recipe.std)
     expected = Score.of(network(), stream.take(1))
     assert findings["as_trained"]["top1"] == pytest.approx(expected.top1)
     assert findings["as_trained"]["loss"] == pytest.approx(expected.loss, rel=1e-5)
@@ -44,7 +48,7 @@ def test_report_leaves_its_files(run, monkeypatch, capsys):
 
 
 def test_both_gates_of_a_layer_elsewhere(tmp_path, monkeypatch):
-    monkeypatch.setattr(gate_report, "TRAINING_IMAGES", 10)
+    monkeypatch.setattr(report, "TRAINING_IMAGES", 10)
     asked, drawn = [], []
     replacements = gate_trials.replacements
 
@@ -53,9 +57,9 @@ def test_both_gates_of_a_layer_elsewhere(tmp_path, monkeypatch):
         return replacements(trials, means, trained)
 
     monkeypatch.setattr(gate_trials, "replacements", recorded)
-    monkeypatch.setattr(gate_plots, "overview", lambda findings, path: path.touch())
+    monkeypatch.setattr(plots, "overview", lambda findings, path: path.touch())
     monkeypatch.setattr(
-        gate_plots, "maps", lambda images, values, path: (drawn.append(values), path.touch())
+        plots, "maps", lambda images, values, path: (drawn.append(values), path.touch())
     )
     run = run_folder(tmp_path / "full", "nam_full")
     gates.main([str(run), "--images", "10", "--out", str(tmp_path / "new" / "out")])
@@ -64,9 +68,9 @@ def test_both_gates_of_a_layer_elsewhere(tmp_path, monkeypatch):
     assert [row["units"] for row in findings["layers"]] == 2 * ["channels", "positions"]
     assert [row["gamma"]["count"] for row in findings["layers"]][:2] == [16, 256]
     assert {row["units"] for row in findings["pruned"]} == {"channels", "positions"}
-    recipe, images = recipes.get("fast"), data.load("synthetic").train.images[:10]
+    recipe, images = recipes.get("fast"), streams.load("synthetic").train.images[:10]
     values = gate_values.value_function(network("nam_full"))(
-        data.normalize(images, recipe.mean, recipe.std)
+        streams.normalize(images, recipe.mean, recipe.std)
     )
     means = asked[0]["stage1_block1_nam_full_channel"]
     np.testing.assert_allclose(means, values[0].numpy().mean((0, 1, 2)), atol=1e-5)
@@ -76,7 +80,7 @@ def test_both_gates_of_a_layer_elsewhere(tmp_path, monkeypatch):
 
 
 def test_spectrum():
-    found = gate_report.spectrum(np.array([1.0, -4.0, 0.001, 3.0]), np.array([0.1, 0.4, 0, 0.3]))
+    found = report.spectrum(np.array([1.0, -4.0, 0.001, 3.0]), np.array([0.1, 0.4, 0, 0.3]))
     assert found["sorted_sizes"] == [4, 3, 1, 0.001]
     assert found["max_over_mean"] == pytest.approx(4 / (8.001 / 4))
     assert found["share_of_top_tenth"] == pytest.approx(4 / 8.001)
@@ -85,7 +89,7 @@ def test_spectrum():
 
 
 def test_spectrum_of_zeros():
-    found = gate_report.spectrum(np.zeros(20), np.zeros(20))
+    found = report.spectrum(np.zeros(20), np.zeros(20))
     assert (found["max_over_mean"], found["share_of_top_tenth"], found["negligible"]) == (0, 0, 0)
 
 
@@ -121,7 +125,7 @@ def test_verdict_says_what_the_numbers_say():
             for share, smallest in ((0.1, 0.1), (0.3, 0.01), (0.5, -0.1))
         ],
     }
-    first, spread, by_mean, by_half, ten, *_, ranking = gate_report.verdict(findings)
+    first, spread, by_mean, by_half, ten, *_, ranking = report.verdict(findings)
     assert first == "As trained: top-1 70.00%, loss 1.2500, on 100 test images."
     assert "90.0% of the values are within 0.5 ± 0.001" in spread
     assert "25% to 25%" in spread

@@ -15,7 +15,9 @@ import tensorflow as tf
 
 import keras_nam
 from keras_nam import derived_gate
-from training import callbacks, devices, network, runs, train
+from training import train
+from training.fitting import callbacks, devices, network
+from training.runs import files
 
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = ["--arch", "r18w8_nam", "--recipe", "fast", "--dataset", "synthetic", "--quiet"]
@@ -61,21 +63,21 @@ def small(monkeypatch):
 
 def run(folder, *more):
     train.main([*ARGUMENTS, "--run-dir", str(folder), *more])
-    rows = runs.read_history(folder / "history.csv")
+    rows = files.read_history(folder / "history.csv")
     return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
 
 def test_the_settings_of_a_gpu_train_and_resume(tmp_path, gpu, monkeypatch):
     """Mixed precision is the default there; an interrupted training ends as the whole one."""
     whole = run(tmp_path / "whole")
-    assert runs.read_json(tmp_path / "whole" / "config.json")["precision"] == "mixed_float16"
+    assert files.read_json(tmp_path / "whole" / "config.json")["precision"] == "mixed_float16"
     model = keras.saving.load_model(tmp_path / "whole" / "last.keras")
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert model.jit_compile
     assert model.steps_per_execution == 2
     assert whole[-1]["loss"] < whole[0]["loss"]
     assert np.isfinite([row[key] for row in whole for key in row]).all()
-    assert runs.is_finished(tmp_path / "whole")
+    assert files.is_finished(tmp_path / "whole")
 
     def interrupt(self, batch, logs=None):
         if int(self.model.optimizer.iterations) == 8:
@@ -153,6 +155,6 @@ train.main([*ARGUMENTS, "--strategy", "mirrored", "--run-dir", {str(tmp_path / "
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert "mirrored over 2 device(s)" in ended.stdout
     assert "mixed_float16" in ended.stdout
-    rows = runs.read_history(tmp_path / "run" / "history.csv")
+    rows = files.read_history(tmp_path / "run" / "history.csv")
     assert rows[-1]["loss"] < rows[0]["loss"]
-    assert runs.is_finished(tmp_path / "run")
+    assert files.is_finished(tmp_path / "run")

@@ -10,19 +10,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from training import (
-    augment,
-    callbacks,
-    checkpoints,
-    data,
-    evaluation,
-    fit,
-    network,
-    recipes,
-    runs,
-    train,
-)
+from training import recipes, train
 from training.cli import InputError, Terminated
+from training.data import augment, streams
+from training.fitting import callbacks, checkpoints, network
+from training.fitting import job as fit
+from training.runs import files
+from training.runs import scores as evaluation
 
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.1942, 0.1918, 0.1958)
 FLIP_AND_CROP = ["random_crop:mode=reflect", "random_flip"]
@@ -66,7 +60,7 @@ def test_bad_input_writes_nothing(tmp_path, more, message):
 def test_the_networks_share_their_variables_and_the_optimizer(arch):
     recipe = recipes.get("fast", image_sizes=(8, 16, 32))
     job = fit.Job(arch, "fast", recipe)
-    model = network.compiled_model(job, data.load("synthetic"), 2, "float32")
+    model = network.compiled_model(job, streams.load("synthetic"), 2, "float32")
     models = network.at_sizes(model, recipe, 2)
     assert sorted(models) == [8, 16, 32]
     assert models[32] is model
@@ -81,8 +75,8 @@ def test_the_networks_share_their_variables_and_the_optimizer(arch):
 
 
 def batches(size, steps=3, first_step=0):
-    stream = data.training_stream(
-        data.load("synthetic").train,
+    stream = streams.training_stream(
+        streams.load("synthetic").train,
         64,
         MEAN,
         STD,
@@ -102,7 +96,7 @@ def test_a_size_changes_neither_the_order_nor_the_draws():
         assert small.dtype == np.float32
         np.testing.assert_array_equal(labels, full_labels)
         # Normalizing before or after differs by rounding alone, of numbers of about 2.
-        np.testing.assert_allclose(small, data.resize(full, 16), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(small, streams.resize(full, 16), rtol=0, atol=1e-5)
     np.testing.assert_array_equal(batches(16, first_step=2)[0][0], batches(16)[2][0])
 
 
@@ -115,8 +109,8 @@ def test_the_full_size_leaves_the_stream_as_it_is():
 @pytest.mark.parametrize("size", [8, 20])
 def test_images_are_resized_with_antialiasing(size):
     """Against Pillow, which averages over what a pixel covers."""
-    pixels = data.load("synthetic").train.images[:4].astype("float32")
-    ours = data.resize(pixels, size).numpy()
+    pixels = streams.load("synthetic").train.images[:4].astype("float32")
+    ours = streams.resize(pixels, size).numpy()
     for image, resized in zip(pixels, ours, strict=True):
         for channel in range(3):
             theirs = Image.fromarray(image[..., channel]).resize((size, size), Image.BILINEAR)
@@ -124,11 +118,11 @@ def test_images_are_resized_with_antialiasing(size):
 
 
 def test_held_out_images_have_the_size_of_the_epoch():
-    split = data.load("synthetic").test.take(slice(10))
-    (images, labels), (rest, _) = data.evaluation_stream(split, 6, MEAN, STD, 16)
+    split = streams.load("synthetic").test.take(slice(10))
+    (images, labels), (rest, _) = streams.evaluation_stream(split, 6, MEAN, STD, 16)
     assert (images.shape, rest.shape) == ((6, 16, 16, 3), (4, 16, 16, 3))
     np.testing.assert_array_equal(labels, split.labels[:6])
-    resized = data.resize(data.normalize(split.images[:6], MEAN, STD), 16)
+    resized = streams.resize(streams.normalize(split.images[:6], MEAN, STD), 16)
     np.testing.assert_allclose(images, resized, rtol=0, atol=1e-5)
 
 
@@ -146,7 +140,7 @@ def test_the_time_left_counts_pixels(monkeypatch):
 def trained(folder, *more):
     """Trains into a folder; returns its history without timings and its checkpoint's weights."""
     train.main([*ARGUMENTS, "--run-dir", str(folder), *more])
-    rows = runs.read_history(folder / "history.csv")
+    rows = files.read_history(folder / "history.csv")
     times = ("seconds", "images_per_second")
     model, _, _ = checkpoints.load_newest(folder)
     weights = [*model.get_weights(), *(v.numpy() for v in model.optimizer.variables)]
@@ -191,9 +185,11 @@ def test_the_checkpoint_is_of_full_size_and_evaluates(uninterrupted):
     model = keras.saving.load_model(folder / "last.keras")
     assert model.input_shape == (None, 32, 32, 3)
     recipe = recipes.get("fast")
-    test = data.load("synthetic").test
-    scores = evaluation.evaluate(model, data.evaluation_stream(test, 64, recipe.mean, recipe.std))
-    result = runs.read_json(folder / "result.json")
+    test = streams.load("synthetic").test
+    scores = evaluation.evaluate(
+        model, streams.evaluation_stream(test, 64, recipe.mean, recipe.std)
+    )
+    result = files.read_json(folder / "result.json")
     assert scores["top1"] == pytest.approx(result["top1"], abs=1e-6)
     assert scores["top1"] == pytest.approx(rows[-1]["val_top1"], abs=1e-6)
     served = tf.saved_model.load(str(folder / "saved_model" / "1"))

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import small_network
 
-from training import multihost, network, runs, train
+from training import train
 from training.cli import InputError
+from training.fitting import multihost, network
+from training.runs import files
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = ["--arch", "r18w4", "--recipe", "fast", "--dataset", "synthetic", "--quiet"]
@@ -100,7 +102,7 @@ def test_two_processes_train_as_one_device(tmp_path, monkeypatch):
         check=True,
         timeout=300,
     )
-    (ours,), (theirs,) = (runs.read_history(folder / "history.csv") for folder in (two, one))
+    (ours,), (theirs,) = (files.read_history(folder / "history.csv") for folder in (two, one))
     for key in ("loss", "top1", "val_loss", "val_top1", "learning_rate"):
         assert ours[key] == pytest.approx(theirs[key], abs=1e-4)
     assert (two / "last.keras").is_file()

@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 
 import keras_nam
-from training import data, network, recipes
-from training.fit import Job
-from training.gate_values import gates
+from training import recipes
+from training.data import streams
+from training.fitting import network
+from training.fitting.job import Job
+from training.gating.values import gates
 
 
 @pytest.fixture(scope="module")
 def dataset():
-    return data.load("synthetic")
+    return streams.load("synthetic")
 
 
 def built(arch="r18w4_nam", seed=0, stem="cifar", **settings):

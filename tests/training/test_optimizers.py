@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from training import optimizers, recipes
-from training.optimizers import SGD, Muon, orthogonalized
+from training import recipes
+from training.fitting import optimizers
+from training.fitting.optimizers import SGD, Muon, orthogonalized
 
 RATES = [0.1, 0.05, 0.4, 0.01]
 

@@ -6,10 +6,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from training import plots, runs
+from training.runs import files, plots
 
 ROWS = [
-    {"epoch": epoch, **{key: epoch + n / 100 for n, key in enumerate(runs.HISTORY_COLUMNS[1:])}}
+    {"epoch": epoch, **{key: epoch + n / 100 for n, key in enumerate(files.HISTORY_COLUMNS[1:])}}
     for epoch in (1, 2, 3)
 ]
 

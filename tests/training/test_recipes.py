@@ -8,8 +8,10 @@ import pytest
 
 from keras_nam import models
 from keras_nam.attention import weighting
-from training import datasets, recipes, schedules, settings, train
+from training import recipes, settings, train
 from training.cli import InputError
+from training.data import sources
+from training.fitting import schedules
 
 FIELDS = {field.name: field for field in dataclasses.fields(recipes.Recipe)}
 OTHER = {
@@ -136,7 +138,7 @@ def test_a_setting_that_a_file_lacks_has_its_default():
 
 def test_help_lists_the_names_of_the_tables():
     text = " ".join(train.parser().format_help().split())
-    tables = (recipes.RECIPES, datasets.DATASETS, recipes.SCHEDULES, recipes.WEIGHTINGS)
+    tables = (recipes.RECIPES, sources.DATASETS, recipes.SCHEDULES, recipes.WEIGHTINGS)
     for names in (*tables, recipes.STEMS, recipes.PRECISIONS, recipes.STRATEGIES):
         assert ", ".join(names) in text
 
@@ -151,8 +153,8 @@ def test_a_data_set_is_a_row(monkeypatch):
     module = types.ModuleType("own")
     module.load = lambda name, data_dir: (name, data_dir)
     monkeypatch.setitem(sys.modules, "own", module)
-    monkeypatch.setitem(datasets.DATASETS, "stripes", "own")
-    assert datasets.load("stripes", "here") == ("stripes", "here")
+    monkeypatch.setitem(sources.DATASETS, "stripes", "own")
+    assert sources.load("stripes", "here") == ("stripes", "here")
     assert recipes.read_job({"dataset": "stripes"}).dataset == "stripes"
 
 

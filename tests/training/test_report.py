@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training import data, evaluate, report
+from training import evaluate
 from training.cli import InputError
-from training.evaluation import accuracy_by_class, surest_mistakes, worst_confusions
-from training.evaluation import evaluate as scores_of
+from training.data import streams
+from training.runs import report
+from training.runs.scores import accuracy_by_class, surest_mistakes, worst_confusions
+from training.runs.scores import evaluate as scores_of
 
 NAMES = ["cat", "dog", "owl"]
 SCORES = {
@@ -56,7 +58,7 @@ def test_a_picture_of_no_mistakes(tmp_path):
     right = {**SCORES, "predictions": SCORES["labels"]}
     assert len(surest_mistakes(right)) == 0
     assert worst_confusions(right, NAMES) == []
-    images = data.Split(np.zeros((7, 32, 32, 3), np.uint8), right["labels"])
+    images = streams.Split(np.zeros((7, 32, 32, 3), np.uint8), right["labels"])
     report._draw(right, images, NAMES, tmp_path / "mistakes.png")
     assert (tmp_path / "mistakes.png").stat().st_size > 0
 

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training import runs
 from training.cli import InputError
+from training.runs import files
+
+ROOT = Path(__file__).parents[2]
 
 CONFIG = {
     "arch": "r18_nam",
@@ -26,7 +28,7 @@ CONFIG = {
 
 def start(folder, config=CONFIG, resume=False):
     """Opens a run folder as a training does, and ends at once."""
-    with runs.opened(folder, config, resume) as opened:
+    with files.opened(folder, config, resume) as opened:
         return opened
 
 
@@ -44,7 +46,7 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
         suffixes.append(temporary.suffix)
         temporary.write_text("new")
 
-    runs.write_atomically(path, write)
+    files.write_atomically(path, write)
     assert path.read_text() == "new"
     assert names(tmp_path) == ["model.keras"]
     assert suffixes == [".keras"]  # savers choose the format by it
@@ -60,22 +62,22 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, error):
         raise error
 
     with pytest.raises(type(error)):
-        runs.write_atomically(path, fail_half_way)
+        files.write_atomically(path, fail_half_way)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["result.json"]
 
 
 def test_content_that_is_no_json_keeps_the_old_file(tmp_path):
     path = tmp_path / "config.json"
-    runs.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        runs.write_json(path, {"a": object()})
-    assert runs.read_json(path) == {"a": 1}
+        files.write_json(path, {"a": object()})
+    assert files.read_json(path) == {"a": 1}
     assert names(tmp_path) == ["config.json"]
 
 
 def test_json_is_readable_text(tmp_path):
-    runs.write_json(tmp_path / "a.json", {"name": "übung", "share": 0.1})
+    files.write_json(tmp_path / "a.json", {"name": "übung", "share": 0.1})
     assert (tmp_path / "a.json").read_text("utf-8") == '{\n  "name": "übung",\n  "share": 0.1\n}\n'
 
 
@@ -87,36 +89,36 @@ def test_json_that_is_missing_or_damaged_is_an_input_error(tmp_path, content, ex
     if content is not None:
         path.write_text(content)
     with pytest.raises(InputError, match=f"{path} {expected}"):
-        runs.read_json(path)
+        files.read_json(path)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, np.float64("nan")])
 def test_numbers_that_json_does_not_have_are_null(tmp_path, number):
-    runs.write_json(tmp_path / "a.json", {"loss": number, "rows": [(1, {"x": number})]})
+    files.write_json(tmp_path / "a.json", {"loss": number, "rows": [(1, {"x": number})]})
     text = (tmp_path / "a.json").read_text()
     expected = {"loss": None, "rows": [[1, {"x": None}]]}
     assert json.loads(text, parse_constant=pytest.fail) == expected
 
 
 def test_a_history_may_have_nan(tmp_path):
-    row = dict.fromkeys(runs.HISTORY_COLUMNS, 0.5) | {"epoch": 1}
+    row = dict.fromkeys(files.HISTORY_COLUMNS, 0.5) | {"epoch": 1}
     row |= {"val_loss": math.nan, "val_top5": math.inf}
-    runs.write_history(tmp_path / "history.csv", [row])
-    (found,) = runs.read_history(tmp_path / "history.csv")
+    files.write_history(tmp_path / "history.csv", [row])
+    (found,) = files.read_history(tmp_path / "history.csv")
     assert math.isnan(found["val_loss"])
     assert found["val_top5"] == math.inf
 
 
 def test_history_comes_back_as_it_was(tmp_path):
     rows = [
-        dict.fromkeys(runs.HISTORY_COLUMNS, 1 / 3) | {"epoch": 1},
-        dict.fromkeys(runs.HISTORY_COLUMNS, 1e-30) | {"epoch": 2},
+        dict.fromkeys(files.HISTORY_COLUMNS, 1 / 3) | {"epoch": 1},
+        dict.fromkeys(files.HISTORY_COLUMNS, 1e-30) | {"epoch": 2},
     ]
     path = tmp_path / "history.csv"
-    assert runs.read_history(path) == []
-    runs.write_history(path, rows)
-    assert runs.read_history(path) == rows
-    assert path.read_text().splitlines()[0] == ",".join(runs.HISTORY_COLUMNS)
+    assert files.read_history(path) == []
+    files.write_history(path, rows)
+    assert files.read_history(path) == rows
+    assert path.read_text().splitlines()[0] == ",".join(files.HISTORY_COLUMNS)
     assert names(tmp_path) == ["history.csv"]
 
 
@@ -125,13 +127,13 @@ def test_a_damaged_history_is_an_input_error(tmp_path, content):
     path = tmp_path / "history.csv"
     path.write_text(content)
     with pytest.raises(InputError, match=f"{path} is damaged"):
-        runs.read_history(path)
+        files.read_history(path)
 
 
 def test_a_run_starts_with_its_configuration(tmp_path):
     folder = start(tmp_path / "runs" / "a", CONFIG, resume=False)
     assert names(folder) == [".lock", "config.json"]
-    assert runs.read_json(folder / "config.json") == json.loads(json.dumps(CONFIG))
+    assert files.read_json(folder / "config.json") == json.loads(json.dumps(CONFIG))
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -146,7 +148,7 @@ def test_an_existing_run_is_continued_only_when_asked(tmp_path):
         start(tmp_path, CONFIG, resume=False)
     elsewhere = {**CONFIG, "environment": {"git_revision": "def"}}
     assert start(tmp_path, elsewhere, resume=True) == tmp_path
-    assert runs.read_json(tmp_path / "config.json")["environment"] == CONFIG["environment"]
+    assert files.read_json(tmp_path / "config.json")["environment"] == CONFIG["environment"]
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -205,48 +207,48 @@ def test_a_disk_that_refuses_is_an_input_error(tmp_path, monkeypatch, reason):
 def test_newest_finished_is_by_the_time_of_the_result(tmp_path):
     for name, time in (("a", 200), ("b", 300), ("c", 100)):
         (tmp_path / name).mkdir()
-        runs.write_json(tmp_path / name / "result.json", {})
+        files.write_json(tmp_path / name / "result.json", {})
         os.utime(tmp_path / name / "result.json", (time, time))
     (tmp_path / "unfinished").mkdir()
-    runs.write_json(tmp_path / "unfinished" / "config.json", {})
-    assert runs.newest_finished(tmp_path) == tmp_path / "b"
-    assert runs.is_finished(tmp_path / "b")
-    assert not runs.is_finished(tmp_path / "unfinished")
+    files.write_json(tmp_path / "unfinished" / "config.json", {})
+    assert files.newest_finished(tmp_path) == tmp_path / "b"
+    assert files.is_finished(tmp_path / "b")
+    assert not files.is_finished(tmp_path / "unfinished")
 
 
 @pytest.mark.parametrize("root", ["", "missing"])
 def test_without_a_finished_run_the_error_says_how_to_get_one(tmp_path, root):
     with pytest.raises(InputError, match=r"No finished run under .*python training/train.py"):
-        runs.newest_finished(tmp_path / root)
+        files.newest_finished(tmp_path / root)
 
 
 def test_environment_has_versions_and_the_revision():
-    environment = runs.environment()
+    environment = files.environment()
     assert environment["versions"]["keras"].startswith("3.")
-    assert environment["git_revision"] == runs.git_revision()
+    assert environment["git_revision"] == files.git_revision()
     json.dumps(environment)
 
 
 def test_the_machine_is_named_with_what_makes_it_fast(monkeypatch):
-    monkeypatch.setenv(runs.ONEDNN, "1")
-    assert f"{os.cpu_count()} cores" in runs.machine()
-    assert runs.machine().endswith("TF_ENABLE_ONEDNN_OPTS=1")
-    monkeypatch.delenv(runs.ONEDNN)
-    assert runs.ONEDNN not in runs.machine()
+    monkeypatch.setenv(files.ONEDNN, "1")
+    assert f"{os.cpu_count()} cores" in files.machine()
+    assert files.machine().endswith("TF_ENABLE_ONEDNN_OPTS=1")
+    monkeypatch.delenv(files.ONEDNN)
+    assert files.ONEDNN not in files.machine()
 
 
 @pytest.fixture
 def project(tmp_path):
     """A copy of what names the revision, in a folder of its own; a function runs it there."""
     folder = tmp_path / "outer" / "project"
-    (folder / "training").mkdir(parents=True)
-    for name in ("__init__.py", "cli.py", "runs.py"):
-        shutil.copy(Path(runs.__file__).with_name(name), folder / "training" / name)
+    (folder / "training" / "runs").mkdir(parents=True)
+    for name in ("__init__.py", "cli.py", "runs/__init__.py", "runs/files.py"):
+        shutil.copy(ROOT / "training" / name, folder / "training" / name)
     return folder
 
 
 def revision(project, **environment):
-    code = "from training import runs; print(runs.git_revision())"
+    code = "from training.runs import files; print(files.git_revision())"
     ended = subprocess.run(
         [sys.executable, "-c", code],
         cwd=project,
@@ -291,7 +293,7 @@ def test_outside_a_checkout_there_is_no_revision(project):
 def test_while_one_training_holds_the_folder_another_leaves_no_trace(tmp_path):
     """Whatever its settings are, and though the first one has not written its own yet."""
     folder = tmp_path / "run"
-    with runs.opened(folder, CONFIG, resume=False):
+    with files.opened(folder, CONFIG, resume=False):
         before = {path: path.read_bytes() for path in folder.iterdir()}
         with pytest.raises(InputError, match=r"Another training.*--run-dir"):
             start(folder, CONFIG, resume=True)
@@ -300,7 +302,7 @@ def test_while_one_training_holds_the_folder_another_leaves_no_trace(tmp_path):
 
     (tmp_path / "begun").mkdir()
     with (
-        runs.lock(tmp_path / "begun" / ".lock"),
+        files.lock(tmp_path / "begun" / ".lock"),
         pytest.raises(InputError, match="Another training"),
     ):
         start(tmp_path / "begun", {**CONFIG, "seed": 1})
@@ -309,8 +311,8 @@ def test_while_one_training_holds_the_folder_another_leaves_no_trace(tmp_path):
 
 def test_a_finished_run_is_opened_without_its_lock(tmp_path):
     """As on a disk that can only be read."""
-    runs.write_json(tmp_path / "config.json", CONFIG)
-    runs.write_json(tmp_path / "result.json", {})
+    files.write_json(tmp_path / "config.json", CONFIG)
+    files.write_json(tmp_path / "result.json", {})
     assert start(tmp_path, CONFIG, resume=True) == tmp_path
     assert names(tmp_path) == ["config.json", "result.json"]
 
@@ -318,24 +320,24 @@ def test_a_finished_run_is_opened_without_its_lock(tmp_path):
 def test_a_lock_ends_with_the_process_that_was_killed(tmp_path):
     code = """
 import sys
-from training import runs
-with runs.lock(sys.argv[1]):
+from training.runs import files
+with files.lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
 """
     command = [sys.executable, "-c", code, str(tmp_path / ".lock")]
-    environment = {**os.environ, "PYTHONPATH": str(Path(runs.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     holder = subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(InputError, match="busy"), runs.lock(tmp_path / ".lock", "busy"):
+        with pytest.raises(InputError, match="busy"), files.lock(tmp_path / ".lock", "busy"):
             pass
     finally:
         holder.kill()
         holder.communicate()
-    with runs.lock(tmp_path / ".lock", "busy"):
+    with files.lock(tmp_path / ".lock", "busy"):
         pass
 
 
@@ -343,10 +345,10 @@ def test_a_lock_is_waited_for_where_no_message_is_given(tmp_path):
     got = threading.Event()
 
     def wait():
-        with runs.lock(tmp_path / ".lock"):
+        with files.lock(tmp_path / ".lock"):
             got.set()
 
-    with runs.lock(tmp_path / ".lock"):
+    with files.lock(tmp_path / ".lock"):
         waiting = threading.Thread(target=wait)
         waiting.start()
         assert not got.wait(0.2)
@@ -359,7 +361,7 @@ POSIX = {"fcntl", "resource", "pwd", "grp", "pty", "termios", "tty"}
 
 
 def test_no_import_at_the_top_of_a_module_needs_posix():
-    root = Path(runs.__file__).parents[1]
+    root = ROOT
     paths = [p for part in ("keras_nam", "training", "export") for p in (root / part).rglob("*.py")]
     assert len(paths) > 50
     for path in paths:

@@ -14,7 +14,8 @@ import tensorflow as tf
 from PIL import Image
 
 import keras_nam
-from training import data, saved_model
+from training.data import streams
+from training.runs import saved_model
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 NAMES = ["bear", "bee", "cup"]
@@ -38,7 +39,7 @@ def served(version):
 
 
 def logits_of(model, images):
-    return np.asarray(model(data.normalize(images, MEAN, STD), training=False))
+    return np.asarray(model(streams.normalize(images, MEAN, STD), training=False))
 
 
 def images(count, seed=0):

@@ -9,8 +9,9 @@ import keras
 import numpy as np
 import pytest
 
-from training import recipes, schedules
-from training.optimizers import SGD
+from training import recipes
+from training.fitting import schedules
+from training.fitting.optimizers import SGD
 
 
 def rates(schedule, steps):

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training import augment, data, loop, recipes
-from training.devices import Placement
-from training.fit import Job
+from training import recipes
+from training.data import augment, streams
+from training.fitting import loop
+from training.fitting.devices import Placement
+from training.fitting.job import Job
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 NAMES = ["random_crop", "random_flip", "random_brightness", "random_contrast", "random_rotation"]
@@ -14,7 +16,7 @@ NAMES = ["random_crop", "random_flip", "random_brightness", "random_contrast", "
 
 @pytest.fixture(scope="module")
 def dataset():
-    return data.load("synthetic")
+    return streams.load("synthetic")
 
 
 @pytest.mark.parametrize("name", [[name] for name in NAMES] + [NAMES])
@@ -32,7 +34,7 @@ def test_rows_of_a_batch_are_augmented_as_in_the_batch(dataset, name):
 @pytest.mark.parametrize("processes", [2, 3])
 def test_the_shards_of_the_stream_are_the_stream(dataset, processes):
     def batches(shard):
-        stream = data.training_stream(
+        stream = streams.training_stream(
             dataset.train, 24, MEAN, STD, augment.compose(NAMES), seed=1, steps=2, shard=shard
         )
         return [(images.numpy(), labels.numpy()) for images, labels in stream.take(3)]
@@ -57,5 +59,5 @@ def test_the_held_out_images_are_shared_once_each(dataset, processes, devices, s
     assert all(size % (devices // processes) == 0 for size in sizes.pop())
     together = np.concatenate(found)
     assert len(together) == seen
-    expected = data.normalize(dataset.test.images[:seen], job.recipe.mean, job.recipe.std)
+    expected = streams.normalize(dataset.test.images[:seen], job.recipe.mean, job.recipe.std)
     assert np.isclose(together.sum(dtype=float), np.asarray(expected).sum(dtype=float))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from training import runs
+from training.runs import files
 
 ROOT = Path(__file__).parents[2]
 # Small steps: rounding grows from step to step, ten times faster at ten times the rate.
@@ -45,7 +45,7 @@ def run(*command, **environment):
 
 
 def losses(folder):
-    return [row["loss"] for row in runs.read_history(folder / "history.csv")]
+    return [row["loss"] for row in files.read_history(folder / "history.csv")]
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +67,10 @@ def test_jax_is_tensorflow(one_device, tmp_path):
     folder = tmp_path / "run"
     run("training/train.py", *ARGUMENTS, "--run-dir", folder, KERAS_BACKEND="jax")
     assert losses(folder) == pytest.approx(losses(one_device), abs=1e-4)
-    ours, theirs = (runs.read_json(f / "result.json") for f in (folder, one_device))
+    ours, theirs = (files.read_json(f / "result.json") for f in (folder, one_device))
     assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
     assert (folder / "saved_model" / "1" / "saved_model.pb").is_file()
-    assert runs.read_json(folder / "config.json")["environment"]["backend"] == "jax"
+    assert files.read_json(folder / "config.json")["environment"]["backend"] == "jax"
 
 
 def test_two_processes_are_one_device(one_device, tmp_path):
@@ -79,8 +79,8 @@ def test_two_processes_are_one_device(one_device, tmp_path):
     said = run("training/launch.py", "--processes", "2", "--", *train)
     assert "process 0 of 2, 2 device(s) in all" in said
     assert losses(folder) == pytest.approx(losses(one_device), abs=1e-4)
-    assert runs.is_finished(folder)
-    assert runs.read_json(folder / "config.json")["environment"]["processes"] == 2
+    assert files.is_finished(folder)
+    assert files.read_json(folder / "config.json")["environment"]["processes"] == 2
 
 
 def test_another_number_of_processes_goes_on(one_device, tmp_path):

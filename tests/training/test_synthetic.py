@@ -4,14 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from training import augment, data
+from training.data import augment, streams
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 @pytest.fixture(scope="module")
 def dataset():
-    return data.load("synthetic")
+    return streams.load("synthetic")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def accuracy(dataset):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     every = augment.compose(list(augment.AUGMENTATIONS))
-    stream = data.training_stream(dataset.train, 50, MEAN, STD, every)
+    stream = streams.training_stream(dataset.train, 50, MEAN, STD, every)
     model.fit(stream, steps_per_epoch=40, epochs=5, shuffle=False, verbose=0)
 
     def measure(images, labels=dataset.test.labels):
@@ -43,14 +43,14 @@ def accuracy(dataset):
 
 @pytest.fixture(scope="module")
 def images(dataset):
-    return np.asarray(data.normalize(dataset.test.images, MEAN, STD))
+    return np.asarray(streams.normalize(dataset.test.images, MEAN, STD))
 
 
 def test_it_is_balanced_and_the_same_each_time(dataset):
     assert np.bincount(dataset.train.labels).tolist() == [200] * 10
     assert np.bincount(dataset.test.labels).tolist() == [50] * 10
     assert len(set(dataset.class_names)) == 10
-    again = data.load("synthetic", data_dir="/nowhere", seed=1)
+    again = streams.load("synthetic", data_dir="/nowhere", seed=1)
     np.testing.assert_array_equal(dataset.train.images, again.train.images)
     np.testing.assert_array_equal(dataset.test.labels, again.test.labels)
 

@@ -9,8 +9,8 @@ import tensorflow as tf
 from gated_networks import IMAGES, network
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training import gate_values
-from training.callbacks import TensorBoardExtras
+from training.fitting.callbacks import TensorBoardExtras
+from training.gating import values as gate_values
 
 GRID = np.zeros((1, 8, 8, 3), "float32")
 LABELS = np.arange(len(IMAGES)) % 10

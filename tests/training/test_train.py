@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from small_run import ARGUMENTS
 
-from training import runs
+from training.runs import files as runs
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from golden_weights import GOLDEN, weights_for
 
 import keras_nam
 from keras_nam.weights import to_torch_state_dict
-from training.optimizers import SGD
+from training.fitting.optimizers import SGD
 
 FILES = ["trajectory_r18_nam_torch", "trajectory_r18_nam_sparse_torch"]
 

@@ -4,7 +4,7 @@ import pytest
 
 from training import recipes
 from training.cli import InputError
-from training.variants import folder_name, read_seeds, read_variants
+from training.comparing.variants import folder_name, read_seeds, read_variants
 
 
 def read(text, **settings):

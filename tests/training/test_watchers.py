@@ -11,8 +11,11 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import keras_nam
-from training import callbacks, checkpoints, data, evaluate, network, runs, train
+from training import evaluate, train
 from training.cli import FailedError, InputError
+from training.data import streams
+from training.fitting import callbacks, checkpoints, network
+from training.runs import files
 
 ARGUMENTS = ["--arch", "r18w8_nam", "--recipe", "fast", "--dataset", "synthetic", "--quiet"]
 ARGUMENTS += ["--batch-size", "64", "--steps-per-epoch", "4", "--epochs", "3", "--strategy", "none"]
@@ -67,7 +70,7 @@ def strict_json(path):
 
 
 def history(folder):
-    rows = runs.read_history(folder / "history.csv")
+    rows = files.read_history(folder / "history.csv")
     return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
 
@@ -122,7 +125,7 @@ def test_times_are_those_of_the_clock(tmp_path, monkeypatch, before):
     model.fit(
         x, y, 4, epochs=2, verbose=0, validation_data=(x[:8], y[:8]), callbacks=[clock, recorded]
     )
-    first, second = runs.read_history(tmp_path / "history.csv")
+    first, second = files.read_history(tmp_path / "history.csv")
     assert (first["seconds"], second["seconds"]) == (before + 4 * 2 + 2, 4 * 2 + 2)
     assert second["images_per_second"] == 16 / 8
     assert first["images_per_second"] == pytest.approx(16 / (8 + before), rel=1e-6)
@@ -166,13 +169,13 @@ def test_best_is_the_epoch_of_the_highest_validation_top1(tmp_path, evaluations,
     run(tmp_path / "run", "--validation-split", "0.1")
     kept = weights(tmp_path / "run" / "best.keras")
     assert_equal_weights(kept, seen[best])
-    test = data.load("synthetic").test
+    test = streams.load("synthetic").test
     mean, std = (
-        runs.read_json(tmp_path / "run" / "config.json")["recipe_settings"][key]
+        files.read_json(tmp_path / "run" / "config.json")["recipe_settings"][key]
         for key in ("mean", "std")
     )
     model = keras.saving.load_model(tmp_path / "run" / "best.keras")
-    logits = model.predict(data.normalize(test.images, mean, std), verbose=0)
+    logits = model.predict(streams.normalize(test.images, mean, std), verbose=0)
     top1 = strict_json(tmp_path / "run" / "result.json")["top1"]
     assert top1 == pytest.approx(np.mean(logits.argmax(-1) == test.labels), abs=1e-6)
 
@@ -222,7 +225,7 @@ def test_an_evaluation_that_is_not_finite_is_a_warning_and_in_the_end_status_1(
     assert [math.isnan(row["val_loss"]) for row in history(folder)] == [True] * 3
     assert all(
         np.isfinite([row["loss"], row["seconds"]]).all()
-        for row in runs.read_history(folder / "history.csv")
+        for row in files.read_history(folder / "history.csv")
     )
     assert strict_json(folder / "result.json")["loss"] is None
     strict_json(folder / "config.json")

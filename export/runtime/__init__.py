@@ -1,0 +1,1 @@
+"""Pictures through any model, local or served."""

@@ -1,0 +1,121 @@
+"""How a network from elsewhere takes pictures: its range, mean and standard deviation, channels.
+
+The exported files of this project take RGB of 0–255. A run knows its normalization and its
+SavedModel contains it. For any other model it is stated on the command line, and put before it.
+"""
+
+import argparse
+import sys
+from typing import NamedTuple
+
+import numpy as np
+
+RANGES = {"0..255": (0.0, 255.0), "0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0)}
+OPTIONS = "--input-range, --mean, --std or --channels"
+
+
+class Preprocessing(NamedTuple):
+    """Brings pixels of 0–255 into `range`, subtracts `mean`, divides by `std`.
+
+    Attributes:
+        range: A key of `RANGES`.
+        mean: Of R, G and B, in the units of the range.
+        std: Likewise.
+        channels: `"rgb"`, or `"bgr"` for a network that takes blue first.
+    """
+
+    range: str = "0..255"
+    mean: tuple = (0.0, 0.0, 0.0)
+    std: tuple = (1.0, 1.0, 1.0)
+    channels: str = "rgb"
+
+    def __call__(self, images):
+        """Returns RGB images [N, H, W, 3] of 0–255 as the network takes them, float32.
+
+        Args:
+            images: Float32 NumPy array or TensorFlow tensor.
+        """
+        low, high = RANGES[self.range]
+        mean, std = np.asarray(self.mean), np.asarray(self.std)
+        # In this form the numbers are those of `training.data.streams.normalize`, bit for bit.
+        scale = ((high - low) / (255 * std)).astype("float32")
+        offset = ((mean - low) / std).astype("float32")
+        if np.any(scale != 1) or np.any(offset != 0):
+            images = images * scale - offset
+        return images[..., ::-1] if self.channels == "bgr" else images
+
+    def __str__(self):
+        """Returns the options that state it."""
+        words = [f"--input-range {self.range}"]
+        if self.mean != (0, 0, 0) or self.std != (1, 1, 1):
+            words += [f"--{key} {_numbers(getattr(self, key))}" for key in ("mean", "std")]
+        if self.channels != "rgb":
+            words.append(f"--channels {self.channels}")
+        return " ".join(words)
+
+
+UNCHANGED = Preprocessing()
+
+
+def _numbers(values):
+    return ",".join(f"{value:g}" for value in values)
+
+
+def add_options(group):
+    """Adds the options to a parser or a group of it."""
+    group.add_argument(
+        "--input-range",
+        metavar="RANGE",
+        help=f"of the pixels that the model takes: {', '.join(RANGES)} (default: 0..1 with --mean "
+        "or --std, else 0..255)",
+    )
+    group.add_argument(
+        "--mean",
+        type=_three_numbers,
+        metavar="R,G,B",
+        help="subtracted, in the units of the range (default: 0,0,0)",
+    )
+    group.add_argument(
+        "--std", type=_three_numbers, metavar="R,G,B", help="divided by (default: 1,1,1)"
+    )
+    group.add_argument(
+        "--channels", choices=("rgb", "bgr"), help="the order that the model takes (default: rgb)"
+    )
+
+
+def from_options(args):
+    """Returns the `Preprocessing` that the options state, or `None` if none is given."""
+    from training import cli
+
+    if args.input_range is not None:
+        cli.check_name("input range", args.input_range, RANGES)
+    if args.std and min(args.std) <= 0:
+        raise cli.InputError(f"--std {_numbers(args.std)}: expected three numbers above 0")
+    given = {
+        "range": args.input_range or ("0..1" if args.mean or args.std else None),
+        "mean": args.mean,
+        "std": args.std,
+        "channels": args.channels,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    return Preprocessing(**given) if given else None
+
+
+def _three_numbers(text):
+    try:
+        numbers = tuple(map(float, text.split(",")))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3 or not np.isfinite(numbers).all():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected three numbers, such as 0.5,0.5,0.5")
+    return numbers
+
+
+def joined(argv):
+    """Returns a command line with `--input-range -1..1` joined, which argparse takes apart."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    for index, word in enumerate(argv[:-1]):
+        if word == "--input-range":
+            argv[index : index + 2] = [f"{word}={argv[index + 1]}"]
+            break
+    return argv

@@ -1,0 +1,1 @@
+"""How fast the exported files are."""

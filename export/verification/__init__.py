@@ -1,0 +1,1 @@
+"""Whether an exported file equals what was trained, and its release."""

@@ -1,0 +1,1 @@
+"""Networks compared over seeds, in pairs."""

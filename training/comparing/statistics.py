@@ -1,0 +1,176 @@
+"""The statistics of a comparison: figures of each run and variant, and paired differences."""
+
+import math
+import statistics
+
+import numpy as np
+from scipy import stats
+
+from training.cli import InputError
+from training.runs import files
+
+CONFIDENCE = 0.95
+RESAMPLES = 2**16  # every sign flip of up to 16 seeds; draws of them beyond
+ROUNDING = 1e-9  # figures are stored with 6 decimals: smaller differences are rounding errors
+COSTS = ("parameters", "step_milliseconds", "minutes")
+
+
+def figures(run):
+    """Returns the figures of a finished run, from its record.
+
+    Args:
+        run: A `grid.Run`. If its job has a validation split, the figures are the last epoch's on
+            it, and the test set is not looked at.
+
+    Returns:
+        A dictionary: `top1`, `top5` and `loss`, the run's costs, its folder and its machine.
+
+    Raises:
+        InputError: If a file of the run is missing or damaged.
+    """
+    result, config = (files.read_json(run.record / f"{name}.json") for name in ("result", "config"))
+    rows = files.read_history(run.record / "history.csv")
+    recipe = run.job.recipe
+    try:
+        if not rows or rows[-1]["epoch"] != result["epochs"]:
+            raise ValueError(f"history.csv does not end with epoch {result['epochs']}")
+        measured = {key: result[key] for key in ("top1", "top5", "loss")}
+        if run.job.validation_split:
+            measured = {key: rows[-1][f"val_{key}"] for key in measured}
+        speed = statistics.median(
+            row["images_per_second"]
+            for row in rows
+            if recipe.image_size(row["epoch"] - 1) == recipe.image_sizes[-1]
+        )
+        return {
+            "name": run.variant,
+            "arch": config["arch"],
+            "stem": config["stem"],
+            "seed": run.job.seed,
+            **measured,
+            "parameters": result["parameters"],
+            "epochs": result["epochs"],
+            "minutes": result["minutes"],
+            "step_milliseconds": round(1e3 * recipe.batch_size / speed, 3),
+            "classes": config["classes"],
+            "data": result["data"],
+            "folder": str(run.folder),
+            "environment": {
+                key: config["environment"][key] for key in ("versions", "machine", "git_revision")
+            },
+        }
+    except (LookupError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(
+            f"{run.record} is damaged ({type(error).__name__}: {error}). Move it away and rerun "
+            "the same command."
+        ) from None
+
+
+def compare(rows, baseline, costs):
+    """Returns the statistics of each variant and its difference from the baseline.
+
+    Args:
+        rows: List of `figures`.
+        baseline: The name of a variant.
+        costs: Dictionary from each variant, in order, to its multiply-adds.
+
+    Returns:
+        A list of dictionaries. `difference` is `None` for the baseline and where no seed is
+        finished in both.
+    """
+    runs_of = {name: [row for row in rows if row["name"] == name] for name in costs}
+    top1 = {name: {row["seed"]: row["top1"] for row in own} for name, own in runs_of.items()}
+    return [
+        {
+            "name": name,
+            **summarize(list(top1[name].values())),
+            **{key: statistics.median(row[key] for row in own) if own else None for key in COSTS},
+            "multiply_adds": costs[name],
+            "difference": None if name == baseline else difference(top1[name], top1[baseline]),
+        }
+        for name, own in runs_of.items()
+    ]
+
+
+def summarize(values):
+    """Returns count, mean, sample standard deviation (ddof 1; `None` of one), and range."""
+    if not values:
+        return {"n": 0, "mean": None, "std": None, "min": None, "max": None}
+    return {
+        "n": len(values),
+        "mean": statistics.fmean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "min": min(values),
+        "max": max(values),
+    }
+
+
+def difference(values, baseline):
+    """Returns the paired difference of two variants over the seeds that both have.
+
+    The interval is Student's t on the differences. Beside it stands the exact two-sided permutation
+    test, which flips the differences' signs and assumes no normal distribution.
+
+    Args:
+        values: Dictionary from seed to figure.
+        baseline: The same for the baseline.
+
+    Returns:
+        A dictionary, or `None` without a common seed. Its `verdict` is better, worse, or no
+        difference shown. A single pair has no interval: `low` and `high` are `None`.
+    """
+    seeds = sorted(set(values) & set(baseline))
+    if not seeds:
+        return None
+    ours, theirs = (np.array([each[seed] for seed in seeds]) for each in (values, baseline))
+    differences = ours - theirs
+    found = {
+        "seeds": seeds,
+        "differences": differences.tolist(),
+        "mean": float(differences.mean()),
+        "std": None,
+        "low": None,
+        "high": None,
+        "p_t": None,
+        "p_permutation": None,
+        "verdict": "one pair: no interval",
+    }
+    if len(seeds) == 1:
+        return found
+    low, high, p = _student(ours, theirs)
+    permutation = stats.permutation_test(
+        (differences,),
+        lambda sample, axis: sample.mean(axis),
+        vectorized=True,
+        permutation_type="samples",
+        n_resamples=RESAMPLES,
+        batch=RESAMPLES // 16,
+        random_state=0,
+    )
+    return found | {
+        "std": float(differences.std(ddof=1)),
+        "low": low,
+        "high": high,
+        "p_t": p,
+        "p_permutation": float(permutation.pvalue),
+        "verdict": "better" if low > 0 else "worse" if high < 0 else "no difference shown",
+    }
+
+
+def _student(ours, theirs):
+    """Returns the interval's ends and the p-value of the paired t-test.
+
+    Where all differences are equal, t divides by 0: the interval is that one value.
+    """
+    differences = ours - theirs
+    if np.ptp(differences) < ROUNDING:
+        mean = float(differences.mean()) if abs(differences.mean()) > ROUNDING else 0.0
+        return mean, mean, float(mean == 0)
+    test = stats.ttest_rel(ours, theirs)
+    interval = test.confidence_interval(CONFIDENCE)
+    return float(interval.low), float(interval.high), float(test.pvalue)
+
+
+def smallest_p(count):
+    """Returns the smallest two-sided p-value that a permutation test of `count` pairs can have."""
+    return 2 / math.pow(2, count)

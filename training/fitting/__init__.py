@@ -1,0 +1,1 @@
+"""The training itself: network, optimizer, schedule, devices, loop, callbacks and checkpoints."""

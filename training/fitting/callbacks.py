@@ -1,0 +1,190 @@
+"""What happens around the epochs: history, checkpoints, TensorBoard, and the checks."""
+
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from training import recipes
+from training.fitting import checkpoints
+from training.gating import values as gate_values
+from training.runs import files, plots
+
+
+class History(keras.callbacks.Callback):
+    """Adds a row an epoch to `history.csv`, and draws `curves.png`.
+
+    Args:
+        folder: Path of the run folder.
+        rows: The rows of the epochs that were done before.
+        images_per_epoch: Integer, for the speed.
+        schedule: The learning rate, a function of the step.
+        seconds: Float, those that the first epoch, begun before, has taken already.
+    """
+
+    def __init__(self, folder, rows, images_per_epoch, schedule, seconds=0.0):
+        super().__init__()
+        self.seconds_before = seconds
+        self.folder = folder
+        self.rows = list(rows)
+        self.images_per_epoch = images_per_epoch
+        self.schedule = schedule
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.perf_counter() - self.seconds_before
+        self.seconds_before = 0.0
+
+    def on_test_begin(self, logs=None):
+        self.trained = time.perf_counter()
+
+    def on_test_end(self, logs=None):
+        self.evaluated = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.record(epoch, logs)
+
+    def record(self, epoch, logs):
+        """Writes the row of an epoch, unless it is written already; adds its figures to `logs`."""
+        if self.rows and self.rows[-1]["epoch"] == epoch + 1:
+            return
+        # Of a number: where processes share the variables, one alone cannot compute with them.
+        step = int(np.asarray(self.model.optimizer.iterations))
+        logs["learning_rate"] = float(np.asarray(self.schedule(step)))
+        logs["images_per_second"] = self.images_per_epoch / (self.trained - self.started)
+        logs["seconds"] = self.evaluated - self.started
+        values = {key: float(f"{logs[key]:.7g}") for key in files.HISTORY_COLUMNS if key in logs}
+        self.rows.append({"epoch": epoch + 1, **values})
+        files.write_history(self.folder / "history.csv", self.rows)
+        files.write_atomically(
+            self.folder / "curves.png", lambda path: plots.curves(self.rows, self.folder.name, path)
+        )
+
+
+class StopOnNaN(keras.callbacks.Callback):
+    """Stops the training as soon as the loss, or a weight at an epoch's end, is not finite.
+
+    An evaluation that is not finite is a warning.
+
+    Args:
+        say: Function of a line.
+    """
+
+    def __init__(self, say=print):
+        super().__init__()
+        self.say = say
+
+    def on_train_batch_end(self, batch, logs=None):
+        checkpoints.check_loss(self.model, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        checkpoints.check_weights(self.model)
+        held_out = {key: value for key, value in (logs or {}).items() if key.startswith("val_")}
+        if not np.isfinite([*held_out.values()]).all():
+            self.say(
+                f"\nwarning: the evaluation after epoch {epoch + 1} is not finite (val_loss "
+                f"{held_out['val_loss']}), though the weights are: the training continues. Early "
+                "on, the statistics of the normalizations may not have settled; float16 overflows "
+                "above 65504. If it persists, use --precision float32."
+            )
+
+
+class TimeEstimate(keras.callbacks.Callback):
+    """Says after the first steps how long an epoch takes, measured, and what would be quicker.
+
+    Args:
+        steps: Integer, the steps of an epoch.
+        sizes: The size of the images of each epoch that is left.
+        say: Function of a line.
+    """
+
+    FIRST = 3  # those before it compile
+    MEASURED = 5  # steps
+    LONG = 3600  # seconds
+
+    def __init__(self, steps, sizes, say):
+        super().__init__()
+        self.steps = steps
+        self.sizes = sizes
+        self.say = say
+        self.started = None
+        self.said = False
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.said or batch + 1 < self.FIRST:
+            return
+        if self.started is None:
+            self.started = batch, time.perf_counter()
+        measured = batch - self.started[0]
+        if measured >= self.MEASURED:
+            self.said = True
+            step = (time.perf_counter() - self.started[1]) / measured
+            epochs = recipes.work(self.sizes) / recipes.work(self.sizes[:1])
+            total = step * self.steps * epochs
+            self.say(
+                f"\nThe next epoch takes about {duration(step * self.steps)}, "
+                f"the {len(self.sizes)} that are left {duration(total)} "
+                f"(measured on {measured} steps)."
+            )
+            if total > self.LONG:
+                self.say("Smaller: --arch r18w16_nam --recipe fast, or --steps-per-epoch 5.")
+
+
+def duration(seconds):
+    """Returns a number of seconds as a person says it."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+class TensorBoardExtras(keras.callbacks.Callback):
+    """Writes a grid of augmented images, and the gates' weights and values after each epoch.
+
+    Images on which a gate has values that are not finite are left out of its statistics.
+
+    Args:
+        folder: Path of the TensorBoard logs.
+        network: The model of the full size, whichever is trained.
+        images: Augmented images of a batch, [N, H, W, C], 0–1.
+        gate_images: Normalized images, [n, H, W, C], on which the gates' values are shown; `None`
+            for none. The inputs of all gates are held for them at once.
+    """
+
+    HISTOGRAM_IMAGES = 8  # TensorBoard's histogram takes longer than the network
+
+    def __init__(self, folder, network, images, gate_images=None):
+        super().__init__()
+        self.writer = tf.summary.create_file_writer(str(folder / "train"))
+        self.network = network
+        self.images = images
+        self.gate_images = gate_images
+
+    def on_train_begin(self, logs=None):
+        with self.writer.as_default():
+            tf.summary.image("augmented images", self.images, step=0, max_outputs=1)
+        self.gates = gate_values.named_gates(self.network)
+        if self.gates and self.gate_images is not None:
+            self.gate_values = tf.function(gate_values.value_function(self.network))
+
+    def on_epoch_end(self, epoch, logs=None):
+        with self.writer.as_default(step=epoch):
+            for name, gate in self.gates.items():
+                weights = np.asarray(gate.gate_weights)
+                tf.summary.histogram(f"gate_weights/{name}", weights[np.isfinite(weights)])
+            if self.gates and self.gate_images is not None:
+                self._write_gate_values()
+        self.writer.flush()
+
+    def _write_gate_values(self):
+        values = self.gate_values(self.gate_images)
+        for (name, gate), value in zip(self.gates.items(), values, strict=True):
+            value = value[np.isfinite(value).all((1, 2, 3))]
+            if not len(value):
+                continue
+            numbers = gate_values.distribution(gate, value).numbers
+            tf.summary.histogram(f"gate_values/{name}", value[: self.HISTOGRAM_IMAGES])
+            tf.summary.scalar(f"gate_mean/{name}", numbers["mean"])
+            # The part that a constant for each channel has too, and what changes with the image.
+            tf.summary.scalar(f"gate_std_between/{name}", numbers["std_between_units"])
+            tf.summary.scalar(f"gate_std_within/{name}", numbers["std_within_units"])

@@ -1,0 +1,254 @@
+"""Checkpoints: the model, its optimizer, and where in the training they stand."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import shutil
+import signal
+import threading
+import time
+import zipfile
+
+import keras
+import numpy as np
+
+from training.cli import FailedError, InputError, Terminated
+from training.fitting import multihost
+from training.runs import files
+
+POSITION_FILE = "training.json"
+DIVERGED = (
+    "--resume tries again from the checkpoint before, if there is one. If it comes back: a lower "
+    "--learning-rate, in another --run-dir."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a training stands: whole epochs, and steps into the one that is begun.
+
+    `seconds` and `metrics` (the sums and counts of the metrics) are those of that epoch so far.
+    """
+
+    epochs: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    metrics: tuple = ()
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves `last.keras` and `previous.keras`, which a training resumes from, and `best.keras`.
+
+    A checkpoint is saved after each epoch, every so many steps if that is asked for, and before the
+    training ends on a signal. The previous one stays until the new one is whole. The best one is
+    that of the highest held-out top-1; without a validation split it is the last, since choosing by
+    the test set would be tuning on it. It has no optimizer, so that Keras loads it with
+    `import keras_nam` alone.
+
+    Args:
+        folder: Path of the run folder.
+        network: The model that is saved: that of the full size, whichever is trained.
+        history: `callbacks.History`, whose row of an epoch is written before the epoch's
+            checkpoint; `None` in a process that writes nothing.
+        position: `Position` that the training starts from.
+        steps: Integer, the steps of an epoch.
+        every: Integer, steps between two checkpoints; `None` for those of the epochs alone.
+        choose_best: Whether `val_top1` is that of a validation split.
+        ends: Function of the steps so far, whether the training is to end now; see `termination`.
+    """
+
+    def __init__(self, folder, network, history, position, steps, every, choose_best, ends):
+        super().__init__()
+        self.folder = folder
+        self.network = network
+        self.history = history
+        self.position = position
+        self.steps = steps
+        self.every = every
+        self.choose_best = choose_best
+        self.ends = ends
+        self.best = max(map(score, history.rows), default=-np.inf) if history else None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch > self.position.epochs:
+            self.position = Position(epoch)
+        self.first_step = self.position.steps
+        self.started = time.perf_counter() - self.position.seconds
+        self.metrics_before = self.position.metrics
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._add_metrics_before()
+        steps = self.first_step + batch + 1
+        due = self.every and steps - self.position.steps >= self.every
+        ends = self.ends(self.position.epochs * self.steps + steps)
+        if steps < self.steps and (due or ends):
+            check_loss(self.model, logs)
+            self.position = Position(
+                self.position.epochs,
+                steps,
+                time.perf_counter() - self.started,
+                tuple(float(np.asarray(v)) for v in self.model.metrics_variables),
+            )
+            self._save()
+            self._end(ends)
+
+    def _add_metrics_before(self):
+        """Goes on with the sums of the steps before the checkpoint, which Keras set to 0."""
+        if self.metrics_before:
+            variables = self.model.metrics_variables  # Keras builds them in the first step
+            for variable, value in zip(variables, self.metrics_before, strict=True):
+                variable.assign(np.asarray(variable) + value)
+            self.metrics_before = ()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.position = Position(epoch + 1)
+        if self.history:
+            self.history.record(epoch, logs)
+        is_best = self.history and (not self.choose_best or score(logs) >= self.best)
+        self._save(is_best)
+        if is_best:
+            self.best = score(logs)
+        self._end(self.ends((epoch + 1) * self.steps))
+
+    def _save(self, is_best=False):
+        check_weights(self.model)
+        if not self.history:
+            return
+        last = self.folder / "last.keras"
+        if last.exists():
+            copy = functools.partial(shutil.copyfile, last)
+            files.write_atomically(self.folder / "previous.keras", copy)
+
+        def write(path):
+            self._write(self.network, path)
+            # Before the epoch counts as done: one that is killed here is trained again.
+            if is_best:
+                network = keras.Model(
+                    self.network.inputs, self.network.outputs, name=self.network.name
+                )
+                write_best = functools.partial(self._write, network)
+                files.write_atomically(self.folder / "best.keras", write_best)
+
+        files.write_atomically(last, write)
+
+    def _write(self, network, path):
+        _ = self.model  # on JAX a callback's look at the model brings its variables up to date
+        with multihost.own_variables():
+            network.save(path)
+        position = json.dumps(dataclasses.asdict(self.position), allow_nan=False)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(POSITION_FILE, position)
+
+    def _end(self, ends):
+        if ends:
+            raise Terminated(
+                f"{self.folder} keeps epoch {self.position.epochs}, step {self.position.steps}: "
+                "--resume continues there."
+            )
+
+
+def score(row):
+    """Returns an epoch's held-out top-1, or -inf where its evaluation was not finite."""
+    top1 = row["val_top1"]
+    return top1 if np.isfinite([top1, row["val_loss"]]).all() else -np.inf
+
+
+def check_loss(model, logs):
+    """Raises a FailedError if the training loss in Keras' logs is NaN or infinite."""
+    loss = (logs or {}).get("loss", 0.0)
+    if not np.isfinite(loss):
+        step = int(np.asarray(model.optimizer.iterations))
+        raise FailedError(f"The loss became {loss} at step {step}. {DIVERGED}")
+
+
+def check_weights(model):
+    """Raises a FailedError if some weights of a model are NaN or infinite."""
+    if not all(np.isfinite(np.asarray(variable)).all() for variable in model.variables):
+        step = int(np.asarray(model.optimizer.iterations))
+        raise FailedError(f"Some weights are not finite after step {step}. {DIVERGED}")
+
+
+def newest_position(folder):
+    """Returns the position of `last.keras`, a dictionary, or `None` if it has none."""
+    try:
+        with zipfile.ZipFile(folder / "last.keras") as archive:
+            return json.loads(archive.read(POSITION_FILE))
+    except Exception:  # of a damaged archive; zipfile raises many kinds
+        return None
+
+
+def load_newest(folder):
+    """Returns the model, with its optimizer, of the newest whole checkpoint, and its position.
+
+    Returns:
+        A tuple (model, `Position`, warnings); (`None`, the start, warnings) if there is none.
+
+    Raises:
+        InputError: If none can be loaded though one is undamaged, `best.keras` included: to begin
+            anew would destroy it.
+    """
+    warnings = []
+    undamaged = None
+    for name in ("last.keras", "previous.keras"):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            position = _checked_position(path)
+            undamaged = path
+            model = keras.saving.load_model(path)
+        except Exception as error:  # zipfile and Keras raise many kinds
+            warnings.append(f"{path} is damaged ({str(error) or type(error).__name__}).")
+            continue
+        if warnings:
+            warnings.append(f"Going on from {path}, an earlier checkpoint.")
+        return model, position, warnings
+    if undamaged:
+        raise InputError(
+            f"{undamaged} cannot be loaded, though its checksums are right: {warnings[-1]} Was it "
+            f"written by other versions than these? {folder / 'config.json'} names them."
+        )
+    if warnings and _is_whole(folder / "best.keras"):
+        raise InputError(
+            f"{' '.join(warnings)} {folder / 'best.keras'} is undamaged, but has no optimizer to "
+            "continue with. Evaluate or export it, and train in another --run-dir; or move it "
+            "away, and --resume begins anew."
+        )
+    if warnings:
+        warnings.append("No checkpoint is whole: the training begins anew.")
+    return None, Position(), warnings
+
+
+def _checked_position(path):
+    """Returns the position in a checkpoint whose checksums are all right."""
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip() is not None:
+            raise zipfile.BadZipFile("its checksums do not match")
+        return Position(**json.loads(archive.read(POSITION_FILE)))
+
+
+def _is_whole(path):
+    try:
+        return _checked_position(path) is not None
+    except Exception:  # of a damaged or missing archive; zipfile raises many kinds
+        return False
+
+
+@contextlib.contextmanager
+def termination():
+    """Holds SIGTERM back, which a preempted machine sends.
+
+    Yields:
+        A function of the steps so far, which says whether the training is to end now. Where there
+        are several processes it is called after every step in each, and they end at one step.
+    """
+    if multihost.launched():  # where JAX catches the signal
+        yield multihost.end_is_asked_for
+        return
+    event = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield lambda step: event.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,157 @@
+"""What a training runs on: its precision and its devices, as asked for or as the machine has it."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from training.cli import InputError, check_name
+from training.fitting import multihost
+from training.recipes import PRECISIONS, STRATEGIES
+
+MOST_STEPS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a training runs.
+
+    Attributes:
+        scope: Function, gives the context in which the network is made.
+        shard: The number of this process, and how many there are.
+        devices: Integer, those of all processes, which share a batch.
+        mirrored: Whether each device normalizes by its own part of a batch if it is let.
+    """
+
+    scope: Callable = contextlib.nullcontext
+    shard: tuple[int, int] = (0, 1)
+    devices: int = 1
+    mirrored: bool = False
+
+    @property
+    def writes(self):
+        """Whether this process writes the run folder."""
+        return self.shard[0] == 0
+
+
+def place(asked, say):
+    """Returns the `Placement` of a strategy.
+
+    `auto` is `multihost` in a process that was launched as one of several, `mirrored` over
+    several GPUs, and else `none`.
+
+    Raises:
+        InputError: If the strategy is not the backend's, or the other processes cannot be reached.
+    """
+    check_name("strategy", asked, STRATEGIES)
+    on_jax = keras.backend.backend() == "jax"
+    if on_jax:
+        tf.config.set_visible_devices([], "GPU")  # TensorFlow only feeds; the memory is JAX'
+    if asked == "auto":
+        several = not on_jax and len(tf.config.list_logical_devices("GPU")) > 1
+        asked = "multihost" if multihost.launched() else "mirrored" if several else "none"
+    if asked == "none":
+        return Placement()
+    return _multihost(say) if asked == "multihost" else _mirrored(say)
+
+
+def _mirrored(say):
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(
+            f"--strategy mirrored is TensorFlow's, and KERAS_BACKEND is {keras.backend.backend()}. "
+            "Unset it, or give --strategy multihost."
+        )
+    gpus = tf.config.list_logical_devices("GPU")
+    names = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
+    strategy = tf.distribute.MirroredStrategy(names)
+    say(f"mirrored over {len(names)} device(s)")
+    return Placement(strategy.scope, devices=len(names), mirrored=True)
+
+
+def _multihost(say):
+    shard = multihost.join(say)
+    distribution = keras.distribution.DataParallel(auto_shard_dataset=False)
+    count = distribution.num_model_replicas
+    keras.distribution.set_distribution(distribution)
+    say(f"process {shard[0]} of {shard[1]}, {count} device(s) in all")
+    return Placement(shard=shard, devices=count)
+
+
+def check_batch(batch_size, placement):
+    """Raises an InputError unless a batch divides over the devices."""
+    count = placement.devices
+    if batch_size % count:
+        below, above = batch_size // count * count, -(-batch_size // count) * count
+        raise InputError(
+            f"--batch-size {batch_size} does not divide over {count} devices; "
+            f"{f'{below} or ' if below else ''}{above} would."
+        )
+
+
+def scaled(recipe, devices, how):
+    """Returns the recipe for more devices: `"none"` keeps it, and so the batch over all of them.
+
+    `"linear"` keeps each device's batch: the batch and the learning rate grow with the devices
+    (Goyal et al., 2017, arXiv 1706.02677), and the warm-up keeps its images.
+    """
+    check_name("scale-lr", how, SCALINGS)
+    if how == "none":
+        return recipe
+    return dataclasses.replace(
+        recipe,
+        batch_size=recipe.batch_size * devices,
+        learning_rate=recipe.learning_rate * devices,
+        warmup_steps=-(-recipe.warmup_steps // devices),
+    )
+
+
+SCALINGS = ("none", "linear")
+
+
+def choose_precision(asked, say):
+    """Returns the dtype policy: `auto` is float16 on a GPU with tensor cores, else float32."""
+    check_name("precision", asked, PRECISIONS)
+    capabilities = _gpu_capabilities()
+    if asked == "mixed_float16" and not capabilities:
+        say("warning: --precision mixed_float16 without a GPU is slower than float32.")
+    if asked != "auto":
+        return asked
+    return "mixed_float16" if capabilities and min(capabilities) >= (7, 0) else "float32"
+
+
+def _gpu_capabilities():
+    """Returns the compute capability of each GPU of this process, (0, 0) where it is not known."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        gpus = [device for device in jax.local_devices() if device.platform == "gpu"]
+        return [tuple(int(part) for part in gpu.compute_capability.split(".")) for gpu in gpus]
+    return [
+        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+        for gpu in tf.config.list_physical_devices("GPU")
+    ]
+
+
+def execution(steps):
+    """Returns how Keras is to run the steps here: `jit_compile` and `steps_per_execution`.
+
+    On one GPU, XLA compiles a step, and several steps are one call, so that the GPU need not wait.
+    Their number divides the steps of an epoch, since Keras would run a last, incomplete call whole,
+    into the next epoch's images. On a CPU a call costs nothing beside a step, and oneDNN's
+    convolutions are quicker than XLA's. With several devices of TensorFlow's neither works: XLA
+    cannot reach the variables of another device.
+
+    Args:
+        steps: Integer, the steps of an epoch.
+
+    Returns:
+        Dictionary, arguments of `keras.Model.compile`.
+    """
+    if keras.backend.backend() == "jax":
+        return {"jit_compile": True, "steps_per_execution": 1}
+    if not tf.config.list_physical_devices("GPU") or tf.distribute.has_strategy():
+        return {"jit_compile": False, "steps_per_execution": 1}
+    most = max(n for n in range(1, MOST_STEPS + 1) if steps % n == 0)
+    return {"jit_compile": True, "steps_per_execution": most}

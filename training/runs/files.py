@@ -1,0 +1,273 @@
+"""Run folders: what a training leaves, and how it is found again."""
+
+import contextlib
+import csv
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import filelock
+
+from training.cli import InputError
+
+ROOT = "runs"
+CONFIG, LOCK = "config.json", ".lock"
+HISTORY_COLUMNS = (
+    "epoch",
+    "loss",
+    "top1",
+    "top5",
+    "val_loss",
+    "val_top1",
+    "val_top5",
+    "learning_rate",
+    "seconds",
+    "images_per_second",
+)
+PACKAGES = ("keras-nam", "keras", "tensorflow", "numpy", "tensorflow-datasets")
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # whose convolutions are fast, and which may be off
+
+
+def write_atomically(path, write):
+    """Calls `write(temporary_path)`, then renames to `path`: there is no half-written file.
+
+    The temporary file keeps the suffix of `path`, since savers choose the format by it.
+    """
+    path = Path(path)
+    temporary = _temporary(path)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(path):
+    return path.with_name(f".{path.stem}.writing{path.suffix}")
+
+
+def write_json(path, content):
+    """Writes JSON atomically, readable by a person; NaN and infinity become `null`."""
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _finite(content):
+    """Returns the content with `None` for each number that JSON cannot express."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def read_json(path):
+    """Returns a JSON file's content; InputError if it is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; is {Path(path).parent} a run folder?") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
+def write_history(path, rows):
+    """Writes `history.csv`: a row (a dictionary of `HISTORY_COLUMNS`) an epoch."""
+
+    def write(temporary):
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, HISTORY_COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_atomically(path, write)
+
+
+def read_history(path):
+    """Returns the rows of a `history.csv`, numbers as numbers; none if there is no file.
+
+    Raises:
+        InputError: If it is damaged.
+    """
+    if not Path(path).exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return [
+            {key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
+            for row in rows
+        ]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}). Delete it, or train anew.") from None
+
+
+def environment(packages=PACKAGES):
+    """Returns what a number depends on beside its settings: the packages' versions, the machine."""
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "machine": machine(),
+        "git_revision": git_revision(),
+    }
+
+
+def machine():
+    """Returns the system, its CPU and what was asked of TensorFlow's convolutions on it."""
+    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    fields = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    parts = [system, fields.get("model name")]
+    if fields.get("flags"):
+        parts.append("AVX-512" if "avx512f" in fields["flags"].split() else "no AVX-512")
+    if ONEDNN in os.environ:
+        parts.append(f"{ONEDNN}={os.environ[ONEDNN]}")
+    return ", ".join(part for part in parts if part)
+
+
+def git_revision():
+    """Returns the commit of the checkout, with `+changes` if files differ from it.
+
+    `None` outside a checkout, and where the project lies within the checkout of another project.
+    """
+    root = Path(__file__).parents[2]
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        if not root.samefile(git("rev-parse", "--show-toplevel")):
+            return None
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+@contextlib.contextmanager
+def opened(folder, config, resume):
+    """Creates a run folder, or opens an unfinished one to resume it, and holds its lock.
+
+    A refusal changes nothing in the folder. A finished run is not locked, since nothing more is
+    written there.
+
+    Args:
+        folder: Path of the run folder.
+        config: Dictionary, every setting that the numbers depend on; what is under the key
+            `"environment"` may differ when a run is resumed.
+        resume: Whether an existing folder is continued.
+
+    Yields:
+        The path of the folder.
+
+    Raises:
+        InputError: If another training writes into the folder, or it cannot be written, exists
+            without `resume`, or was started with other settings; the message says which.
+    """
+    folder = Path(folder)
+    busy = f"Another training writes into {folder}. Wait for its end, or give another --run-dir."
+    with contextlib.ExitStack() as stack:
+        try:
+            _check(folder, config, resume)
+            if not is_finished(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lock(folder / LOCK, busy))
+                _check(folder, config, resume)  # what another training wrote before the lock
+                if not (folder / CONFIG).exists():
+                    write_json(folder / CONFIG, config)
+        except OSError as error:
+            raise InputError(
+                f"The run folder {folder} cannot be written ({error.strerror}). Give another "
+                "--run-dir."
+            ) from None
+        yield folder
+
+
+def _check(folder, config, resume):
+    """Raises an InputError unless a training with this configuration may use the folder."""
+    path = folder / CONFIG
+    if path.exists():
+        differences = _differences(read_json(path), config)
+        if differences:
+            raise InputError(
+                f"{folder} was started with other settings: {'; '.join(differences)}. "
+                "Give those settings, or another --run-dir."
+            )
+        if not resume:
+            raise InputError(
+                f"{folder} exists. Continue it with --resume, or give another --run-dir."
+            )
+    # A process that was killed as it began left its lock and the temporary file at most.
+    elif folder.is_dir() and {*folder.iterdir()} - {folder / LOCK, _temporary(path)}:
+        raise InputError(f"{folder} is not empty and no run folder. Give another --run-dir.")
+
+
+@contextlib.contextmanager
+def lock(path, busy=None):
+    """Holds a file's lock, which ends with the processes that hold it, however they end.
+
+    Args:
+        path: Path of the file, which stays.
+        busy: The message if another process has the lock; `None` to wait for it.
+
+    Yields:
+        The file's descriptor; a child that inherits it holds the lock on.
+
+    Raises:
+        InputError: If another process has it, and it is not to be waited for.
+    """
+    with open(path, "a") as file:
+        if not filelock.lock_descriptor(file.fileno(), blocking=busy is None):
+            raise InputError(busy)
+        yield file.fileno()
+
+
+def _differences(old, new):
+    """Returns "key: old → new" for each setting, nested ones included, that is not the same."""
+    old, new = flat(old), flat(json.loads(json.dumps(new)))
+    return [
+        f"{key}: {old.get(key)} there, {new.get(key)} now"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
+
+
+def flat(config):
+    """Returns the settings of a `config.json`, the recipe's among them; not its environment."""
+    settings = {key: value for key, value in config.items() if key != "environment"}
+    recipe = settings.pop("recipe_settings", {})
+    return {**settings, **recipe}
+
+
+def is_finished(folder):
+    """Whether a run has its result: `result.json` is what a training writes last."""
+    return (Path(folder) / "result.json").is_file()
+
+
+def newest_finished(root=ROOT):
+    """Returns the folder of the run that finished last.
+
+    Raises:
+        InputError: If no run under `root` has finished.
+    """
+    results = Path(root).glob("*/result.json") if Path(root).is_dir() else ()
+    newest = max(results, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        raise InputError(
+            f"No finished run under {root}/. Train one (python training/train.py), or name one."
+        )
+    return newest.parent

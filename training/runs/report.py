@@ -1,0 +1,146 @@
+"""The report on a trained network: a table of its classes, a picture of its mistakes."""
+
+import itertools
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import keras_nam  # noqa: F401 - registers the layers that a .keras file names
+from training import console, recipes, settings
+from training.cli import FailedError, InputError
+from training.data import streams
+from training.runs import files, plots
+from training.runs.scores import (
+    accuracy_by_class,
+    answered,
+    evaluate,
+    surest_mistakes,
+    worst_confusions,
+)
+
+SHOWN = 10
+
+
+def report(run, split_name, flip, data_dir, recipe_name, dataset_name):
+    """Evaluates and prints, and draws `mistakes.png` beside the model.
+
+    Args:
+        run: Path of a run folder or a `.keras` file; the newest finished run if `None`.
+        split_name: `"test"` or `"validation"`.
+        flip: Whether logits are averaged with those of the mirrored images.
+        data_dir: Where the data set lies, or `None`.
+        recipe_name: Whose normalization is used where no run folder says it.
+        dataset_name: The data set where no run folder says it.
+
+    Returns:
+        The scores, as `evaluation.evaluate` gives them.
+
+    Raises:
+        FailedError: If some logits are not finite, after all was printed.
+    """
+    path = Path(run) if run else files.newest_finished()
+    file = path / "best.keras" if path.is_dir() else path
+    config = _configuration(file, recipe_name, dataset_name)
+    dataset = streams.load(config["dataset"], data_dir, config["validation_split"], config["seed"])
+    split = {"test": dataset.test, "validation": dataset.validation}.get(split_name)
+    if split is None:
+        raise InputError(
+            f"--split {split_name}: {path} has no such part; expected test, or validation for a "
+            "run with --validation-split."
+        )
+    model = load_model(file)
+    if model.output_shape[-1] != len(dataset.class_names):
+        raise InputError(
+            f"{file} has {model.output_shape[-1]} classes and {config['dataset']} "
+            f"{len(dataset.class_names)}; name its set with --dataset."
+        )
+    recipe = settings.from_json(recipes.Recipe, config["recipe_settings"])
+    stream = streams.evaluation_stream(split, 256, recipe.mean, recipe.std)
+    scores = evaluate(model, stream, flip)
+    flipped = ", each with its mirror image" if flip else ""
+    _print(scores, file, f"{split_name}, {len(split)} images{flipped}", dataset)
+    picture = file.parent / f"{'' if path.is_dir() else file.stem + '-'}mistakes.png"
+    _draw(scores, split, dataset.class_names, picture)
+    console.say(f"mistakes: {picture}")
+    unanswered = np.count_nonzero(~answered(scores))
+    if unanswered:
+        raise FailedError(
+            f"{file}: the logits of {unanswered} of {len(split)} images are not finite. They count "
+            "as mistakes, and the loss cannot be computed."
+        )
+    return scores
+
+
+def check_backend():
+    """Raises an InputError unless Keras is on TensorFlow, for what reads a training's results."""
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(
+            f"KERAS_BACKEND is {keras.backend.backend()}. What a training left, on whichever "
+            "backend, is evaluated and exported on TensorFlow: unset it."
+        )
+
+
+def load_model(file):
+    """Returns the model of a `.keras` file; InputError if it is not one."""
+    check_backend()
+    try:
+        return keras.saving.load_model(file, compile=False)
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{file} is no model that can be loaded: {reason}") from None
+
+
+def _configuration(file, recipe_name, dataset_name):
+    """Returns the run's configuration, or that of the command line without a run."""
+    if not file.is_file():
+        raise InputError(f"{file} is missing; give a run folder or a .keras file.")
+    if (file.parent / "config.json").is_file():
+        return files.read_json(file.parent / "config.json")
+    return {
+        "dataset": dataset_name,
+        "validation_split": 0.0,
+        "seed": 0,
+        "recipe_settings": settings.as_json(recipes.get(recipe_name)),
+    }
+
+
+def _print(scores, file, split, dataset):
+    console.say(f"{file} on {split}: {dataset.source}")
+    console.say(
+        f"loss {scores['loss']:.4f}   top-1 {scores['top1']:.2%}   top-5 {scores['top5']:.2%}"
+    )
+    classes = [
+        (name, f"{top1:.0%}") for name, top1 in accuracy_by_class(scores, dataset.class_names)
+    ]
+    confusions = worst_confusions(scores, dataset.class_names, SHOWN)
+    rows = [
+        (*worst, *best, *map(str, confusion))
+        for worst, best, confusion in itertools.zip_longest(
+            classes[:SHOWN], classes[: -SHOWN - 1 : -1], confusions, fillvalue=("", "", "")
+        )
+    ]
+    console.table(
+        ("worst classes", "top-1", "best classes", "top-1", "label", "taken for", "images"),
+        rows,
+        words=("worst classes", "best classes", "label", "taken for"),
+    )
+
+
+def _draw(scores, split, class_names, path):
+    chosen = surest_mistakes(scores)
+    captions = [
+        f"{class_names[split.labels[i]]}\nnot {class_names[scores['predictions'][i]]} "
+        f"({scores['probabilities'][i].max():.0%})"
+        for i in chosen
+    ]
+    files.write_atomically(
+        path,
+        lambda temporary: plots.image_grid(
+            split.images[chosen],
+            captions,
+            "the mistakes it was surest of" if len(chosen) else "no mistakes",
+            temporary,
+        ),
+    )

@@ -1,0 +1,173 @@
+"""The SavedModel that a run leaves: the signatures a server sees, and how they are written.
+
+`serving_default`: `image`, float32 [N, H, W, 3] in 0–255, to `logits` and `probabilities`, float32
+[N, classes]. `serving_bytes`: `image_bytes`, string [N], PNG or JPEG, to the same.
+"""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import tensorflow as tf
+
+import keras_nam
+from training.data.streams import normalize
+
+# A picture's declared size is bounded before it is decoded: a small file can declare gigabytes.
+MAX_PIXELS = 4096 * 4096
+FINITE = "image: expected finite pixels, 0-255; received"
+
+
+class Served(tf.Module):
+    """A float32 Keras model behind the two signatures.
+
+    Args:
+        model: A `keras.Model` from normalized images to logits.
+        mean: Of R, G and B, 0–1.
+        std: Of R, G and B, 0–1.
+    """
+
+    def __init__(self, model, mean, std):
+        super().__init__()
+        size = model.input_shape[1:]
+        # The TensorFlow variables themselves: what Keras wraps around them is not restored by a
+        # server, and Keras' own export stores each of them twice.
+        self.weights = [variable.value for variable in model.variables]
+
+        def predict(image):
+            logits = model(normalize(image, mean, std), training=False)
+            return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+
+        @tf.function(input_signature=[tf.TensorSpec([None, *size], tf.float32, name="image")])
+        def serving_default(image):
+            with tf.control_dependencies([not_empty(image)]):
+                # Without it a request of another rank aborts the server, in oneDNN's convolution.
+                image = tf.ensure_shape(image, [None, *size])
+            # It says "image: expected … : Tensor had NaN values".
+            return predict(tf.debugging.check_numerics(image, FINITE))
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+        def serving_bytes(image_bytes):
+            with tf.control_dependencies([not_empty(image_bytes)]):
+                image_bytes = tf.ensure_shape(image_bytes, [None])
+            images = tf.map_fn(
+                lambda picture: decode(picture, size),
+                image_bytes,
+                fn_output_signature=tf.TensorSpec(size, tf.float32),
+            )
+            return predict(images)
+
+        self.functions = {"serving_default": serving_default, "serving_bytes": serving_bytes}
+
+
+def not_empty(batch):
+    """Returns the operation that refuses a batch without pictures, of whatever rank."""
+    message = "Expected one picture or more; received an empty batch, of shape"
+    return tf.debugging.Assert(tf.size(batch) > 0, [message, tf.shape(batch)], summarize=8)
+
+
+def decode(picture, size):
+    """Returns an encoded PNG or JPEG as float32 [H, W, 3] in 0–255, resized if it must be."""
+    is_png = tf.strings.substr(picture, 0, 4) == b"\x89PNG"
+    is_jpeg = tf.strings.substr(picture, 0, 3) == b"\xff\xd8\xff"
+    with tf.control_dependencies(
+        [tf.debugging.Assert(is_png | is_jpeg, ["The image is neither a PNG nor a JPEG."])]
+    ):
+        height, width = tf.unstack(
+            tf.cond(
+                is_png,
+                lambda: _png_shape(picture),
+                lambda: tf.cast(tf.image.extract_jpeg_shape(picture)[:2], tf.int64),
+            )
+        )
+    bounded = tf.debugging.Assert(
+        height * width <= MAX_PIXELS, ["The image declares", height, "x", width, "pixels."]
+    )
+    with tf.control_dependencies([bounded]):
+        image = tf.cond(
+            is_png,
+            lambda: tf.io.decode_png(picture, channels=3),
+            # The default method is faster, and its pixels differ from other decoders' by up to 8.
+            lambda: tf.io.decode_jpeg(picture, channels=3, dct_method="INTEGER_ACCURATE"),
+        )
+    image = tf.cast(image, tf.float32)
+    resized = tf.image.resize(image, size[:2], antialias=True)
+    return tf.ensure_shape(resized, size)
+
+
+def _png_shape(picture):
+    """Returns (height, width) as the header of a PNG, its bytes 16 to 24, declares them."""
+    enough = tf.debugging.Assert(tf.strings.length(picture) >= 24, ["The PNG has no header."])
+    with tf.control_dependencies([enough]):
+        words = tf.io.decode_raw(
+            tf.strings.substr(picture, 16, 8), tf.uint8, fixed_length=8, little_endian=False
+        )
+    width, height = tf.unstack(tf.reshape(tf.cast(words, tf.int64), (2, 4)))
+    powers = tf.constant([2**24, 2**16, 2**8, 1], tf.int64)
+    return tf.stack([tf.reduce_sum(height * powers), tf.reduce_sum(width * powers)])
+
+
+def save(model, folder, class_names, mean, std, version=1, fold=True):
+    """Writes `folder/<version>/`, by a rename: the server never sees half a version.
+
+    Args:
+        model: A `keras.Model` of dtype float32.
+        folder: Path, TensorFlow Serving's base path of the model.
+        class_names: List of strings, by label.
+        mean: Of R, G and B, 0–1.
+        std: Of R, G and B, 0–1.
+        version: Integer.
+        fold: Whether the normalizations are folded, see `keras_nam.fold`.
+
+    Returns:
+        The path of the version.
+
+    Raises:
+        OSError: If the disk is full; the folder is as it was then.
+    """
+    folder = Path(folder)
+    final = folder / str(version)
+    # No numbers: the server takes only those for versions.
+    temporary, old = (folder / f".version-{version}.{word}" for word in ("writing", "old"))
+    for left in (temporary, old):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        served = Served(keras_nam.fold(model) if fold else model, mean, std)
+        tf.saved_model.save(served, str(temporary), signatures=served.functions)
+        (temporary / "assets").mkdir(exist_ok=True)
+        labels = "".join(f"{name}\n" for name in class_names)
+        (temporary / "assets" / "labels.txt").write_text(labels, encoding="utf-8")
+        _write_warmup(temporary / "assets.extra", model.input_shape[1:])
+        if final.exists():  # to delete it in its place would be to show parts of it
+            os.replace(final, old)
+        os.replace(temporary, final)
+    except tf.errors.ResourceExhaustedError:  # TensorFlow's word for a full disk
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not final.exists():
+            os.replace(old, final)
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _write_warmup(folder, size):
+    """Writes a request for each signature, which the server answers before it takes others."""
+    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+    image = tf.zeros([1, *size], tf.float32)
+    png = tf.io.encode_png(tf.zeros(size, tf.uint8))
+    requests = {
+        "serving_default": {"image": image},
+        "serving_bytes": {"image_bytes": tf.expand_dims(png, 0)},
+    }
+    folder.mkdir()
+    with tf.io.TFRecordWriter(str(folder / "tf_serving_warmup_requests")) as writer:
+        for signature, inputs in requests.items():
+            request = predict_pb2.PredictRequest()
+            request.model_spec.signature_name = signature
+            for name, value in inputs.items():
+                request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+            log = prediction_log_pb2.PredictLog(request=request)
+            writer.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString())
