@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_nam import safe_pickle
-from keras_nam.weights import keras_files
+from keras_nam.weights import keras_files, safe_pickle
 from keras_nam.weights.formats import bfloat16
 
 # What a damaged file raises on its way through zipfile, zlib, NumPy and h5py.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_nam import safe_pickle
+from keras_nam.weights import safe_pickle
 from keras_nam.weights.formats import bfloat16
 
 # Where trainers keep the weights. The first that fits is taken before any other name.

@@ -213,7 +213,7 @@ def case(seed, index, pickles):
 
 def read(content, entries):
     """Reads a pickle as `load_weights` does; returns whether it was accepted."""
-    from keras_nam import safe_pickle
+    from keras_nam.weights import safe_pickle
     from keras_nam.weights.selection import select
 
     try:

@@ -12,7 +12,7 @@ import fuzz_pickles
 import numpy as np
 import pytest
 
-from keras_nam.safe_pickle import Array, Inert, loads
+from keras_nam.weights.safe_pickle import Array, Inert, loads
 
 
 class RunsOnLoad:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_nam import safe_pickle
+from keras_nam.weights import safe_pickle
 from training.cli import InputError
 
 
