@@ -283,6 +283,7 @@ def test_another_projects_repository_around_it_is_not_the_revision(project):
     """An archive that was unpacked within a repository, tracked by it or not."""
     commit(project.parent)
     assert revision(project) == "None"
+    assert revision(project, GIT_DIR=str(project.parent / ".git")) == "None"  # as in a hook
 
 
 def test_outside_a_checkout_there_is_no_revision(project):

@@ -142,11 +142,12 @@ def git_revision():
 
     `None` outside a checkout, and where the project lies within the checkout of another project.
     """
-    root = Path(__file__).parents[2]
+    root, here = Path(__file__).parents[2], Path(__file__).parent
 
     def git(*arguments):
+        # Below the root, since git takes the folder itself for the root where GIT_DIR is set.
         return subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:
