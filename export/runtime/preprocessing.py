@@ -58,7 +58,7 @@ UNCHANGED = Preprocessing()
 
 
 def _numbers(values):
-    return ",".join(f"{value:g}" for value in values)
+    return ",".join(f"{value:.10g}" for value in values)
 
 
 def add_options(group):

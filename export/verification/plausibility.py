@@ -10,12 +10,12 @@ from training import recipes
 
 DEVIATIONS = 3.0
 LEAST_ODDS_RATIO = 1.5
-TRIED_IMAGES = 128
+TRIED_IMAGES = 100
 TRIED = (
     UNCHANGED,
     Preprocessing("0..1"),
     Preprocessing("-1..1"),
-    Preprocessing("0..1", recipes.PADDLE.mean, recipes.PADDLE.std),
+    *dict.fromkeys(Preprocessing("0..1", r.mean, r.std) for r in recipes.RECIPES.values()),
     Preprocessing("0..1", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # ImageNet's
     Preprocessing("0..255", (123.68, 116.779, 103.939)),  # Caffe's, of Keras' own ResNet50
 )

@@ -102,8 +102,8 @@ BAD = {
 }
 # What an answer says was received.
 SAID = {
-    "NaN": "image: expected finite pixels, 0-255; received : Tensor had NaN values",
-    "infinity": "image: expected finite pixels, 0-255; received : Tensor had Inf values",
+    "NaN": "Expected finite pixels of 0-255; received pixels whose sum is] [nan]",
+    "infinity": "Expected finite pixels of 0-255; received pixels whose sum is] [-inf]",
     "no image": "one picture or more; received an empty batch, of shape] [0 32 32 3]",
     "nothing": "one picture or more; received an empty batch, of shape] [0]",
     "no width": "one picture or more; received an empty batch, of shape] [2 32 0 3]",
