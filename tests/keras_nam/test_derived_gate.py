@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from backends import tensorflow_only
 from folded_models import draw
 from golden_modules import relative_error
 
@@ -14,6 +15,7 @@ from keras_nam import derived_gate
 from keras_nam.normalization import BatchNormalization
 from training.fitting.network import with_dtype
 
+pytestmark = tensorflow_only
 SHAPE = (8, 6, 5, 7)
 
 

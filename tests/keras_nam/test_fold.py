@@ -135,6 +135,31 @@ def test_gate_to_the_last_bit(gate, axis, shape):
         np.testing.assert_array_equal(actual, np.float32(expected).reshape(shape))
 
 
+@pytest.mark.parametrize("axis", [1, 2, -1])
+@pytest.mark.parametrize("normalized", [1, -1])
+@pytest.mark.parametrize("synchronized", [False, pytest.param(True, marks=tensorflow_only)])
+def test_gate_after_a_normalization_of_any_axis(axis, normalized, synchronized):
+    """All axes have one length, so that statistics of a wrong one would go unnoticed."""
+    model = model_of(
+        (4, 4, 4),
+        layers.Conv2D(4, 1),
+        keras_nam.BatchNormalization(axis=normalized, synchronized=synchronized),
+        keras_nam.NAMChannelAttention(axis=axis, synchronized=synchronized),
+    )
+    assert_folds(model, images(2, 4, 4, 4), left=0 if normalized == -1 else 1)
+
+
+def test_data_format_is_that_of_the_layers_creation():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        stack = [layers.BatchNormalization(axis=1), keras_nam.NAM(spatial=True)]
+        model = model_of((4, 4, 4), *stack, keras_nam.SqueezeExcite(2))
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    folded = assert_folds(model, images(2, 4, 4, 4), left=1)
+    assert [layer.axis for layer in folded.layers[2:4]] == [1, [2, 3]]
+
+
 @pytest.mark.parametrize("weighting", ["max", "unnormalized", "uniform", "constant"])
 def test_other_weightings(weighting):
     gate = keras_nam.NAMChannelAttention(weighting=weighting, name="gate")
