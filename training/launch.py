@@ -45,26 +45,26 @@ def parser():
 
 def read(argv=None):
     """Returns the parsed options; InputError if they do not fit together."""
-    args = parser().parse_args(argv)
+    args, unknown = parser().parse_known_args(argv)
+    if unknown:
+        raise InputError(f"{unknown[0]}: expected train.py's options after --, as in -- --arch r18")
     if args.process_id is not None and (args.coordinator is None or args.pin):
         raise InputError("--process-id: expected with --coordinator, and without --pin.")
     args.coordinator = args.coordinator or multihost.free_address()
     multihost.check_place(args.coordinator, args.processes, args.process_id or 0)
-    cores = os.sched_getaffinity(0) if sys.platform == "linux" else ()
-    if args.pin and args.processes > len(cores):
+    args.cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+    if args.pin and args.processes > len(args.cores):
         raise InputError(f"--processes {args.processes} --pin: expected Linux, a core for each.")
     strategy = train.parser().parse_args(args.options).strategy
     if strategy not in ("auto", "multihost"):
         raise InputError(f"--strategy {strategy}: expected multihost. Leave the option out.")
-    args.options += ["--strategy", "multihost", "--quiet"]
     return args
 
 
 def main(argv=None):
     """Parses, starts the processes and waits for them."""
     args = read(argv)
-    cores = sorted(os.sched_getaffinity(0)) if args.pin else []
-    each = len(cores) // args.processes
+    each = len(args.cores) // args.processes
     events = SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
@@ -72,7 +72,7 @@ def main(argv=None):
     processes = []
     for number in range(args.processes) if args.process_id is None else [args.process_id]:
         if args.pin:  # a new process inherits it
-            os.sched_setaffinity(0, cores[number * each : (number + 1) * each])
+            os.sched_setaffinity(0, args.cores[number * each : (number + 1) * each])
         place = multihost.environment(args.coordinator, args.processes, number)
         processes.append(Process(number, args.options, place))
     status, reason = supervise(processes, events)
@@ -86,7 +86,7 @@ class Process(Popen):
 
     def __init__(self, number, options, environment):
         self.number, self.last_line = number, "no output"
-        command = [sys.executable, str(TRAIN), *options]
+        command = [sys.executable, str(TRAIN), *options, "--strategy", "multihost", "--quiet"]
         # In its own session, a terminal's Ctrl-C reaches it only through this process.
         pipes = {"stdout": PIPE, "stderr": STDOUT}
         super().__init__(command, env=environment, start_new_session=True, **pipes)
