@@ -80,6 +80,7 @@ def measure(args):
     )
     return {
         **report.new_report(args, PACKAGES),
+        "device": device,
         "dtype": found[0].settings["dtype"],
         "left_out": left_out,
         "results": results(seconds, {its.name: its.first_seconds for its in found}),

@@ -64,6 +64,7 @@ def test_the_command_writes_its_report(opened, monkeypatch, tmp_path):
     assert report["command"].startswith("python benchmarks/train_step.py --arch r18w8_nam")
     assert report["floor_flops"] == BATCH * HAND_COUNT
     assert (report["rounds"], report["threads"], report["dtype"]) == (5, 1, "float32")
+    assert report["device"] == "CPU"
     assert all(row["first_seconds"] > 0 for row in report["results"])
     assert "Left out: PyTorch: " in (tmp_path / "train_step.md").read_text()
 
