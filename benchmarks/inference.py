@@ -11,7 +11,6 @@ Exit status: 0 done, 1 an export failed its verification, 2 bad usage or bad inp
 
 import contextlib
 import io
-import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -59,16 +58,15 @@ def parser():
 
 def main(argv=None):
     """Parses, measures, prints and writes."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(argv)
+    args = report.parse(parser(), "inference", argv)
     report.check(args, rounds=LEAST_ROUNDS, threads=1, batch_size=1)
     with cli.needing("train,export"):
-        measured = measure(args, shlex.join(["python", "benchmarks/inference.py", *argv]))
+        measured = measure(args)
     report.write(args.output, "inference", measured, page(measured))
 
 
-def measure(args, command):
-    """Returns the report of a command line with these options, as JSON holds it."""
+def measure(args):
+    """Returns the report, as JSON holds it."""
     from export.runtime.devices import prepare_tensorflow
     from export.timing.contenders import open_contenders
     from keras_nam.models import parse_arch
@@ -91,7 +89,7 @@ def measure(args, command):
         images = np.random.default_rng(0).uniform(0, 255, (args.batch_size, 32, 32, 3))
         seconds = rounds.measure(calls, {args.batch_size: images.astype(np.float32)}, args.rounds)
     return {
-        **report.new_report(command, args, PACKAGES),
+        **report.new_report(args, PACKAGES),
         "left_out": left_out,
         "results": results(seconds, args.archs[0]),
         "gains": gains(seconds),

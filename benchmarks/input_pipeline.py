@@ -10,7 +10,6 @@ Exit status: 0 done, 2 bad usage or bad input.
 """
 
 import os
-import shlex
 import sys
 from pathlib import Path
 
@@ -48,25 +47,17 @@ def parser():
 
 def main(argv=None):
     """Parses, measures, prints and writes."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(argv)
+    args = report.parse(parser(), "input_pipeline", argv)
     recipe = recipes.get(args.recipe, batch_size=args.batch_size)
     args.batch_size = recipe.batch_size
     report.check(args, rounds=LEAST_ROUNDS, threads=1)
-    command = shlex.join(["python", "benchmarks/input_pipeline.py", *argv])
     with cli.needing("train"):
-        measured = measure(args, recipe, command)
+        measured = measure(args, recipe)
     report.write(args.output, "input_pipeline", measured, page(measured))
 
 
-def measure(args, recipe, command):
-    """Returns the report, as JSON holds it.
-
-    Args:
-        args: The parsed options.
-        recipe: The `Recipe` of `--recipe`.
-        command: String, the command line.
-    """
+def measure(args, recipe):
+    """Returns the report, as JSON holds it."""
     from export.runtime.devices import prepare_tensorflow
 
     prepare_tensorflow("CPU", args.threads)
@@ -87,7 +78,7 @@ def measure(args, recipe, command):
     )
     rows = rounds.summarize(seconds, baseline=args.recipe)
     return {
-        **report.new_report(command, args, PACKAGES),
+        **report.new_report(args, PACKAGES),
         "batches_per_turn": DRAWS,
         "data": source,
         "results": [

@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import shlex
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -65,6 +67,14 @@ def add_output(parser, name):
     )
 
 
+def parse(parser, name, argv):
+    """Returns the parsed options, and among them the command line as `command`."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(argv)
+    args.command = shlex.join(["python", f"benchmarks/{name}.py", *argv])
+    return args
+
+
 def check(args, **least):
     """Raises an InputError if an option, given by its attribute's name, is below its minimum."""
     for option, value in least.items():
@@ -73,16 +83,14 @@ def check(args, **least):
             raise InputError(f"--{name} {getattr(args, option)}: expected {value} or more")
 
 
-def new_report(command, args, packages):
+def new_report(args, packages):
     """Returns the first entries of a report: what was run, when, and on what.
 
     Args:
-        command: String, the command line.
-        args: Parsed options; all are in the report except `--output`.
+        args: Return value of `parse`; all is in the report except `--output`.
         packages: Names of the packages whose versions matter.
     """
     return {
-        "command": command,
         **{option: value for option, value in vars(args).items() if option != "output"},
         "environment": files.environment(packages),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

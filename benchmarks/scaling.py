@@ -17,7 +17,6 @@ Exit status: 0 done, 1 a training failed, 2 bad usage or bad input.
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -67,8 +66,7 @@ def parser():
 
 def main(argv=None):
     """Parses, measures, prints and writes."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(argv)
+    args = report.parse(parser(), "scaling", argv)
     report.check(args, rounds=LEAST_ROUNDS, steps=1, batch_size=2)
     if args.batch_size % 2:
         raise InputError(
@@ -76,15 +74,14 @@ def main(argv=None):
         )
     cores = two_cores()
     with cli.needing("train,multihost"):
-        import jax  # noqa: F401 - for the launched trainings
+        import jax  # noqa: F401 - for the trainings
         from rich.progress import Progress
     with tempfile.TemporaryDirectory() as folder, Progress(transient=True) as progress:
         turns = [
             turn(args, cores, Path(folder) / str(number))
             for number in progress.track(range(args.rounds), description="measuring")
         ]
-    command = shlex.join(["python", "benchmarks/scaling.py", *argv])
-    measured = {**report.new_report(command, args, PACKAGES), "turns": turns}
+    measured = {**report.new_report(args, PACKAGES), "turns": turns}
     measured["results"] = results(turns)
     report.write(args.output, "scaling", measured, page(measured))
 
@@ -180,6 +177,7 @@ def results(turns):
 
 def page(measured):
     """Returns the report's paragraphs and its table."""
+    keys = ("images_per_second", "efficiency")
     rows = [
         [
             NAMES[row["contender"]],
@@ -189,7 +187,6 @@ def page(measured):
         for row in measured["results"]
     ]
     columns = ["training", "images/s (p10–p90)", "efficiency (p10–p90)"]
-    keys = ("images_per_second", "efficiency")
     return [
         f"# Scaling: {measured['arch']}, batch size {measured['batch_size']}",
         report.caption(measured),

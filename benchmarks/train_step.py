@@ -15,7 +15,6 @@ Exit status: 0 done, 1 a measurement failed, 2 bad usage or bad input.
 import multiprocessing
 import os
 import re
-import shlex
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -38,11 +37,7 @@ def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
     parser = report.new_parser(__doc__)
     what = parser.add_argument_group("what is measured")
-    what.add_argument(
-        "--arch",
-        default="r50_nam",
-        help="a backbone with the channel attention, <backbone>_nam (default: %(default)s)",
-    )
+    what.add_argument("--arch", default="r50_nam", help="<backbone>_nam (default: %(default)s)")
     report.add_batch_size(what)
     how = report.add_rounds(parser, "timed steps of each", default=10, least=LEAST_ROUNDS)
     how.add_argument(
@@ -54,18 +49,17 @@ def parser():
 
 def main(argv=None):
     """Parses, measures, prints and writes."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(argv)
+    args = report.parse(parser(), "train_step", argv)
     report.check(args, rounds=LEAST_ROUNDS, threads=1, batch_size=1)
     cli.check_name("device", args.device, DEVICES)
     os.environ["KERAS_BACKEND"] = "tensorflow"  # which the contenders are written for
     with cli.needing("train"):
-        measured = measure(args, shlex.join(["python", "benchmarks/train_step.py", *argv]))
+        measured = measure(args)
     report.write(args.output, "train_step", measured, page(measured))
 
 
-def measure(args, command):
-    """Returns the report of a command line with these options, as JSON holds it."""
+def measure(args):
+    """Returns the report, as JSON holds it."""
     from benchmarks import train_step_contenders as contenders
     from export.runtime.devices import prepare_tensorflow
     from keras_nam import create_model
@@ -85,7 +79,8 @@ def measure(args, command):
         warm_up=1,  # each has made its first step
     )
     return {
-        **report.new_report(command, args, PACKAGES),
+        **report.new_report(args, PACKAGES),
+        "device": device,
         "dtype": found[0].settings["dtype"],
         "left_out": left_out,
         "results": results(seconds, {its.name: its.first_seconds for its in found}),

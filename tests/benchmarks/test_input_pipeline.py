@@ -44,8 +44,9 @@ def command(monkeypatch, tmp_path):
     return command
 
 
-def test_the_command_writes_its_report(command, capsys):
-    report = command("--threads", "1")
+def test_the_command_writes_its_report(command, capsys, monkeypatch):
+    monkeypatch.setattr(input_pipeline, "LEAST_ROUNDS", 2)
+    report = command("--threads", "1", "--rounds", "2")
     assert command.prepared == [("CPU", 1)]
     augmentations = {row["contender"]: row["augmentations"] for row in report["results"]}
     assert list(augmentations) == STREAMS
@@ -57,7 +58,7 @@ def test_the_command_writes_its_report(command, capsys):
     ]
     assert all(row["batch"] == 2 * 8 for row in report["results"])
     assert report["results"][0]["speedup"]["median"] == 1
-    settings = {"recipe": "paddle", "batch_size": 8, "threads": 1, "rounds": 10}
+    settings = {"recipe": "paddle", "batch_size": 8, "threads": 1, "rounds": 2}
     assert settings.items() <= report.items()
     assert "RandomTranslation RandomBrightness" in capsys.readouterr().out
 

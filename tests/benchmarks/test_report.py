@@ -10,13 +10,17 @@ from training.runs import files
 
 
 def test_a_report_says_what_was_run_and_on_what():
-    args = argparse.Namespace(rounds=5, batch_size=64, output="folder")
-    found = report.new_report("python benchmarks/some.py", args, ["numpy"])
-    assert (found["rounds"], found["batch_size"]) == (5, 64)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int)
+    report.add_output(parser, "some")
+    args = report.parse(parser, "some", ["--rounds", "5", "--output", "a b"])
+    found = report.new_report(args, ["numpy"])
+    assert found["rounds"] == 5
+    assert found["command"] == "python benchmarks/some.py --rounds 5 --output 'a b'"
     assert "output" not in found
     assert found["environment"]["versions"]["numpy"]
     caption = report.caption(found)
-    assert "`python benchmarks/some.py`" in caption
+    assert f"`{found['command']}`" in caption
     assert f"numpy {found['environment']['versions']['numpy']}" in caption
 
 
