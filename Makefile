@@ -14,7 +14,7 @@ test-all: .venv/installed
 
 # Ten minutes on two cores: kill -9, full disks and the like, and faults injected into exports.
 test-faults: .venv/installed
-	$(BIN)/python -m pytest -q -m faults tests/faults tests/export/test_injected_faults.py
+	$(BIN)/python -m pytest -q -m faults tests/faults tests/export/verification/test_injected_faults.py
 
 # The lowest versions that setup.cfg allows: the library's tests, a short training, its exports.
 LOWEST := .venv-lowest/bin
@@ -26,7 +26,7 @@ test-lowest: .venv-lowest/installed
 	$(LOWEST)/python export/to_litert.py --run .venv-lowest/run
 
 # At most ten minutes on an NVIDIA GPU (not measured yet); without one every test is skipped.
-GOLDEN := tests/keras_nam/test_nam_golden.py tests/training/test_trajectories.py
+GOLDEN := tests/keras_nam/test_nam_golden.py tests/training/fitting/test_trajectories.py
 GOLDEN += tests/keras_nam/test_weights.py::test_golden_logits_and_keys
 test-gpu: .venv-gpu/installed
 	.venv-gpu/bin/python -m pytest -q -rs -s --gpu tests/gpu $(GOLDEN)

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-import toys
 from PIL import Image
 
 from export import predict, random_run
+from tests.support import toys
 
 
 @pytest.fixture(scope="session")

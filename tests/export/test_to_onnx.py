@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import toys
 
 from export import random_run, to_litert, to_onnx
 from export.targets import onnx as onnx_target
 from export.verification import release
 from export.verification.verify import AccuracyError, InterfaceError, ValuesError, WeightsError
+from tests.support import toys
 from training.cli import InputError
 from training.data import streams
 from training.runs import files as runs

@@ -7,14 +7,14 @@ import time
 import zipfile
 from pathlib import Path
 
-import child
 import keras
 import numpy as np
-import small_network
 import tensorflow as tf
 from PIL import Image
 
 import keras_nam  # noqa: F401 - registers the layers of a .keras file
+from tests.faults import child
+from tests.support import small_network
 from training import train
 from training.runs import files
 

@@ -6,10 +6,10 @@ import secrets
 from pathlib import Path
 
 import pytest
-from attempts import FORKS, Attempt, assert_whole
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+from tests.faults.attempts import FORKS, Attempt, assert_whole
+
+ROOT = Path(__file__).parents[2]
 SEED = pytest.StashKey[int]()
 
 
@@ -17,7 +17,7 @@ SEED = pytest.StashKey[int]()
 def server_of_forks():
     """Starts the process that all others are forked from."""
     environment = {
-        "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parent / "training", ROOT))),
+        "PYTHONPATH": str(ROOT),
         # With several threads, a fork could wait forever for a lock that another thread held.
         "OPENBLAS_NUM_THREADS": "1",
         "TF_CPP_MIN_LOG_LEVEL": "3",

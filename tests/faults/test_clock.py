@@ -3,10 +3,10 @@
 import functools
 
 import pytest
-import small_network
-from attempts import TIMES, Attempt, assert_equal_runs
-from breakages import jumping_clock
 
+from tests.faults.attempts import TIMES, Attempt, assert_equal_runs
+from tests.faults.breakages import jumping_clock
+from tests.support import small_network
 from training.runs import files
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]

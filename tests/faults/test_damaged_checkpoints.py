@@ -6,9 +6,9 @@ import shutil
 
 import keras
 import pytest
-from attempts import STEPS, Attempt, assert_equal_runs
-from child import Moment
 
+from tests.faults.attempts import STEPS, Attempt, assert_equal_runs
+from tests.faults.child import Moment
 from training.cli import InputError
 from training.fitting import checkpoints
 

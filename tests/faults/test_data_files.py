@@ -5,9 +5,10 @@ import shutil
 import signal
 
 import pytest
-from attempts import Attempt, assert_equal_runs, assert_whole, contents
-from child import Moment
-from tiny_cifar import members, write_tar, write_tfds
+
+from tests.faults.attempts import Attempt, assert_equal_runs, assert_whole, contents
+from tests.faults.child import Moment
+from tests.support.tiny_cifar import members, write_tar, write_tfds
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 IMAGES = 64  # two steps an epoch

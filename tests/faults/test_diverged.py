@@ -4,9 +4,10 @@ import functools
 
 import numpy as np
 import pytest
-import small_network
-from attempts import Attempt, assert_equal_runs, variables
-from breakages import nan_in_the_weights
+
+from tests.faults.attempts import Attempt, assert_equal_runs, variables
+from tests.faults.breakages import nan_in_the_weights
+from tests.support import small_network
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 

@@ -6,10 +6,11 @@ import signal
 import subprocess
 
 import pytest
-import small_network
-from attempts import CHECKPOINTS, Attempt, assert_equal_runs, assert_whole
-from breakages import limit_file_size
-from child import Moment
+
+from tests.faults.attempts import CHECKPOINTS, Attempt, assert_equal_runs, assert_whole
+from tests.faults.breakages import limit_file_size
+from tests.faults.child import Moment
+from tests.support import small_network
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 EVERY = ["--checkpoint-every", "2"]

@@ -8,10 +8,10 @@ import signal
 import numpy as np
 import onnxruntime
 import pytest
-from attempts import Attempt
-from child import Moment
 
 from export import to_onnx
+from tests.faults.attempts import Attempt
+from tests.faults.child import Moment
 from training.runs import files
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]

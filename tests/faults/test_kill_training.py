@@ -11,9 +11,10 @@ import random
 import zipfile
 
 import pytest
-import small_network
-from attempts import STEPS, Attempt, assert_equal_runs, assert_whole
-from child import Moment
+
+from tests.faults.attempts import STEPS, Attempt, assert_equal_runs, assert_whole
+from tests.faults.child import Moment
+from tests.support import small_network
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 KILLED = -9

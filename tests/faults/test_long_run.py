@@ -4,10 +4,10 @@ import functools
 
 import numpy as np
 import pytest
-import small_network
-from attempts import NAMES, Attempt, assert_whole
-from breakages import metered
 
+from tests.faults.attempts import NAMES, Attempt, assert_whole
+from tests.faults.breakages import metered
+from tests.support import small_network
 from training.runs import files as runs
 
 # Five minutes: part of `make test-all`, not of `make test-faults`.

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import small_network
-from attempts import history
 
+from tests.faults.attempts import history
+from tests.support import small_network
 from training import train
 from training.fitting import network
 
@@ -25,7 +25,7 @@ def launch(tmp_path):
     """Returns a function that starts two processes, or resumes them."""
     environment = {
         **os.environ,
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'training'}",
+        "PYTHONPATH": str(ROOT),
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     options = [*OPTIONS, "--run-dir", str(tmp_path / "run"), "--resume"]

@@ -3,8 +3,9 @@
 import signal
 
 import pytest
-from attempts import Attempt, assert_equal_runs, contents
-from child import Moment
+
+from tests.faults.attempts import Attempt, assert_equal_runs, contents
+from tests.faults.child import Moment
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 

@@ -3,9 +3,9 @@
 import sys
 
 import pytest
-from small_models import randomize
 
 import keras_nam
+from tests.support.small_models import randomize
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from backends import tensorflow_only
+
+from tests.support.backends import tensorflow_only
 
 FOLDER = Path(__file__).parent
 FILES = ["nam_golden", "nam", "peers", "models", "fold", "fold_graphs", "fold_state"]

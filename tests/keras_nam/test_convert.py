@@ -7,12 +7,12 @@ import sys
 
 import numpy as np
 import pytest
-from checkpoint_files import CHECKPOINTS
-from golden_weights import GOLDEN, weights_for
 
 import keras_nam
 from keras_nam import convert
 from keras_nam.weights import files, read_checkpoint
+from tests.support.checkpoint_files import CHECKPOINTS
+from tests.support.golden_weights import GOLDEN, weights_for
 
 KEYS = np.load(GOLDEN / "resnet_torch.npz")["r18_nam/keys"]
 

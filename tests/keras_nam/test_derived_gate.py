@@ -6,13 +6,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from backends import tensorflow_only
-from folded_models import draw
-from golden_modules import relative_error
 
 import keras_nam
 from keras_nam import derived_gate
 from keras_nam.normalization import BatchNormalization
+from tests.support.backends import tensorflow_only
+from tests.support.folded_models import draw
+from tests.support.golden_modules import relative_error
 from training.fitting.network import with_dtype
 
 pytestmark = tensorflow_only

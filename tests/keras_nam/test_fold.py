@@ -3,15 +3,15 @@
 import keras
 import numpy as np
 import pytest
-from backends import arrays, tensorflow_only
-from folded_models import assert_folds, draw, images, model_of, normalizations
-from golden_modules import relative_error
 from keras import layers
-from small_models import assert_equal, values_of
 
 import keras_nam
 from keras_nam.fold import FoldedGate
 from keras_nam.models import parse_arch
+from tests.support.backends import arrays, tensorflow_only
+from tests.support.folded_models import assert_folds, draw, images, model_of, normalizations
+from tests.support.golden_modules import relative_error
+from tests.support.small_models import assert_equal, values_of
 
 WIDTHS = {"r18": 4, "r34": 4, "r50": 4, "r101": 4, "r152": 4, "mbv2": 8}
 

@@ -3,13 +3,20 @@
 import keras
 import numpy as np
 import pytest
-from backends import arrays
-from folded_models import TOLERANCE, assert_folds, draw, images, model_of, normalizations
-from golden_modules import relative_error
 from keras import layers
-from small_models import assert_equal, needs_renorm, values_of
 
 import keras_nam
+from tests.support.backends import arrays
+from tests.support.folded_models import (
+    TOLERANCE,
+    assert_folds,
+    draw,
+    images,
+    model_of,
+    normalizations,
+)
+from tests.support.golden_modules import relative_error
+from tests.support.small_models import assert_equal, needs_renorm, values_of
 
 
 class OwnNormalization(layers.BatchNormalization):

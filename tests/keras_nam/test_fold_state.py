@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from backends import VERSION, arrays, tensorflow_only
-from folded_models import draw, images, model_of
 from keras import layers, ops
 
 import keras_nam
+from tests.support.backends import VERSION, arrays, tensorflow_only
+from tests.support.folded_models import draw, images, model_of
 
 FACTOR = 1.5
 

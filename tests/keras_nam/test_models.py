@@ -9,11 +9,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from backends import arrays
 
 import keras_nam
 from keras_nam.attention import ATTENTIONS
 from keras_nam.models import BACKBONES, parse_arch
+from tests.support.backends import arrays
 
 ROOT = Path(__file__).parents[2]
 # The deep ones differ from r50 in the number of blocks only; their width is cut to be quick.

@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from backends import arrays, training_step
-from golden_modules import relative_error
-from small_models import needs_renorm
 
 import keras_nam
 from keras_nam import NAM, NAMChannelAttention, NAMSpatialAttention
+from tests.support.backends import arrays, training_step
+from tests.support.golden_modules import relative_error
+from tests.support.small_models import needs_renorm
 
 SHAPE = (4, 6, 5, 8)
 LAYERS = {

@@ -1,8 +1,9 @@
 """NAM against the numbers of the official PyTorch modules and of the Paddle port."""
 
 import pytest
-from backends import training_step
-from golden_modules import biased_variance, cases, layer_of, relative_error
+
+from tests.support.backends import training_step
+from tests.support.golden_modules import biased_variance, cases, layer_of, relative_error
 
 CASES = cases()
 # Float32 rounding in sums of some hundred terms; 3e-7 was measured.

@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND, arrays, training_step
-from golden_modules import relative_error
-from small_models import needs_renorm
 
 import keras_nam
 from keras_nam import BatchNormalization
+from tests.support.backends import BACKEND, arrays, training_step
+from tests.support.golden_modules import relative_error
+from tests.support.small_models import needs_renorm
 
 SHAPE = (6, 5, 7, 12)
 

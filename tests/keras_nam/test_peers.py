@@ -6,11 +6,11 @@ CBAM and BAM are also in the golden networks, test_weights.py.
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND, arrays
-from golden_modules import relative_error
 
 from keras_nam import BAM, CBAM, ECA, SqueezeExcite
 from keras_nam.attention.eca import adaptive_kernel_size
+from tests.support.backends import BACKEND, arrays
+from tests.support.golden_modules import relative_error
 
 SHAPE = (3, 6, 5, 32)
 LAYERS = [SqueezeExcite, CBAM, BAM, ECA]

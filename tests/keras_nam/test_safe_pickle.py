@@ -8,11 +8,11 @@ import pickle
 import struct
 from pathlib import Path
 
-import fuzz_pickles
 import numpy as np
 import pytest
 
 from keras_nam.weights.safe_pickle import Array, Inert, loads
+from tests.support import fuzz_pickles
 
 
 class RunsOnLoad:
@@ -267,5 +267,5 @@ def test_what_is_no_pickle_is_refused(content):
 
 
 def test_a_few_thousand_fuzzed_pickles():
-    """`python tests/keras_nam/fuzz_pickles.py 100000` takes minutes."""
+    """`python tests/support/fuzz_pickles.py 100000` takes minutes."""
     assert fuzz_pickles.main(["3000", "--seed", "1"]) == 0

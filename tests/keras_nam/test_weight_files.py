@@ -6,12 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-from checkpoint_files import CHECKPOINTS, SHAPES
-from golden_weights import weights_for
 
 import keras_nam
 from keras_nam.weights import files, read_checkpoint
 from keras_nam.weights.formats import bfloat16
+from tests.support.checkpoint_files import CHECKPOINTS, SHAPES
+from tests.support.golden_weights import weights_for
 
 
 def assert_loaded(layer):

@@ -7,11 +7,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from checkpoint_files import CHECKPOINTS, SHAPES, RunsOnLoad, write_zip
-from golden_weights import weights_for
 
 import keras_nam
 from keras_nam.weights import read_checkpoint
+from tests.support.checkpoint_files import CHECKPOINTS, SHAPES, RunsOnLoad, write_zip
+from tests.support.golden_weights import weights_for
 
 NEEDS_TORCH = "PyTorch reads this file, and is not installed"
 

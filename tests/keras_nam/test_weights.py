@@ -6,10 +6,10 @@ import re
 import keras
 import numpy as np
 import pytest
-from golden_weights import GOLDEN, weights_for
-from small_models import assert_equal, randomize, values_of
 
 import keras_nam
+from tests.support.golden_weights import GOLDEN, weights_for
+from tests.support.small_models import assert_equal, randomize, values_of
 
 TORCH = np.load(GOLDEN / "resnet_torch.npz")
 PADDLE = np.load(GOLDEN / "resnet_paddle.npz")

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from small_models import assert_equal, randomize, values_of
 
 import keras_nam
+from tests.support.small_models import assert_equal, randomize, values_of
 
 
 @pytest.fixture(scope="module")

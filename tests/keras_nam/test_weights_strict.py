@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from golden_weights import GOLDEN, weights_for
-from small_models import assert_equal, tiny_checkpoint, values_of
 
 import keras_nam
+from tests.support.golden_weights import GOLDEN, weights_for
+from tests.support.small_models import assert_equal, tiny_checkpoint, values_of
 
 TORCH = np.load(GOLDEN / "resnet_torch.npz")
 

@@ -22,8 +22,7 @@ def load_once():
 @pytest.fixture
 def run(tmp_path, monkeypatch, load_once):
     """A function: compares into tmp_path, without a picture, and returns compare.json."""
-    import stand_in_train
-
+    from tests.support import stand_in_train
     from training import compare
     from training.comparing import grid
     from training.comparing import report as compare_report

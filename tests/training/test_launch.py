@@ -15,7 +15,7 @@ from training import launch
 from training.cli import InputError
 
 ROOT = Path(__file__).parents[2]
-STAND_IN = Path(__file__).with_name("stand_in_worker.py")
+STAND_IN = ROOT / "tests" / "support" / "stand_in_worker.py"
 LAUNCH = f"""
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job

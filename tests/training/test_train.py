@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from small_run import ARGUMENTS
 
+from tests.support.small_run import ARGUMENTS
 from training.runs import files as runs
 
 ROOT = Path(__file__).parents[2]

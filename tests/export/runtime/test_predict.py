@@ -1,0 +1,173 @@
+"""`predict.py`: the same pictures through every kind of model give the same classes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from export import predict
+from tests.support import grpc_server, toys
+from tests.support.grpc_server import LOGITS
+from tests.support.replay import RECORDED, replay, tcp_server
+from training.cli import InputError
+
+LOCAL = {
+    "run": ["--model", "run"],
+    "base path": ["--model", "run/saved_model"],
+    "version": ["--model", "run/saved_model/2"],
+    "encoded": ["--model", "run", "--signature", "bytes"],
+    "ONNX": ["--model", "model.onnx"],
+}
+
+
+@pytest.mark.parametrize("way", LOCAL)
+def test_local_model_gives_the_known_answers(run, folder, way):
+    found = run("blue.png", "grey.png", "--top", "2", "--json", *LOCAL[way])
+    assert [prediction["image"] for prediction in found["predictions"]] == ["blue.png", "grey.png"]
+    for prediction in found["predictions"]:
+        logits = toys.logits_of(np.asarray(Image.open(folder / prediction["image"])))
+        order = np.argsort(-logits)[:2]
+        top = prediction["top"]
+        assert [entry["class"] for entry in top] == order.tolist()
+        assert [entry["label"] for entry in top] == [toys.LABELS[i] for i in order]
+        # float32 sums over 1,024 pixels
+        np.testing.assert_allclose([entry["logit"] for entry in top], logits[order], atol=1e-5)
+        np.testing.assert_allclose(
+            [entry["probability"] for entry in top], toys.softmax(logits)[order], atol=1e-5
+        )
+
+
+def save_keras(path, activation=None):
+    """Saves the toy as a `.keras` file that takes 0–1."""
+    image = keras.Input((32, 32, 3))
+    colour = keras.layers.GlobalAveragePooling2D()(image)
+    dense = keras.layers.Dense(5, activation=activation, use_bias=False)
+    model = keras.Model(image, dense(colour))
+    dense.set_weights([toys.WEIGHTS])
+    model.save(path)
+
+
+def logits_in(found):
+    entries = sorted(found["predictions"][0]["top"], key=lambda entry: entry["class"])
+    return [entry["logit"] for entry in entries]
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_keras_file(run, folder, activation):
+    save_keras(folder / "toy.keras", activation)
+    with pytest.raises(InputError, match=r"toy\.keras .*--mean"):
+        run("blue.png", "--model", "toy.keras")
+    expected = toys.logits_of(np.asarray(Image.open(folder / "blue.png")))
+    if activation:
+        expected = np.log(toys.softmax(expected))
+    for stated in (["--input-range", "0..1"], ["--std", "1,1,1"]):
+        found = run("blue.png", "--json", "--model", "toy.keras", *stated)
+        np.testing.assert_allclose(logits_in(found), expected, atol=1e-5)
+
+
+def test_keras_file_of_a_run(run, folder):
+    """The run says how its pictures are normalized, and what the classes are called."""
+    save_keras(folder / "run" / "best.keras")
+    config = {"recipe_settings": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.25]}}
+    (folder / "run" / "config.json").write_text(json.dumps(config))
+    found = run("blue.png", "--json", "--model", "run/best.keras")
+    pixels = np.asarray(Image.open(folder / "blue.png"))
+    normalized = (pixels / 255 - [0.5, 0.4, 0.3]) / [0.2, 0.3, 0.25]
+    np.testing.assert_allclose(logits_in(found), toys.logits_of(255 * normalized), atol=1e-5)
+    assert {entry["label"] for entry in found["predictions"][0]["top"]} == set(toys.LABELS)
+
+
+def test_pixels_may_be_stated_for_any_model(run, folder):
+    found = run("blue.png", "--json", "--model", "model.onnx", "--channels", "bgr")
+    pixels = np.asarray(Image.open(folder / "blue.png"))[..., ::-1]
+    np.testing.assert_allclose(logits_in(found), toys.logits_of(pixels), atol=1e-5)
+    with pytest.raises(InputError, match="--channels bgr"):
+        run("blue.png", "--model", "run", "--channels", "bgr", "--signature", "bytes")
+
+
+def test_more_pictures_than_a_batch(run, folder, monkeypatch):
+    monkeypatch.setattr(predict, "BATCH_SIZE", 2)
+    names = ["blue.png", "grey.png", "seven.png", "grey.png", "blue.png"]
+    found = run(*names, "--json", "--top", "1", "--model", "model.onnx")["predictions"]
+    assert [prediction["image"] for prediction in found] == names
+    logits = [prediction["top"][0]["logit"] for prediction in found]
+    expected = [toys.logits_of(np.asarray(Image.open(folder / name))).max() for name in names]
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_table(run):
+    lines = run("seven.png", "--model", "model.onnx", "--top", "2").splitlines()
+    cells = [line.split() for line in lines if line.strip()]
+    logits = toys.logits_of(np.full((32, 32, 3), 7))
+    (first, second), parts = np.argsort(-logits)[:2], toys.softmax(logits)
+    assert cells[0] == ["model.onnx"]
+    assert cells[1] == ["picture", "class", "probability"]
+    assert cells[3] == ["seven.png", toys.LABELS[first], f"{parts[first]:.2%}"]
+    assert cells[4] == [toys.LABELS[second], f"{parts[second]:.2%}"]
+
+
+def test_without_a_model_the_newest_finished_run_is_taken(run, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder / "run", "runs/finished")
+    Path("runs/finished/result.json").write_text("{}")
+    found = run(str(folder / "seven.png"), "--json")
+    assert found["model"] == "runs/finished/saved_model/2"
+
+
+def test_without_any_finished_run(run, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="No finished run"):
+        run(str(folder / "seven.png"))
+
+
+def test_server_over_rest(run):
+    # The recorded requests: the signatures, then two pictures of colour (7, 7, 7).
+    with replay() as (url, log):
+        options = ["--url", url, "--model-name", "toy", "--top", "1"]
+        found = run("seven.png", "seven.png", "--json", *options)
+        table = run("seven.png", "seven.png", *options)
+    assert log == ["metadata", "predict, row format"] * 2
+    entry = {"class": 0, "label": None}
+    entry["probability"] = float(np.float32(0.207177937))
+    entry["logit"] = float(np.float32(0.0314119309))
+    assert [prediction["top"] for prediction in found["predictions"]] == [[entry]] * 2
+    assert "class 0" in table
+    assert "20.72%" in table
+
+
+def test_server_over_grpc(run):
+    with grpc_server.running() as target:
+        found = run("blue.png", "grey.png", "seven.png", "--json", "--top", "1", "--grpc", target)
+    tops = [prediction["top"][0] for prediction in found["predictions"]]
+    np.testing.assert_array_equal([top["class"] for top in tops], LOGITS.argmax(axis=1))
+    np.testing.assert_array_equal([top["logit"] for top in tops], LOGITS.max(axis=1))
+
+
+def test_names_for_a_server_come_from_a_file(run, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("a\nb\nc\nd\ne\n")
+    with replay() as (url, _):
+        options = ["--url", url, "--model-name", "toy", "--labels", str(labels)]
+        found = run("seven.png", "seven.png", "--json", *options)
+    assert [entry["label"] for entry in found["predictions"][0]["top"]] == list("aecdb")
+
+
+def test_server_with_another_models_shape(run):
+    answer = json.loads(RECORDED["metadata"]["response"]["body"])
+    declared = answer["metadata"]["signature_def"]["signature_def"]["serving_default"]
+    for dimension in declared["inputs"]["image"]["tensor_shape"]["dim"][1:3]:
+        dimension["size"] = "224"
+    body = json.dumps(answer).encode()
+
+    def act(connection, _):
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + body)
+
+    with (
+        tcp_server(act) as port,
+        pytest.raises(InputError, match=r"another kind of model: image \[N,224,224,3\] → "),
+    ):
+        run("seven.png", "--url", f"http://127.0.0.1:{port}")

@@ -1,0 +1,250 @@
+"""The SavedModel: what a server loads, what it answers, and what it refuses."""
+
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import keras_nam
+from tests.support import server_session
+from training.data import streams
+from training.runs import saved_model
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+NAMES = ["bear", "bee", "cup"]
+INVALID_ARGUMENT = 3
+
+
+@pytest.fixture(scope="module")
+def model():
+    return keras_nam.create_model("r18w8_nam", num_classes=3)
+
+
+@pytest.fixture(scope="module")
+def version(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    return saved_model.save(model, folder, NAMES, MEAN, STD)
+
+
+@pytest.fixture(scope="module")
+def served(version):
+    return tf.saved_model.load(str(version))
+
+
+def logits_of(model, images):
+    return np.asarray(model(streams.normalize(images, MEAN, STD), training=False))
+
+
+def images(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+def test_version_folder(version):
+    assert version.name == "1"
+    assert [path.name for path in version.parent.iterdir()] == ["1"]
+    assert (version / "assets" / "labels.txt").read_text() == "bear\nbee\ncup\n"
+    assert (version / "assets.extra" / "tf_serving_warmup_requests").stat().st_size > 0
+
+
+def test_variables_are_stored_once(model, version):
+    stored = sum(path.stat().st_size for path in (version / "variables").glob("*.data*"))
+    assert stored < 1.05 * 4 * model.count_params()
+
+
+def test_signatures(served):
+    signatures = served.signatures
+    assert set(signatures) == {"serving_default", "serving_bytes"}
+    spec = signatures["serving_default"].structured_input_signature[1]["image"]
+    assert (spec.shape.as_list(), spec.dtype) == ([None, 32, 32, 3], tf.float32)
+    for signature in signatures.values():
+        outputs = signature.structured_outputs
+        assert {k: (v.shape.as_list(), v.dtype) for k, v in outputs.items()} == {
+            "logits": ([None, 3], tf.float32),
+            "probabilities": ([None, 3], tf.float32),
+        }
+
+
+def png(image):
+    return tf.io.encode_png(image).numpy()
+
+
+# What is sent to the two signatures: a shape, or encoded pictures.
+GOOD = {
+    "two images": (2, 32, 32, 3),
+    "many images": (10_000, 32, 32, 3),
+    "two images again": (2, 32, 32, 3),
+    "two pictures": [png(image) for image in images(2)],
+}
+BAD = {
+    "rank 3": (32, 32, 3),
+    "rank 1": (2,),
+    "another size": (2, 8, 8, 3),
+    "four channels": (2, 32, 32, 4),
+    "an empty picture": [b""],
+    "bad bytes": [b"not a picture at all"],
+    "a picture cut short": [png(images(1)[0])[:200]],
+    "one good, one bad": [png(images(1)[0]), bytes(100)],
+    "NaN": (1, 32, 32, 3),
+    "infinity": (65, 32, 32, 3),
+    "no image": (0, 32, 32, 3),
+    "nothing": (0,),
+    "no width": (2, 32, 0, 3),
+    "no pictures": [],
+    "a bomb": [png(images(1)[0])[:16] + b"\x00\x00\xff\xff" * 2 + bytes(17)],
+}
+# What an answer says was received.
+SAID = {
+    "NaN": "Expected finite pixels of 0-255; received pixels whose sum is] [nan]",
+    "infinity": "Expected finite pixels of 0-255; received pixels whose sum is] [-inf]",
+    "no image": "one picture or more; received an empty batch, of shape] [0 32 32 3]",
+    "nothing": "one picture or more; received an empty batch, of shape] [0]",
+    "no width": "one picture or more; received an empty batch, of shape] [2 32 0 3]",
+    "no pictures": "one picture or more; received an empty batch, of shape] [0]",
+}
+
+
+def requests(version, contents):
+    """Returns what `server_session` reads: the signatures' tensors, and what is sent to them."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((version / "saved_model.pb").read_bytes())
+    signatures = proto.meta_graphs[0].signature_def
+    found = {}
+    for what, content in contents.items():
+        encoded = isinstance(content, list)
+        signature = signatures["serving_bytes" if encoded else "serving_default"]
+        (sent,) = signature.inputs.values()
+        if encoded:
+            content = [base64.b64encode(part).decode() for part in content]
+        found[what] = [sent.name, signature.outputs["logits"].name, content]
+    return found
+
+
+def test_server_session(model, version):
+    """The loader that the server uses answers every request, and never aborts."""
+    bad_first = {**BAD, **GOOD}
+    process = subprocess.run(
+        [sys.executable, server_session.__file__, version],
+        input=json.dumps(requests(version, bad_first)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    answers = json.loads(process.stdout)
+    codes = {what: code for what, (code, _) in answers.items()}
+    assert codes == {**dict.fromkeys(BAD, INVALID_ARGUMENT), **dict.fromkeys(GOOD, 0)}
+    assert {what: text for what, text in SAID.items() if text not in answers[what][1]} == {}
+    sent = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
+    for what, pictures in {
+        "two images": sent,
+        "two images again": sent,
+        "two pictures": images(2),
+    }.items():
+        np.testing.assert_allclose(answers[what][1], logits_of(model, pictures), atol=1e-5)
+
+
+@pytest.mark.parametrize("encode", [tf.io.encode_png, tf.io.encode_jpeg])
+def test_encoded_images(model, served, encode):
+    pictures = [encode(image).numpy() for image in images(3)]
+    decoded = np.stack([np.asarray(Image.open(io.BytesIO(picture))) for picture in pictures])
+    outputs = served.signatures["serving_bytes"](image_bytes=tf.constant(pictures))
+    np.testing.assert_allclose(outputs["logits"], logits_of(model, decoded), atol=1e-5)
+
+
+def jpeg(image, mode="RGB", **options):
+    file = io.BytesIO()
+    Image.fromarray(image).convert(mode).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"subsampling": "4:2:0"},
+        {"subsampling": "4:2:2", "quality": 95},
+        {"subsampling": "4:4:4", "quality": 30},
+        {"progressive": True},
+        {"mode": "L"},
+        {"mode": "CMYK", "quality": 95},
+    ],
+    ids=str,
+)
+def test_a_jpegs_pixels_are_pillows(options):
+    """Of an odd size, so that blocks are cut and colours are of half a pixel."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0:97, 0:131]
+    smooth = np.stack([127 + 120 * np.sin(x / 9), 127 + 120 * np.cos(y / 7), (x + y) % 256], -1)
+    for image in (smooth.astype(np.uint8), rng.integers(0, 256, (33, 17, 3), np.uint8)):
+        encoded = jpeg(image, **options)
+        expected = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"), np.float32)
+        decoded = saved_model.decode(tf.constant(encoded), image.shape)
+        np.testing.assert_array_equal(decoded, expected)
+
+
+def test_encoded_images_of_another_size_are_resized(served):
+    picture = tf.io.encode_png(np.full((70, 50, 3), 128, np.uint8)).numpy()
+    same = tf.io.encode_png(np.full((32, 32, 3), 128, np.uint8)).numpy()
+    outputs = served.signatures["serving_bytes"](image_bytes=tf.constant([picture, same]))
+    np.testing.assert_allclose(outputs["logits"][0], outputs["logits"][1], atol=1e-5)
+
+
+def declared(width, height):
+    """Returns a PNG of one pixel that declares another size."""
+    png = bytearray(tf.io.encode_png(np.zeros((1, 1, 3), np.uint8)).numpy())
+    png[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    return bytes(png)
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (b"", "substr|PNG nor a JPEG"),
+        (b"not a picture at all", "neither a PNG nor a JPEG"),
+        (b"GIF89a" + bytes(40), "neither a PNG nor a JPEG"),
+        (b"\x89PNG", "no header"),
+        (tf.io.encode_png(images(1)[0]).numpy()[:200], "PNG"),
+        (b"\xff\xd8\xff" + bytes(100), "JPEG"),
+        (declared(60_000, 60_000), "declares"),
+        (declared(2**31 - 1, 2**31 - 1), "declares"),
+    ],
+)
+def test_bytes_that_are_refused(served, picture, message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        served.signatures["serving_bytes"](image_bytes=tf.constant([picture]))
+
+
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [
+        ((saved_model, "_write_warmup"), OSError(28, "No space left on device")),
+        ((tf.saved_model, "save"), tf.errors.ResourceExhaustedError(None, None, "No space left")),
+    ],
+)
+def test_a_full_disk_leaves_the_old_version(model, version, monkeypatch, part, error):
+    before = (version / "fingerprint.pb").read_bytes()
+
+    def full(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(*part, full)
+    with pytest.raises(OSError, match="No space left on device"):
+        saved_model.save(model, version.parent, NAMES, MEAN, STD)
+    assert [path.name for path in version.parent.iterdir()] == ["1"]
+    assert (version / "fingerprint.pb").read_bytes() == before
+
+
+def test_versions_stand_side_by_side(model, tmp_path):
+    for number in (1, 2):
+        saved_model.save(model, tmp_path, NAMES, MEAN, STD, version=number)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
