@@ -31,9 +31,21 @@ def events(folder):
     return EventAccumulator(str(folder / "train"), size_guidance={"tensors": 0}).Reload()
 
 
-def test_values_of_each_epoch(tmp_path):
-    model, _ = trained(tmp_path, IMAGES[:10], "nam_full")
-    written = events(tmp_path)
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """A training whose gates are shown: its folder, model, losses, and random states after it."""
+    folder = tmp_path_factory.mktemp("shown")
+    model, losses = trained(folder, IMAGES[:10], "nam_full")
+    return folder, model, losses, random_states()
+
+
+def random_states():
+    return random.getstate(), np.random.get_state()[1].tolist(), tf.random.uniform([]).numpy()
+
+
+def test_values_of_each_epoch(shown):
+    folder, model, _, _ = shown
+    written = events(folder)
     tags = set(written.Tags()["tensors"])
     named = gate_values.named_gates(model)
     expected = {"gate_weights", "gate_values", "gate_mean", "gate_std_between", "gate_std_within"}
@@ -51,18 +63,13 @@ def test_values_of_each_epoch(tmp_path):
         assert histogram[:, 2].sum() == tf.size(value[:8])
 
 
-def test_training_does_not_notice(tmp_path):
-    model, losses = trained(tmp_path / "with", IMAGES[:4])
-    state = random.getstate(), np.random.get_state()[1].tolist(), tf.random.uniform([]).numpy()
-    other, other_losses = trained(tmp_path / "without", None)
+def test_training_does_not_notice(tmp_path, shown):
+    _, model, losses, states = shown
+    other, other_losses = trained(tmp_path, None, "nam_full")
+    assert states == random_states()
     assert losses == other_losses
     for ours, theirs in zip(model.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert state == (
-        random.getstate(),
-        np.random.get_state()[1].tolist(),
-        tf.random.uniform([]).numpy(),
-    )
 
 
 @pytest.mark.parametrize(("attention", "gate_images"), [("se", IMAGES[:4]), ("nam", None)])
