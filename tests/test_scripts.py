@@ -1,6 +1,7 @@
 """The scripts of a checkout run its own modules, however the package was installed."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,6 @@ NEED_TENSORFLOW = [
     "export/to_onnx.py",
     "export/to_litert.py",
     "export/benchmark.py",
-    "export/fault_injection.py",
     "benchmarks/train_step.py",
     "benchmarks/inference.py",
     "benchmarks/input_pipeline.py",
@@ -56,10 +56,10 @@ def test_a_script_imports_its_own_checkout(command, tmp_path):
 @pytest.mark.parametrize("command", NEED_TENSORFLOW)
 def test_a_missing_package_is_one_line(command, tmp_path):
     """After `pip install .`, without the extras."""
-    for name in ("tensorflow", "jax"):
+    for name in ("tensorflow", "jax", "filelock", "matplotlib", "onnxruntime"):
         missing = f"raise ModuleNotFoundError('No module named {name}', name='{name}')"
         (tmp_path / f"{name}.py").write_text(missing)
     ended = run(tmp_path, *command.split())
     assert ended.returncode == 2, ended.stderr[-2000:]
-    assert ended.stderr.startswith("error: tensorflow is not installed: pip install -e '.[train")
+    assert re.match(r"error: \w+ is not installed: pip install -e '.\[train", ended.stderr)
     assert ended.stderr.count("\n") == 1

@@ -10,9 +10,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-import filelock
-
-from training.cli import InputError
+from training.cli import InputError, needing
 
 ROOT = "runs"
 CONFIG, LOCK = "config.json", ".lock"
@@ -231,6 +229,8 @@ def lock(path, busy=None):
     Raises:
         InputError: If another process has it, and it is not to be waited for.
     """
+    with needing("train"):
+        import filelock
     with open(path, "a") as file:
         if not filelock.lock_descriptor(file.fileno(), blocking=busy is None):
             raise InputError(busy)
