@@ -32,7 +32,7 @@ SIZE = 32  # pixels per side
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = report.new_parser(__doc__)
+    parser = cli.Parser(__doc__)
     what = parser.add_argument_group("what is measured")
     what.add_argument(
         "--recipe",

@@ -1,6 +1,5 @@
 """What the benchmarks share: their options, and a report as JSON and as Markdown."""
 
-import argparse
 import os
 import shlex
 import sys
@@ -10,13 +9,6 @@ from pathlib import Path
 from export.timing import rounds
 from training.cli import InputError
 from training.runs import files
-
-
-def new_parser(description):
-    """Returns a parser whose help begins with a module's docstring, unchanged."""
-    return argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
 
 
 def add_batch_size(group, default=64, described="%(default)s"):

@@ -48,7 +48,7 @@ NAMES = {
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = report.new_parser(__doc__)
+    parser = cli.Parser(__doc__)
     what = parser.add_argument_group("what is measured")
     what.add_argument("--arch", default="r18w16_nam", help="default: %(default)s")
     report.add_batch_size(what, default=128)

@@ -35,7 +35,7 @@ PROCESS = Path("/proc/self/status")
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = report.new_parser(__doc__)
+    parser = cli.Parser(__doc__)
     what = parser.add_argument_group("what is measured")
     what.add_argument("--arch", default="r50_nam", help="<backbone>_nam (default: %(default)s)")
     report.add_batch_size(what)
