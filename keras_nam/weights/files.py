@@ -111,7 +111,7 @@ def _reason(message):
     """Returns one line of PyTorch's many, some of which advise to run what the file carries."""
     imported = re.search(r"GLOBAL ([\w.]+)", message)
     if imported:
-        return f"it imports {imported[1]}, which a file of tensors does not need"
+        return f"it imports {imported[1]}, which weights do not need. Save the state dict alone"
     inner = re.search(r"WeightsUnpickler error: *(.+)", message)
     if message.startswith("Weights only load failed"):
         return inner[1] if inner else "it is not a pickle of tensors"

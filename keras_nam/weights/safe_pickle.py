@@ -281,7 +281,7 @@ def _stand_in(module, attribute):
     for old, new in _RENAMED.items():
         name = new + name.removeprefix(old) if name.startswith(old) else name
     if name not in STAND_INS:
-        raise ValueError(f"it imports {_printable(name)}, which a file of arrays does not need")
+        raise ValueError(f"it imports {_printable(name)}, which weights do not need")
     return STAND_INS[name]
 
 
