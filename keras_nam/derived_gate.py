@@ -128,7 +128,6 @@ def gate(x, scale, offset, known, epsilon):
     return gated(x, scale, offset)
 
 
-@tf.function
 def _gradient(x, scale, offset, dy, epsilon):
     """The gate's gradient, of operations that TensorFlow differentiates again."""
     # `tf.nn.moments` stops the gradient at the mean, which is right for the first order alone.
@@ -138,10 +137,13 @@ def _gradient(x, scale, offset, dy, epsilon):
     return tf.gradients(y, [x, scale, offset], dy)
 
 
-@tf.function
 def _second_gradient(x, scale, offset, dy, epsilon, upstream):
     inputs = x, scale, offset, dy
     return tf.gradients(_gradient(*inputs, epsilon), inputs, list(upstream))
+
+
+if keras.backend.backend() == "tensorflow":  # `tf.gradients` is for graphs
+    _gradient, _second_gradient = map(tf.function, (_gradient, _second_gradient))
 
 
 @functools.cache

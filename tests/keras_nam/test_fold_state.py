@@ -61,9 +61,8 @@ def test_vocabularies(make, x):
     assert_copies(keras.Model(inputs, numbers), x)
 
 
-@pytest.mark.parametrize("output_mode", ["int", "one_hot"])
-def test_adapted_bins(output_mode):
-    bins = adapted(layers.Discretization(num_bins=4, output_mode=output_mode), images(100, 1))
+def test_adapted_bins():
+    bins = adapted(layers.Discretization(num_bins=4, output_mode="one_hot"), images(100, 1))
     inputs = keras.Input((1,))
     assert_copies(keras.Model(inputs, bins(inputs)), images(5, 1, seed=2))
 
@@ -174,7 +173,7 @@ def test_a_stateful_recurrent_layer_begins_with_its_initial_states():
     folded = keras_nam.fold(model)
     layer.reset_state()
     for _ in range(2):
-        np.testing.assert_array_equal(arrays(folded(x))[0], arrays(model(x))[0])
+        np.testing.assert_allclose(*arrays([folded(x), model(x)]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16", "float16", "float32"])
