@@ -27,7 +27,7 @@ CHECKPOINTS = ("last.keras", "previous.keras", "best.keras")
 NAMES = {".lock", "config.json", "history.csv", "curves.png", "tensorboard", "saved_model",
          "result.json", *CHECKPOINTS}  # fmt: skip
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["child"])
+FORKS.set_forkserver_preload(["tests.faults.child"])
 
 
 class Attempt:
