@@ -27,7 +27,7 @@ CHECKPOINTS = ("last.keras", "previous.keras", "best.keras")
 NAMES = {".lock", "config.json", "history.csv", "curves.png", "tensorboard", "saved_model",
          "result.json", *CHECKPOINTS}  # fmt: skip
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["child"])
+FORKS.set_forkserver_preload(["tests.faults.child"])
 
 
 class Attempt:
@@ -165,8 +165,9 @@ def result(folder):
 def variables(path):
     """Returns the variables of a checkpoint, with those of its optimizer if it has one."""
     model = keras.saving.load_model(path)
-    optimizer = model.optimizer.variables if model.optimizer else []
-    return [np.asarray(variable) for variable in (*model.variables, *optimizer)]
+    optimizer = getattr(model, "optimizer", None)
+    values = [*model.variables, *(optimizer.variables if optimizer else ())]
+    return [np.asarray(value) for value in values]
 
 
 def contents(folder):

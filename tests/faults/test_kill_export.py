@@ -48,7 +48,8 @@ def assert_verified(run):
 def test_kills(seed, uninterrupted, tmp_path):
     run = shutil.copytree(uninterrupted.folder, tmp_path / "run")
     for event in ("os.mkdir onnx", "os.rename onnx/model.onnx", "os.rename onnx/verification.json"):
-        assert export(run, Moment((event,))).status == -signal.SIGKILL, event
+        killed = export(run, Moment((event,)))
+        assert killed.status == -signal.SIGKILL, f"{event}: {killed.errors}"
         assert_nothing_half_written(run)
     last = export(run)
     assert last.status == 0, last.errors
