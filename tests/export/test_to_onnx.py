@@ -16,7 +16,7 @@ from export.verification import release
 from export.verification.verify import AccuracyError, InterfaceError, ValuesError, WeightsError
 from tests.support import toys
 from training.cli import InputError
-from training.data import streams
+from training.data import synthetic
 from training.runs import files as runs
 
 ROOT = Path(__file__).parents[2]
@@ -169,13 +169,13 @@ def test_a_saved_model_of_no_run(tmp_path):
 @pytest.fixture
 def elsewhere(original, tmp_path, monkeypatch):
     """A run in a folder with a telling name, its data in another one."""
-    load = streams.DATASETS["synthetic"]
+    load = synthetic.load
 
     def load_from_folder(name, data_dir):
         *parts, source = load(name, data_dir)
         return *parts, f"{source} in {tmp_path}/telling-data"
 
-    monkeypatch.setitem(streams.DATASETS, "synthetic", load_from_folder)
+    monkeypatch.setattr(synthetic, "load", load_from_folder)
     return shutil.copytree(original, tmp_path / "telling-run")
 
 
@@ -201,7 +201,7 @@ def test_a_full_disk_leaves_nothing(run, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(release.runs, "write_json", full)
+    monkeypatch.setattr(release.files, "write_json", full)
     with pytest.raises(OSError, match="No space"):
         to_onnx.main(["--run", str(run), "--samples", "8"])
     assert [name for name in files(run) if "writing" in name] == []
