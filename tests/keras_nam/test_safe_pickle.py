@@ -153,13 +153,22 @@ OBJECTS = dtype_state(
 
 
 @pytest.mark.parametrize(
+    "kind",
+    [
+        *(dtype("O"), dtype("V8"), dtype("M8"), dtype("V8", OBJECTS), dtype("f8", OBJECTS)),
+        *(dtype("f8", dtype_state("x")), dtype("f8", dtype_state(size=b"K\x08K\x08"))),
+    ],
+    ids=["object", "void", "time", "fields-of-objects", "fields", "order", "size"],
+)
+def test_an_array_that_is_not_of_plain_numbers_is_refused(kind):
+    assert loads(array(kind=dtype("f8"), shape=b"K\x01\x85")).values.shape == (1,)
+    with pytest.raises(ValueError, match="plain number type"):
+        loads(array(kind=kind, shape=b"K\x01\x85"))
+
+
+@pytest.mark.parametrize(
     "content",
     [
-        array(kind=dtype("O")),
-        array(kind=dtype("V8", OBJECTS), shape=b"K\x01\x85"),
-        array(kind=dtype("f4", OBJECTS)),
-        array(kind=dtype("f4", dtype_state("x"))),
-        array(kind=dtype("M8")),
         array(kind=text("f4")),
         array(shape=b"K\x03\x85"),
         array(shape=b"K\x01\x85"),
@@ -174,12 +183,12 @@ OBJECTS = dtype_state(
         EMPTY + b"}" + text("a") + b"K\x01sb.",
     ],
     ids=[
-        *("object", "fields-of-objects", "fields", "order", "time", "no-dtype", "short"),
+        *("no-dtype", "short"),
         *("long", "negative", "list", "float", "huge", "ranks", "no-data", "list-data"),
         *("no-state", "dict-state"),
     ],
 )
-def test_an_array_that_is_not_plain_numbers_of_its_size_is_refused(content):
+def test_an_array_that_is_not_of_its_declared_size_is_refused(content):
     with pytest.raises(ValueError, match="array"):
         loads(content)
 
@@ -268,4 +277,4 @@ def test_what_is_no_pickle_is_refused(content):
 
 def test_a_few_thousand_fuzzed_pickles():
     """`python tests/support/fuzz_pickles.py 100000` takes minutes."""
-    assert fuzz_pickles.main(["3000", "--seed", "1"]) == 0
+    assert fuzz_pickles.main(["2000", "--seed", "1"]) == 0
