@@ -18,7 +18,8 @@ FILES = ["nam_golden", "nam", "peers", "models", "fold", "fold_graphs", "fold_st
 # A minute of processor time at most. JAX compiles every operation for every shape.
 SKIPPED = {
     "jax": "every_arch fit_lowers stem parameters mixed_precision names_are bam_stands of_its_own "
-    "folding_twice no_nan channels_first_is fewer_channels kernels_of recurrent layer_by_layer",
+    "folding_twice no_nan channels_first_is fewer_channels kernels_of recurrent layer_by_layer "
+    "weightings inner_normalizations strided",
     "torch": "every_arch fit_lowers",
 }
 
