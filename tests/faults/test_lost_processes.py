@@ -65,7 +65,7 @@ def children_of(process):
 def ended(process):
     """Returns the status, the output and the errors of a launch, which leaves no process."""
     children = children_of(process)
-    output, errors = process.communicate(timeout=200)
+    output, errors = process.communicate(timeout=600)
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
     assert "Traceback" not in errors
     return process.returncode, output, errors
