@@ -45,9 +45,9 @@ def test_every_precision(run, precision, variant):
 
 
 def test_a_failed_verification_keeps_the_file_aside(run, monkeypatch):
-    convert = litert.litert.convert
+    convert = litert.convert
     other = random_run.make(run.parent / "other", seed=1) / "saved_model" / "1"
-    monkeypatch.setattr(litert.litert, "convert", lambda folder, *rest: convert(other, *rest))
+    monkeypatch.setattr(litert, "convert", lambda folder, *rest: convert(other, *rest))
     with pytest.raises(WeightsError, match="are not the trained ones"):
         to_litert.main(["--run", str(run), "--samples", "64"])
     with pytest.raises(ValuesError, match="largest difference of a logit"):
