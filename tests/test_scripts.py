@@ -26,7 +26,7 @@ NEED_TENSORFLOW = [
 COMMANDS = [
     str(path.relative_to(ROOT))
     for folder in FOLDERS
-    for path in sorted((ROOT / folder).glob("*.py"))
+    for path in sorted((ROOT / folder).rglob("*.py"))
     if '__name__ == "__main__"' in (text := path.read_text("utf-8")) and "parser(" in text.lower()
 ]
 
