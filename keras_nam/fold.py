@@ -183,9 +183,7 @@ class _Copying:
             self.transfers.append((layer, _assign, copy, weights))
             return copy
         copy = _again(layer)
-        if hasattr(layer, "load_assets"):  # the shape of its outputs may depend on its vocabulary
-            _copy_state(layer, copy)
-        elif isinstance(layer, layers.Layer):  # else an operation of keras.ops
+        if isinstance(layer, layers.Layer):  # else an operation of keras.ops
             self.transfers.append((layer, _copy_state, layer, copy))
         return copy
 
