@@ -35,6 +35,7 @@ def wait_for(name):
 
 
 if __name__ == "__main__":
+    signal.alarm(120)  # nothing else ends it if the launcher fails its test
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, got)
     (FOLDER / f".{NUMBER}").write_text(str(os.getpid()))
