@@ -92,17 +92,26 @@ def test_half_precision_loads_exactly(tmp_path, policy):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_link_to_another_file_is_not_followed(tmp_path, folder, values):
+@pytest.mark.parametrize("kind", ["link", "external", "virtual"])
+def test_numbers_of_another_file_are_not_read(tmp_path, folder, values, kind):
     h5py = pytest.importorskip("h5py")
-    content = (folder / "a.weights.h5").read_bytes()
-    (tmp_path / "linked.weights.h5").write_bytes(content)
-    with h5py.File(tmp_path / "linked.weights.h5", "a") as file:
+    other = folder / "a.weights.h5"
+    (tmp_path / "other.weights.h5").write_bytes(other.read_bytes())
+    with h5py.File(tmp_path / "other.weights.h5", "a") as file:
         place = next(p for p, g in _groups(file) if g.attrs.get("name") == "logits")
-        del file[place]["1"]
-        file[place]["1"] = h5py.ExternalLink(str(folder / "a.weights.h5"), f"{place}/1")
+        group = file[place]
+        del group["1"]
+        if kind == "link":
+            group["1"] = h5py.ExternalLink(str(other), f"{place}/1")
+        elif kind == "external":
+            group.create_dataset("1", (10,), "f4", external=[(str(other), 0, 40)])
+        else:
+            layout = h5py.VirtualLayout((10,), "f4")
+            layout[:] = h5py.VirtualSource(str(other), f"{place}/1", shape=(10,))
+            group.create_virtual_dataset("1", layout)
     network = keras_nam.create_model("r18w8_bam", num_classes=10)
     with pytest.raises(ValueError, match=r"1 missing \(logits/1\)"):
-        keras_nam.load_weights(network, tmp_path / "linked.weights.h5")
+        keras_nam.load_weights(network, tmp_path / "other.weights.h5")
 
 
 def _groups(file):
