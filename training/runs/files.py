@@ -30,6 +30,12 @@ PACKAGES = ("keras-nam", "keras", "tensorflow", "numpy", "tensorflow-datasets")
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # whose convolutions are fast, and which may be off
 
 
+def cache_folder():
+    """Returns the folder of indices and decoded pictures, `XDG_CACHE_HOME`'s or `~/.cache`'s."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(base) / "keras-nam"
+
+
 def write_atomically(path, write):
     """Calls `write(temporary_path)`, then renames to `path`: there is no half-written file.
 

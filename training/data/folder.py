@@ -1,0 +1,323 @@
+"""A folder of pictures as a data set: its classes, its parts, and an index that makes it fast.
+
+`FOLDER/<class>/**/*.jpg`, or `FOLDER/train/<class>/…` with `val` and `test` beside it. A class is
+named after its folder. Files and folders whose names begin with a dot are left out.
+"""
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from training import console
+from training.cli import InputError
+from training.data import pictures
+from training.runs import files
+
+PARTS = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+INDEX_VERSION = 1
+LISTED = 5  # names in a message
+PLAIN = ("L", "RGB")  # JPEGs that TensorFlow decodes to the same pixels as Pillow
+
+
+class Entry(NamedTuple):
+    """What the index knows of a file.
+
+    Attributes:
+        size: Integer, bytes.
+        modified: Integer, nanoseconds.
+        digest: String, the hash of its content.
+        height: Integer, pixels, with the EXIF orientation applied.
+        width: Integer, pixels.
+        is_jpeg: Whether TensorFlow can decode it: a grey or RGB JPEG without an orientation.
+        error: String, why it cannot be read; empty for a good picture.
+    """
+
+    size: int
+    modified: int
+    digest: str
+    height: int = 0
+    width: int = 0
+    is_jpeg: bool = False
+    error: str = ""
+
+
+class Picture(NamedTuple):
+    """A picture of a part: its name relative to the folder, its label and its entry."""
+
+    name: str
+    label: int
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The pictures of a folder.
+
+    Attributes:
+        path: Path.
+        class_names: List of strings, sorted, by label.
+        parts: Dictionary from `"train"`, `"validation"` and `"test"` to lists of `Picture`, sorted
+            by name; without a validation part that list is empty.
+        warnings: List of strings.
+    """
+
+    path: Path
+    class_names: list
+    parts: dict
+    warnings: list
+
+    def listing(self):
+        """Returns the rows (part, name, digest) that identify the data set and its split."""
+        return [(part, p.name, p.entry.digest) for part, ps in self.parts.items() for p in ps]
+
+
+def open_folder(path, test_split=0.1, validation_split=0.0, skip_unreadable=False):
+    """Scans a folder, checks it, and splits it.
+
+    Pictures are chosen for a part by a hash of their names, the same share of each class. Adding
+    pictures moves at most one picture of a class for each that is added.
+
+    Args:
+        path: Path of the folder.
+        test_split: Float, share of each class that is the test part, where there is no such folder.
+        validation_split: Float, share of the training pictures held out, where there is no such
+            folder.
+        skip_unreadable: Whether unreadable pictures are left out.
+
+    Returns:
+        A `Folder`.
+
+    Raises:
+        InputError: If the folder is missing, has fewer than two classes, an empty class, a class
+            that is not in every part, or an unreadable picture.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"--dataset {path}: there is no such folder.")
+    roots = _part_folders(path)
+    named = {part: _classes(path, root) for part, root in roots.items()}
+    class_names = _check_classes(path, named)
+    names = [name for classes in named.values() for found in classes.values() for name in found]
+    index = _index(path, names)
+    warnings = _unreadable(path, index, names, skip_unreadable)
+    parts = {
+        part: [
+            Picture(name, class_names.index(label), index[name])
+            for label in class_names
+            for name in classes.get(label, ())
+            if not index[name].error
+        ]
+        for part, classes in named.items()
+    }
+    for part, share in (("test", test_split), ("validation", validation_split)):
+        if part not in parts:
+            parts["train"], parts[part] = _split(path, parts["train"], share, part)
+    warnings += _duplicates(parts)
+    _check_parts(path, class_names, parts)
+    return Folder(path, class_names, {part: parts[part] for part in PARTS}, warnings)
+
+
+def _part_folders(path):
+    """Returns the folder of each part, or the whole folder as the training part."""
+    found = {}
+    for child in _visible(path):
+        for part, names in PARTS.items():
+            if child.name.lower() in names and child.is_dir():
+                if part in found:
+                    raise InputError(f"{path} has {found[part].name}/ and {child.name}/: keep one.")
+                found[part] = child
+    if not found:
+        return {"train": path}
+    if "train" not in found:
+        raise InputError(f"{path} has {', '.join(sorted(found))}/ but no train/ beside it.")
+    return found
+
+
+def _classes(path, root):
+    """Returns the names of the pictures of each class folder, relative to the data set's folder."""
+    return {
+        child.name: sorted(
+            (root / child.name / name).relative_to(path).as_posix() for name in _pictures(child)
+        )
+        for child in _visible(root)
+        if child.is_dir()
+    }
+
+
+def _visible(folder):
+    return sorted(child for child in folder.iterdir() if not child.name.startswith("."))
+
+
+def _pictures(folder):
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if not name.startswith(".") and Path(name).suffix.lower() in pictures.SUFFIXES:
+                yield Path(parent, name).relative_to(folder)
+
+
+def _check_classes(path, named):
+    """Returns the class names; InputError unless each class has pictures in each part's folder."""
+    class_names = sorted(named["train"])
+    expected = "expected FOLDER/<class>/<pictures>, or FOLDER/train|val|test/<class>/<pictures>"
+    if not class_names:
+        raise InputError(f"{path} has no class folders; {expected}.")
+    if len(class_names) == 1:
+        raise InputError(f"{path} has one class, {class_names[0]}; expected two or more.")
+    for part, classes in named.items():
+        if others := sorted(set(classes) ^ set(class_names)):
+            raise InputError(
+                f"{path}: the {part} part and the train part have different classes: "
+                f"{_some(others)} is in one of them only."
+            )
+        if empty := [name for name, found in classes.items() if not found]:
+            raise InputError(
+                f"{path}: the class {_some(empty)} has no pictures in the {part} part. Add some "
+                f"({', '.join(s[1:] for s in pictures.SUFFIXES)}), or delete the folder."
+            )
+    return class_names
+
+
+def _some(names):
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def _unreadable(path, index, names, skip):
+    bad = [name for name in names if index[name].error]
+    if bad and not skip:
+        listed = "; ".join(index[name].error for name in bad)
+        raise InputError(
+            f"{path}: {len(bad)} of {len(names)} pictures cannot be read: {listed}. Repair or "
+            "delete them, or leave them out with --skip-unreadable."
+        )
+    return [f"{len(bad)} unreadable pictures are left out: {_some(bad)}"] if bad else []
+
+
+def _split(path, found, share, part):
+    """Returns the rest and `share` of the pictures of each class, chosen by a hash of the name."""
+    if not share:
+        return found, []
+    by_class = defaultdict(list)
+    for picture in found:
+        by_class[picture.label].append(picture)
+    chosen = set()
+    for members in by_class.values():
+        if len(members) < 2:
+            raise InputError(
+                f"{path}: the class of {members[0].name} has one picture, which cannot be split; "
+                f"expected two or more, or a folder {PARTS[part][0]}/."
+            )
+        members.sort(key=lambda p: hashlib.sha256(f"{part} {p.name}".encode()).digest())
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        chosen.update(picture.name for picture in members[:count])
+    kept = [picture for picture in found if picture.name not in chosen]
+    return kept, [picture for picture in found if picture.name in chosen]
+
+
+def _duplicates(parts):
+    """Returns a warning for each part that shares files with the training part."""
+    train = {picture.entry.digest: picture.name for picture in parts["train"]}
+    warnings = []
+    for part in ("validation", "test"):
+        shared = [p.name for p in parts[part] if p.entry.digest in train]
+        if shared:
+            example = next(p for p in parts[part] if p.entry.digest in train)
+            warnings.append(
+                f"{len(shared)} pictures of the {part} part are also in the training part, which "
+                f"makes its accuracy too high: {example.name} equals {train[example.entry.digest]}"
+            )
+    return warnings
+
+
+def _check_parts(path, class_names, parts):
+    for part, found in parts.items():
+        present = {picture.label for picture in found}
+        if found and (missing := [n for i, n in enumerate(class_names) if i not in present]):
+            raise InputError(
+                f"{path}: no readable picture of {_some(missing)} is in the {part} part."
+            )
+    if not parts["test"]:
+        raise InputError(
+            f"{path} has no test part: give --test-split above 0, or make a folder test/."
+        )
+
+
+# The index
+
+
+def _index(path, names):
+    """Returns the `Entry` of each name. Only files that are new or changed are read."""
+    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    file = files.cache_folder() / f"index-{key}.json"
+    known = _read_index(file)
+
+    def entry(name):
+        status = (path / name).stat()
+        old = known.get(name)
+        if old and (old.size, old.modified) == (status.st_size, status.st_mtime_ns):
+            return old
+        return _examine(path / name, status)
+
+    with console.progress("scanning pictures", len(names)) as advance, ThreadPoolExecutor() as pool:
+        index = {}
+        for name, found in zip(names, pool.map(entry, names), strict=True):
+            index[name] = found
+            advance()
+    if index != known:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            content = {"version": INDEX_VERSION, "folder": str(path.resolve()), "files": index}
+            files.write_json(file, content)
+        except OSError:
+            pass  # the index only saves time
+    return index
+
+
+def _read_index(file):
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["version"] == INDEX_VERSION:
+            return {name: Entry(*entry) for name, entry in content["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # none yet, or damaged: all files are read again
+    return {}
+
+
+def _examine(path, status):
+    """Returns the entry of a file, which is decoded to see whether it can be."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return Entry(status.st_size, 0, "", error=f"{path}: {error.strerror}")
+    entry = Entry(
+        status.st_size, status.st_mtime_ns, hashlib.blake2b(content, digest_size=16).hexdigest()
+    )
+    try:
+        height, width, _ = pictures.read_whole(content, path).shape
+    except InputError as error:
+        return entry._replace(error=str(error))
+    return entry._replace(height=height, width=width, is_jpeg=_is_plain_jpeg(path))
+
+
+def _is_plain_jpeg(path):
+    with Image.open(path) as image:
+        upright = image.getexif().get(0x0112, 1) == 1  # the tag of the orientation
+        return image.format in ("JPEG", "MPO") and image.mode in PLAIN and upright
+
+
+def labels_of(part):
+    """Returns the labels of a list of `Picture`, int64 [N]."""
+    return np.array([picture.label for picture in part], np.int64)
