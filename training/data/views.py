@@ -1,0 +1,125 @@
+"""The part of a picture that a training step sees: a random crop, decoded and resized in parallel.
+
+Only the crop is decoded where the file is a JPEG, and in half, a quarter or an eighth of its
+resolution where that is enough.
+"""
+
+import math
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from training.data import pictures, store
+
+# JPEGs are decoded at 1/1, 1/2, 1/4 or 1/8 of their resolution.
+RATIOS = (1, 2, 4, 8)
+
+
+class RandomResizedCrop(NamedTuple):
+    """A random rectangle of a picture, resized to the network's size.
+
+    Attributes:
+        area: Float in (0, 1], the smallest share of the picture's area; the largest is 1.
+        aspect: Float in (0, 1], the smallest aspect ratio (width / height) of the rectangle,
+            relative to the network's; the largest is its inverse. A rectangle that is too wide or
+            too high is cut to the picture.
+    """
+
+    area: float = 0.25
+    aspect: float = 0.75
+
+    def boxes(self, sizes, draws, target):
+        """Returns int32 [B, 4]: top, left, height and width of each picture's rectangle.
+
+        Args:
+            sizes: Int tensor [B, 2], height and width of each picture.
+            draws: Float32 tensor [B, 4], uniform in [0, 1).
+            target: Height and width of the network's images.
+        """
+        height, width = tf.unstack(tf.cast(sizes, tf.float32), axis=-1)
+        area = height * width * (self.area + (1 - self.area) * draws[:, 0])
+        span = -math.log(self.aspect)
+        ratio = tf.exp(span * (2 * draws[:, 1] - 1)) * target[1] / target[0]
+        rows = tf.clip_by_value(tf.round(tf.sqrt(area / ratio)), 1, height)
+        columns = tf.clip_by_value(tf.round(tf.sqrt(area * ratio)), 1, width)
+        top = tf.floor(draws[:, 2] * (height - rows + 1))
+        left = tf.floor(draws[:, 3] * (width - columns + 1))
+        return tf.cast(tf.stack([top, left, rows, columns], -1), tf.int32)
+
+
+def batches(images, indices_and_draws, crop, rows):
+    """Returns a dataset of float32 batches [rows, H, W, 3] in 0–255.
+
+    Args:
+        images: A `store.Images`.
+        indices_and_draws: `tf.data.Dataset` of (int indices [rows], float32 draws [rows, 4]).
+        crop: A `RandomResizedCrop`, or `None` for the images as they are evaluated.
+        rows: Integer, the images of a batch.
+    """
+    size = images.shape[1:3]
+    view = _evaluated(images) if crop is None else _cropped(images, crop, size)
+    each = indices_and_draws.unbatch().map(view, tf.data.AUTOTUNE)
+    return each.batch(rows, drop_remainder=True)
+
+
+def in_order(images, batch_size):
+    """Returns a dataset of uint8 batches of all images, in their order, as they are evaluated."""
+    each = tf.data.Dataset.range(len(images)).map(_evaluated(images, tf.uint8), tf.data.AUTOTUNE)
+    return each.batch(batch_size)
+
+
+def _evaluated(images, dtype=tf.float32):
+    def view(index, draws=None):
+        image = tf.numpy_function(images.__getitem__, [index], tf.uint8, stateful=False)
+        return tf.cast(tf.ensure_shape(image, images.shape[1:]), dtype)
+
+    return view
+
+
+def _cropped(images, crop, size):
+    source = images.store
+    sizes, numbers = tf.constant(source.sizes, tf.int32), tf.constant(images.indices)
+    is_decoded = isinstance(source, store.Decoded)
+    if is_decoded:
+        paths, is_jpeg = tf.constant([str(p) for p in source.paths]), tf.constant(source.is_jpeg)
+
+    def whole(number):
+        read = (
+            (lambda i: pictures.read_whole(source.paths[i])) if is_decoded else source.__getitem__
+        )
+        return tf.numpy_function(read, [number], tf.uint8, stateful=False)
+
+    def view(index, draws):
+        number = numbers[index]
+        box = crop.boxes(sizes[number][None], draws[None], size)[0]
+        top, left, height, width = tf.unstack(box)
+
+        def from_pixels():
+            return whole(number)[top : top + height, left : left + width]
+
+        if is_decoded:
+            pixels = tf.cond(
+                is_jpeg[number], lambda: _decode_box(paths[number], box, size), from_pixels
+            )
+        else:
+            pixels = from_pixels()
+        pixels = tf.ensure_shape(pixels, [None, None, 3])
+        return tf.image.resize(pixels, size)  # bilinear
+
+    return view
+
+
+def _decode_box(path, box, size):
+    """Returns a rectangle of a JPEG, at the lowest resolution that has the pixels of `size`."""
+    content = tf.io.read_file(path)
+
+    def at(ratio):
+        def decode():
+            scaled = box // ratio  # the rectangle is given in scaled pixels
+            return tf.image.decode_and_crop_jpeg(content, scaled, channels=3, ratio=ratio)
+
+        return decode
+
+    spare = tf.reduce_min(box[2:] // tf.constant(size, tf.int32))
+    fitting = tf.reduce_sum(tf.cast(spare >= tf.constant(RATIOS), tf.int32))
+    return tf.switch_case(tf.maximum(fitting - 1, 0), [at(ratio) for ratio in RATIOS])
