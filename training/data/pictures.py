@@ -92,7 +92,15 @@ def read(source, resize, name=None):
 
 def read_scaled(source, resize, name=None):
     """Returns the picture of `read` before its centre is cropped."""
-    image = _rgb(source, name)
+    return _scaled(_rgb(source, name), resize)
+
+
+def scale_pixels(pixels, resize):
+    """Returns decoded pixels, uint8 [H, W, 1 or 3], as `read_scaled` returns a file's."""
+    return _scaled(Image.fromarray(pixels.squeeze()).convert("RGB"), resize)
+
+
+def _scaled(image, resize):
     height, width = resize.scaled(image.height, image.width)
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 

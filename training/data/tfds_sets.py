@@ -1,0 +1,91 @@
+"""Any image classification set of TensorFlow Datasets: `tfds:NAME` or `tfds:NAME/config:version`."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+
+from training import console
+from training.cli import InputError
+from training.data import pictures, store
+from training.runs import files
+
+TEST_SPLITS = ("test", "validation")  # the first that there is becomes the test part
+
+
+def open_set(name, data_dir=None):
+    """Returns the builder of a prepared set, which TFDS downloads if it is not there.
+
+    Raises:
+        InputError: If there is no such set, it cannot be prepared, or it has no image or no label.
+    """
+    import tensorflow_datasets as tfds
+
+    folder = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    try:
+        builder = tfds.builder(name, data_dir=folder.expanduser())
+        if not builder.is_prepared():
+            builder.download_and_prepare()
+    except Exception as error:  # TFDS and the network each raise their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise InputError(f"--dataset tfds:{name}: no usable set in {folder}: {reason}") from None
+    features(builder)
+    return builder
+
+
+def features(builder):
+    """Returns the keys of a set's image and its label; InputError if it has not one of each."""
+    import tensorflow_datasets as tfds
+
+    found = dict(builder.info.features.items())
+    keys = [
+        next((key for key, feature in found.items() if isinstance(feature, kind)), None)
+        for kind in (tfds.features.Image, tfds.features.ClassLabel)
+    ]
+    if None in keys:
+        raise InputError(
+            f"--dataset tfds:{builder.info.full_name}: expected an image and a class label; it has "
+            f"{', '.join(found)}."
+        )
+    return keys
+
+
+def read(builder, split, resize, cache):
+    """Reads a split: decoded, scaled and kept in the cache's file, which a second call reads.
+
+    Args:
+        builder: What `open_set` returns.
+        split: String, such as `"train"`.
+        resize: A `pictures.Resize`.
+        cache: One of `store.CACHES` but `"none"`: whether the pixels are in memory afterwards.
+
+    Returns:
+        A `store.Stored`, and the labels, int64 [N].
+    """
+    key = f"{builder.info.full_name} {split} {resize}"
+    path = files.cache_folder() / f"tfds-{hashlib.sha256(key.encode()).hexdigest()[:16]}.bin"
+    table = path.with_suffix(".npy")
+    if not (path.is_file() and table.is_file()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = []
+        files.write_atomically(path, lambda file: rows.extend(_write(builder, split, resize, file)))
+        files.write_atomically(table, lambda file: np.save(file, np.array(rows, np.int64)))
+    rows = np.load(table)
+    total = int(3 * rows[:, :2].prod(-1).sum())
+    in_memory = cache == "memory" or (cache == "auto" and store.choose(total) == "memory")
+    pixels = np.fromfile(path, np.uint8) if in_memory else np.memmap(path, np.uint8, "r")
+    return store.Stored(pixels, rows[:, :2]), rows[:, 2]
+
+
+def _write(builder, split, resize, path):
+    """Writes the pixels of a split into a file, and yields each picture's height, width, label."""
+    image_key, label_key = features(builder)
+    examples = builder.as_dataset(split=split)
+    count = int(examples.cardinality())
+    with open(path, "wb") as file, console.progress(f"reading {split}", count) as advance:
+        for example in examples:
+            pixels = pictures.scale_pixels(example[image_key].numpy(), resize)
+            file.write(pixels.tobytes())
+            yield *pixels.shape[:2], int(example[label_key])
+            advance()
