@@ -1,4 +1,4 @@
-"""Any image classification set of TensorFlow Datasets: `tfds:NAME` or `tfds:NAME/config:version`."""
+"""Image classification sets of TensorFlow Datasets: `tfds:NAME` or `tfds:NAME/config:version`."""
 
 import hashlib
 import os
@@ -63,7 +63,7 @@ def read(builder, split, resize, cache):
     Returns:
         A `store.Stored`, and the labels, int64 [N].
     """
-    key = f"{builder.info.full_name} {split} {resize}"
+    key = f"{builder.info.full_name} {builder.data_dir} {split} {resize}"
     path = files.cache_folder() / f"tfds-{hashlib.sha256(key.encode()).hexdigest()[:16]}.bin"
     table = path.with_suffix(".npy")
     if not (path.is_file() and table.is_file()):

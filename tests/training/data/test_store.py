@@ -1,0 +1,91 @@
+"""Pictures in memory, on the disk and decoded each time are the same; so are their views."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tests.support import picture_folder
+from training.data import folder, pictures, store, views
+
+RESIZE = pictures.Resize(32, 32, crop_fraction=0.875)
+
+
+@pytest.fixture(scope="module")
+def decoded(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        root = picture_folder.make(tmp_path_factory.mktemp("data") / "pictures", count=12)
+        part = folder.open_folder(root).parts["train"]
+        sizes = np.array([(p.entry.height, p.entry.width) for p in part])
+        is_jpeg = np.array([p.entry.is_jpeg for p in part])
+        yield store.Decoded([root / p.name for p in part], RESIZE, sizes, is_jpeg)
+
+
+def images(decoded, cache):
+    return store.Images(store.stored(decoded, cache, "key"), RESIZE, np.arange(len(decoded)))
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_stores_hold_the_pixels_that_pillow_reads(decoded, cache):
+    found = images(decoded, cache)
+    assert found.shape == (len(decoded), 32, 32, 3)
+    np.testing.assert_array_equal(found[:], images(decoded, "none")[:])
+    with Image.open(decoded.paths[0]) as picture:
+        height, width = RESIZE.scaled(picture.height, picture.width)
+        whole = np.asarray(picture.convert("RGB").resize((width, height), Image.BILINEAR))
+    assert min(whole.shape[:2]) == round(32 / 0.875)
+    np.testing.assert_array_equal(found[0], RESIZE.crop(whole))
+    np.testing.assert_array_equal(found.take([3, 1])[1:], found[[1]])
+
+
+def test_streams_of_views(decoded):
+    draws = tf.random.stateless_uniform([len(decoded), 4], [0, 1])
+    dataset = tf.data.Dataset.from_tensors((tf.range(len(decoded), dtype=tf.int64), draws))
+    found = {
+        cache: next(
+            iter(views.batches(images(decoded, cache), dataset, crop, len(decoded)))
+        ).numpy()
+        for cache in ("memory", "none")
+        for crop in [views.RandomResizedCrop(area=0.5)]
+    }
+    # The store's pictures are smaller than the files: the noise differs, the content does not.
+    coarse = [tf.nn.avg_pool2d(batch, 8, 8, "VALID") for batch in found.values()]
+    assert np.abs(coarse[0] - coarse[1]).mean() < 4
+    whole = views.batches(images(decoded, "none"), dataset, None, len(decoded))
+    np.testing.assert_array_equal(next(iter(whole)), images(decoded, "none")[:])
+    in_order = np.concatenate([*views.in_order(images(decoded, "memory"), 7)])
+    np.testing.assert_array_equal(in_order, images(decoded, "memory")[:])
+
+
+def test_boxes_cover_the_area_and_aspect_that_are_asked_for():
+    draws = tf.random.stateless_uniform([4000, 4], [0, 1])
+    crop = views.RandomResizedCrop(area=0.5, aspect=0.8)
+    boxes = crop.boxes(tf.tile([[400, 600]], [4000, 1]), draws, (32, 32)).numpy()
+    top, left, height, width = boxes.T
+    assert top.min() >= 0
+    assert (top + height).max() <= 400
+    assert left.min() >= 0
+    assert (left + width).max() <= 600
+    uncut = (height < 400) & (width < 600)
+    area, aspect = (height * width / 240_000)[uncut], (width / height)[uncut]
+    assert 0.498 < area.min() < 0.52
+    assert 0.79 < aspect.min() < 0.82
+    assert 1.22 < aspect.max() < 1.27
+    assert abs((left / (601 - width)).mean() - 0.5) < 0.03
+
+
+def test_large_jpegs_are_decoded_at_a_lower_resolution(tmp_path):
+    picture = Image.new("RGB", (1200, 800), "red")
+    picture.paste("blue", (0, 0, 600, 800))
+    picture.save(tmp_path / "large.jpg", quality=95)
+    large = store.Decoded(
+        [tmp_path / "large.jpg"], RESIZE, np.array([[800, 1200]]), np.array([True])
+    )
+    draws = tf.constant([[1.0, 0.5, 0.0, 0.0]])  # the whole height, the left of the width
+    dataset = tf.data.Dataset.from_tensors((tf.constant([0], tf.int64), draws))
+    crop = views.RandomResizedCrop(area=0.9999)
+    batch = views.batches(store.Images(large, RESIZE, np.arange(1)), dataset, crop, 1)
+    (image,) = next(iter(batch)).numpy()
+    assert image[:, :16, 2].min() > 240
+    assert image[:, -8:, 0].min() > 240
