@@ -90,7 +90,7 @@ def test_the_index_is_reused_and_notices_changes(pictures, monkeypatch):
 def test_all_unreadable_pictures_are_listed_or_left_out(pictures):
     (pictures / "red/bad1.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
     (pictures / "blue/bad2.PNG").write_bytes(b"")
-    with pytest.raises(InputError, match="bad1.jpg.*|bad2.PNG.*") as refused:
+    with pytest.raises(InputError, match="bad1") as refused:
         folder.open_folder(pictures)
     assert "bad1.jpg" in str(refused.value)
     assert "bad2.PNG" in str(refused.value)
