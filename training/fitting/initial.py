@@ -51,7 +51,8 @@ def load(model, source):
             f"--init {path} has another network than {model.name}: {len(others)} layers are not "
             f"in it or have another shape ({_some(others)}).{_fitting(model, path)}"
         )
-    compensated = [gate.name for gate in attention if _compensate(gate)]
+    # A file with another attention has another function without it.
+    compensated = [a.name for a in attention if not report.unexpected and _compensate(a)]
     return {
         "source": str(path),
         "format": report.format,

@@ -53,3 +53,15 @@ def image_grid(images, captions, title, path, columns=8):
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def learning_rates(rates, losses, suggested, path):
+    """Draws the loss of a sweep by learning rate, and the suggested rate."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    axes.plot(rates, losses)
+    axes.axvline(suggested, color="0.4", linestyle="--", label=f"suggested: {suggested:g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
