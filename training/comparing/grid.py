@@ -113,8 +113,10 @@ def _expected(job, found, first):
     alike = {key: first[key] for key in ("training_images", "classes", "precision")}
     if job.precision != "auto":
         alike["precision"] = job.precision
+    settings = files.flat(job.as_config())
+    del settings["steps_per_epoch"]
     return {
-        **files.flat(job.as_config()),
+        **settings,
         **alike,
         # Last, since it depends on the number of images.
         "steps_per_epoch": min(job.steps_per_epoch or whole, whole),
