@@ -28,7 +28,7 @@ if not __package__:  # run as a script: the checkout's own modules come first
 
 from training import cli, recipes
 from training.cli import FailedError, InputError, check_name
-from training.settings import add_options
+from training.settings import add_options, as_json
 
 OPTIONS = ("dataset", "data_dir", "validation_split", "steps_per_epoch", "precision")
 
@@ -132,6 +132,12 @@ def _train(planned, jobs, runs_dir, report):
             raise
 
 
+def _settings(job):
+    """Returns the settings that variants may differ in."""
+    named = {"arch": job.arch, "recipe": job.recipe_name, "stem": job.stem}
+    return {**named, **as_json(job.recipe)}
+
+
 def _report(planned, variants, args, command, out, show):
     """Writes the tables of the finished runs, and prints them if `show`."""
     from training import console
@@ -160,7 +166,7 @@ def _report(planned, variants, args, command, out, show):
         "variants": statistics.compare(rows, args.baseline, costs),
         "runs": rows,
         "missing": [run.folder.name for run in planned if run not in finished],
-        "settings": {name: job.as_config() for name, job in variants.items()},
+        "settings": {name: _settings(job) for name, job in variants.items()},
         "options": {key: getattr(args, key) for key in OPTIONS},
         "command": command,
         "environment": runs.environment((*runs.PACKAGES, "scipy")),

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from training import console, recipes, settings
+from training import console, recipes
 from training.cli import InputError
 from training.comparing.variants import folder_name
 from training.fitting.callbacks import duration
@@ -92,12 +92,12 @@ def check_folders(planned):
         if not (folder / "config.json").is_file() and not files.is_finished(folder):
             continue
         config = files.read_json(folder / "config.json")
+        job = recipes.Job.from_config(config, folder)
+        found = files.flat({**config, **job.as_config()})
+        first = first or found
         try:
-            # A setting that was added after the run had its default.
-            found = {**settings.as_json(recipes.Recipe()), **files.flat(config)}
-            first = first or found
             expected = _expected(run.job, found, first)
-        except (AttributeError, KeyError, TypeError):
+        except KeyError:
             raise InputError(f"{folder}/config.json is not a training's.") from None
         for key, value in expected.items():
             if found.get(key) != value:
@@ -113,11 +113,10 @@ def _expected(job, found, first):
     alike = {key: first[key] for key in ("training_images", "classes", "precision")}
     if job.precision != "auto":
         alike["precision"] = job.precision
+    settings = files.flat(job.as_config())
+    del settings["steps_per_epoch"]
     return {
-        **job.as_config(),
-        "seed": job.seed,
-        "dataset": job.dataset,
-        "validation_split": job.validation_split,
+        **settings,
         **alike,
         # Last, since it depends on the number of images.
         "steps_per_epoch": min(job.steps_per_epoch or whole, whole),

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_nam.attention import ATTENTIONS
-from training import console, recipes, settings
+from training import console, recipes
 from training.cli import InputError
 from training.data import streams
 from training.fitting import network
@@ -62,26 +62,25 @@ def report(run, images, data_dir, out):
             the folder cannot be made.
     """
     folder = Path(run) if run else files.newest_finished()
-    config = files.read_json(folder / "config.json")
-    recipe = settings.from_json(recipes.Recipe, config["recipe_settings"])
-    model = _gated_model(folder, config["arch"])
-    dataset = streams.load(config["dataset"], data_dir, config["validation_split"], config["seed"])
+    job = recipes.Job.from_config(files.read_json(folder / "config.json"), folder)
+    model = _gated_model(folder, job.arch)
+    dataset = streams.load(job.dataset, data_dir, job.validation_split, job.seed)
     test = dataset.test.take(slice(_count(images, len(dataset.test))))
     training = dataset.train.take(slice(TRAINING_IMAGES))
     out = _made(Path(out) if out else folder / "gates")
 
     findings = {
         "run": str(folder),
-        "arch": config["arch"],
+        "arch": job.arch,
         "images": len(test),
         "constants": f"means over {len(training)} training images",
         "data": dataset.source,
-        **_measure(model, test, training, recipe),
+        **_measure(model, test, training, job.recipe),
         "environment": files.environment(),
     }
     findings["verdict"] = verdict(findings)
     _print(findings)
-    maps = _maps(model, test.take(slice(MAPPED_IMAGES)), recipe)
+    maps = _maps(model, test.take(slice(MAPPED_IMAGES)), job.recipe)
     files.write_atomically(out / "gates.png", lambda path: plots.overview(findings, path))
     files.write_atomically(out / "gate_maps.png", lambda path: plots.maps(*maps, path))
     files.write_json(out / "gates.json", findings)
