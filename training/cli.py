@@ -48,8 +48,8 @@ class Parser(argparse.ArgumentParser):
         if not argument.startswith("-"):
             raise InputError(f"Unexpected argument {argument!r}. --help lists the options.")
         option = argument.partition("=")[0]
-        nearest = _nearest(option, self._option_string_actions)
-        raise InputError(f"Unknown option {option}. Did you mean {nearest}? --help lists them.")
+        known = nearest(option, self._option_string_actions)
+        raise InputError(f"Unknown option {option}. Did you mean {known}? --help lists them.")
 
     def error(self, message):
         raise InputError(f"{message}. --help lists the options.")
@@ -64,11 +64,12 @@ def check_name(kind, name, names):
         names: The known names.
     """
     if name not in names:
-        hint = f" Did you mean {_nearest(name, names)!r}?" if names else ""
+        hint = f" Did you mean {nearest(name, names)!r}?" if names else ""
         raise InputError(f"Unknown {kind} {name!r}; there are {', '.join(names) or 'none'}.{hint}")
 
 
-def _nearest(name, names):
+def nearest(name, names):
+    """Returns the one of the names that is most alike."""
     return difflib.get_close_matches(str(name), list(names), n=1, cutoff=0)[0]
 
 

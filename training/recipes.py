@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from training.cli import InputError, check_name
-from training.data.sources import DATASETS
+from training.data.sources import DATASETS, Options
 from training.runs import files
 from training.settings import (
     NOT_NEGATIVE,
@@ -38,18 +38,35 @@ AUGMENTATIONS = names_in("training.data.augment", "AUGMENTATIONS")
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 STRATEGIES = ("auto", "none", "mirrored", "multihost")
 SCALINGS = ("none", "linear")
+CACHES = ("auto", "memory", "disk", "none")
 SMALLEST = 8  # pixels, which the stages halve three times
+LARGEST_OF_CIFAR_STEM = 96  # pixels
+
+AUTO, IMAGENET = ("auto",), ("imagenet",)  # in the place of three numbers
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def _are_three_numbers(values):
+    return len(values) == 3 and all(isinstance(v, float | int) and math.isfinite(v) for v in values)
+
 
 RGB = Range(
-    "three numbers, of R, G and B",
-    lambda values: len(values) == 3 and all(map(math.isfinite, values)),
+    "three numbers, of R, G and B, or auto, or imagenet",
+    lambda values: values in (AUTO, IMAGENET) or _are_three_numbers(values),
 )
 POSITIVE_RGB = Range(
     "three numbers above 0, of R, G and B",
-    lambda values: RGB.accepts(values) and min(values) > 0,
+    lambda values: _are_three_numbers(values) and min(values) > 0,
 )
 EPOCHS = Range("epochs above 0", lambda values: min(values, default=1) > 0)
-SIZES = Range(f"sizes of {SMALLEST} or more", lambda values: min(values, default=0) >= SMALLEST)
+SIZES = Range(
+    f"sizes of {SMALLEST} or more", lambda values: min(values, default=SMALLEST) >= SMALLEST
+)
+SIZE = Range(
+    f"one or two numbers of {SMALLEST} or more",
+    lambda values: len(values) <= 2 and min(values, default=SMALLEST) >= SMALLEST,
+)
+FRACTION = Range("above 0 and up to 1", lambda value: 0 < value <= 1)
 COUNT = Range("1 or more", lambda value: value >= 1)
 
 _of_recipe = partial(setting, group="the recipe's settings (defaults: the recipe's)")
@@ -86,30 +103,51 @@ class Recipe:
     gamma_penalty: float = _of_recipe(
         0.0, "L1 on the gammas of the NAM layers (equation 4)", NOT_NEGATIVE
     )
-    image_sizes: tuple[int, ...] = _of_recipe(
-        (32,),
+    progressive_sizes: tuple[int, ...] = _of_recipe(
+        (),
         "sizes of the training images, each for its share of the epochs, in turn; the last is the "
-        "size of the data set's images",
+        "network's",
         SIZES,
     )
     augment: tuple[str, ...] = _of_recipe(
-        ("random_crop", "random_flip"), f"name[:option=value,…] …, of {', '.join(AUGMENTATIONS)}"
+        ("random_crop", "random_flip"),
+        f"name[:option=value,…] …, of {', '.join(AUGMENTATIONS)}, or Keras' layers, such as "
+        "RandAugment:factor=0.5 MixUp:alpha=0.2",
     )
-    mean: tuple[float, ...] = _of_recipe((0.5071, 0.4865, 0.4409), "of R, G, B in 0–1", RGB)
+    mean: tuple[float, ...] = _of_recipe(
+        (0.5071, 0.4865, 0.4409),
+        "of R, G, B in 0–1; auto: mean and std of the training images; imagenet: ImageNet's",
+        RGB,
+        words=(*AUTO, *IMAGENET),
+    )
     std: tuple[float, ...] = _of_recipe((0.1942, 0.1918, 0.1958), "of R, G, B in 0–1", POSITIVE_RGB)
-
-    @property
-    def network_size(self):
-        """Height and width of the network's images, pixels."""
-        return self.image_sizes[-1]
 
     def image_size(self, epoch):
         """Returns the size of the training images of an epoch, counted from 0.
 
-        If the sizes do not divide the epochs, the last size has the most epochs.
+        If the sizes do not divide the epochs, the last size has the most epochs. Without sizes it
+        is `None`: the network's.
         """
+        if not self.progressive_sizes:
+            return None
         left = self.epochs - 1 - epoch
-        return self.image_sizes[-1 - left * len(self.image_sizes) // self.epochs]
+        return self.progressive_sizes[-1 - left * len(self.progressive_sizes) // self.epochs]
+
+    def has_full_size(self, epoch):
+        """Whether the training images of an epoch, counted from 0, have the network's size."""
+        return self.image_size(epoch) in (None, *self.progressive_sizes[-1:])
+
+    def for_size(self, size):
+        """Returns the recipe with its progressive sizes scaled, so that the last is `size`."""
+        if self.progressive_sizes[-1:] in ((), (size,)):
+            return self
+        factor = size / self.progressive_sizes[-1] / 8
+        smaller = [max(SMALLEST, 8 * round(factor * s)) for s in self.progressive_sizes]
+        sizes = tuple(
+            size if old == self.progressive_sizes[-1] else new
+            for old, new in zip(self.progressive_sizes, smaller, strict=True)
+        )
+        return dataclasses.replace(self, progressive_sizes=sizes)
 
 
 def work(sizes):
@@ -167,7 +205,7 @@ Command: python training/train.py --arch r18w16_nam --recipe fast
 Cost: see results/README.md for measured times.
 """
 
-PROGRESSIVE = dataclasses.replace(FAST, epochs=12, image_sizes=(16, 24, 32))
+PROGRESSIVE = dataclasses.replace(FAST, epochs=12, progressive_sizes=(16, 24, 32))
 """Ours: `fast` on small images first, which are cheap. So the same time has more epochs.
 
 Chosen on a part of the training set, never on the test set, with 6 epochs (results/tuning). Not for
@@ -180,7 +218,7 @@ Cost: 12 epochs. results/README.md has the time of 10 on a slow CPU, at a peak r
 SPRINT = dataclasses.replace(
     PROGRESSIVE,
     epochs=5,
-    image_sizes=(16, 16, 16, 24, 32),
+    progressive_sizes=(16, 16, 16, 24, 32),
     optimizer="muon",
     augment=("random_flip",),
 )
@@ -236,20 +274,37 @@ class Job:
     )
     recipe_name: str = _of_what("paddle", "", RECIPES, option="recipe")
     recipe: Recipe = PADDLE
-    stem: str = _of_what("cifar", "", STEMS)
+    stem: str | None = _of_what(
+        None,
+        f"{', '.join(STEMS)} (default: cifar up to {LARGEST_OF_CIFAR_STEM} pixels, else imagenet)",
+    )
     seed: int = _of_what(0, "of the first weights, the images' order and the augmentations")
-    dataset: str = _of_data("cifar100", "", DATASETS)
+    dataset: str = _of_data(
+        "cifar100", f"{', '.join(DATASETS)}, a folder of pictures, or tfds:NAME"
+    )
     data_dir: str | None = _of_data(
         None,
         "folder of TFDS, or with cifar-100-python.tar.gz or its unpacked folder (default: "
-        "TFDS_DATA_DIR, or else TFDS downloads it)",
+        "TFDS_DATA_DIR, or else TFDS downloads it); the new place of a folder that was moved",
     )
+    image_size: tuple[int, ...] = _of_data(
+        (), "height and width in pixels, one or two numbers (default: the data set's, or 224)", SIZE
+    )
+    crop_fraction: float | None = _of_data(
+        None,
+        "share of the resized picture that is evaluated, its centre (default: 0.875 for pictures, "
+        "all of an image that has its size)",
+        FRACTION,
+    )
+    test_split: float = _of_data(0.1, "share of a folder's pictures to test on", SHARE)
     validation_split: float = _of_data(
         0.0,
         "share of the training images held out, 0–1; if above 0, each epoch is evaluated on them "
         "instead of the test set",
         SHARE,
     )
+    skip_unreadable: bool = _of_data(False, "leave out pictures that cannot be read")
+    cache: str = _of_data("auto", "where decoded pictures are kept", CACHES)
     precision: str = _of_how("auto", "auto: mixed_float16 on a GPU that has it", PRECISIONS)
     strategy: str = _of_how(
         "auto",
@@ -281,6 +336,11 @@ class Job:
         name = f"{self.arch}-{self.recipe_name}-s{self.seed}"
         return Path(self.run_dir) if self.run_dir else Path(files.ROOT) / name
 
+    @property
+    def data(self):
+        """The arguments of `datasets.load`."""
+        return {"name": self.dataset, **{key: getattr(self, key) for key in DATA}}
+
     def as_options(self):
         """Returns the words of the train.py command line that trains this job."""
         named = RECIPES[self.recipe_name]
@@ -305,14 +365,24 @@ class Job:
         """
         try:
             settings = {name: config[key] for key, name in CONFIG.items() if key in config}
-            settings["recipe"] = from_json(Recipe, config["recipe_settings"])
+            recipe = dict(config["recipe_settings"])
+            sizes = recipe.pop("image_sizes", None)  # of keras-nam before 0.2
+            if sizes and len(sizes) > 1:
+                recipe["progressive_sizes"] = sizes
+            settings["recipe"] = from_json(Recipe, recipe)
+            settings["image_size"] = tuple(settings.get("image_size", ()))
         except (AttributeError, KeyError, TypeError):
             raise InputError(f"{folder}/config.json is not a training's.") from None
         return cls(**settings, **more, run_dir=str(folder))
 
 
+DATA = [field.name for field in dataclasses.fields(Options)]
+
 # Entry of `config.json` -> field of a job.
 CONFIG = {
+    "image_size": "image_size",
+    "crop_fraction": "crop_fraction",
+    "test_split": "test_split",
     "arch": "arch",
     "recipe": "recipe_name",
     "recipe_settings": "recipe",

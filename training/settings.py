@@ -40,7 +40,7 @@ def names_in(module, table):
     raise LookupError(f"{module} has no table {table}")
 
 
-def setting(default, text, allowed=None, group="", option=None):
+def setting(default, text, allowed=None, group="", option=None, words=()):
     """Returns the field of a setting.
 
     Args:
@@ -49,10 +49,11 @@ def setting(default, text, allowed=None, group="", option=None):
         allowed: A `Range`, or the names that it accepts, which the help lists. `None` for no check.
         group: The heading of its option in the help.
         option: The option's name, if it is not the field's.
+        words: Strings that stand for numbers, such as `"auto"`.
     """
     if allowed is not None and not isinstance(allowed, Range):
         text = f"{', '.join(allowed)}{text and f' ({text})'}"
-    metadata = {"text": text, "allowed": allowed, "group": group, "option": option}
+    metadata = {"text": text, "allowed": allowed, "group": group, "option": option, "words": words}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -87,6 +88,19 @@ def _kind(field):
     return (typing.get_args(field.type) or (field.type,))[0]
 
 
+def _reader(field):
+    """Returns the function of a word of the command line."""
+    part, words = _kind(field), field.metadata["words"]
+    if not words:
+        return part
+
+    def read(text):
+        return text if text in words else part(text)
+
+    read.__name__ = part.__name__  # for argparse's message
+    return read
+
+
 def add_options(parser, kind, defaults=True, names=None):
     """Adds the options of a dataclass to a parser, in the groups of its fields.
 
@@ -106,13 +120,13 @@ def add_options(parser, kind, defaults=True, names=None):
         given = {"dest": field.name, "help": field.metadata["text"]}
         if defaults:
             given["default"] = field.default
-        if defaults and field.default is not None and field.default is not False:
+        if defaults and field.default not in (None, False, ()):
             given["help"] += " (default: %(default)s)"
         part = _kind(field)
         if part is bool:
             given["action"] = argparse.BooleanOptionalAction
         else:
-            given["type"] = part
+            given["type"] = _reader(field)
             given["metavar"] = {int: "N", float: "X"}.get(part, _option(field)[2:].upper())
         if isinstance(field.default, tuple):
             given["nargs"] = "*"
@@ -161,7 +175,7 @@ def from_text(kind, key, text):
         if part is bool:
             return {"true": True, "false": False}[text.lower()]
         if isinstance(field.default, tuple):
-            return tuple(part(word) for word in text.split("+"))
+            return tuple(map(_reader(field), text.split("+")))
         return part(text)
     except (KeyError, ValueError):
         expected = "true or false" if part is bool else part.__name__

@@ -31,7 +31,7 @@ OTHER = {
     "gate_gradient": False,
     "weighting": "max",
     "gamma_penalty": 0.125,
-    "image_sizes": (16, 32),
+    "progressive_sizes": (16, 32),
     "augment": ("random_rotation:degrees=5",),
     "mean": (0.1, 0.2, 0.3),
     "std": (0.4, 0.5, 0.6),
@@ -74,7 +74,8 @@ def test_our_recipes():
     assert (fast.schedule, fast.nesterov, fast.label_smoothing) == ("one_cycle", True, 0.1)
     sizes = [progressive.image_size(epoch) for epoch in range(12)]
     assert sizes == [16] * 4 + [24] * 4 + [32] * 4
-    assert dataclasses.replace(progressive, epochs=20, image_sizes=(32,)) == fast
+    assert dataclasses.replace(progressive, epochs=20, progressive_sizes=()) == fast
+    assert progressive.for_size(64).progressive_sizes == (32, 48, 64)
     sizes = [sprint.image_size(epoch) for epoch in range(sprint.epochs)]
     assert sizes == [16, 16, 16, 24, 32]
     assert (sprint.optimizer, sprint.augment) == ("muon", ("random_flip",))
@@ -107,6 +108,10 @@ def test_each_setting_of_a_job_is_an_option_and_in_config(field):
         "stem": "imagenet",
         "dataset": "synthetic",
         "precision": "float32",
+        "image_size": (64, 48),
+        "crop_fraction": 0.5,
+        "test_split": 0.25,
+        "cache": "disk",
         "strategy": "none",
         "scale_lr": "linear",
         "validation_split": 0.25,
@@ -124,8 +129,9 @@ def test_each_setting_of_a_job_is_an_option_and_in_config(field):
 
 
 def test_an_old_config_has_the_defaults_of_newer_settings():
-    old = {"arch": "r18", "recipe_settings": {"epochs": 3, "mean": [0, 0, 1]}, "environment": {}}
-    recipe = recipes.Recipe(epochs=3, mean=(0, 0, 1))
+    settings = {"epochs": 3, "mean": [0, 0, 1], "image_sizes": [16, 32]}
+    old = {"arch": "r18", "recipe_settings": settings, "environment": {}}
+    recipe = recipes.Recipe(epochs=3, mean=(0, 0, 1), progressive_sizes=(16, 32))
     job = recipes.Job.from_config(old, "runs/a", fold=False)
     assert job == recipes.Job("r18", recipe=recipe, run_dir="runs/a", fold=False)
     for content in ([], {}, {"recipe_settings": 3}, {"recipe_settings": {"no": 1}}):
@@ -161,22 +167,24 @@ def test_help_lists_the_names_of_the_tables(names, table):
 
 def test_a_data_set_is_a_row(monkeypatch):
     module = types.ModuleType("own")
-    module.load = lambda name, data_dir: (name, data_dir)
+    module.load = lambda name, data_dir: (name, None, [], data_dir)
     monkeypatch.setitem(sys.modules, "own", module)
     monkeypatch.setitem(sources.DATASETS, "stripes", "own")
-    assert sources.load("stripes", "here") == ("stripes", "here")
-    assert recipes.read_job({"dataset": "stripes"}).dataset == "stripes"
+    loaded = sources.load("stripes", sources.Options(data_dir="here"))
+    assert (loaded.train, loaded.source) == ("stripes", "here")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--dataset", "cifar"], "'cifar10'"),
         (["--precision", "float23"], "'float32'"),
         (["--strategy", "miror"], "'mirrored'"),
         (["--scale-lr", "liner"], "'linear'"),
         (["--recipe", "fsat"], "there are paddle, official, fast.*'fast'"),
-        (["--stem", "cfar"], "'cifar'"),
+        (["--image-size", "4"], "--image-size .*: expected one or two numbers of 8"),
+        (["--crop-fraction", "0"], "--crop-fraction 0.0: expected above 0"),
+        (["--cache", "mem"], "'memory'"),
+        (["--mean", "autp"], "--mean"),
         (["--schedule", "cosine"], "'warmup_cosine'"),
         (["--optimizer", "moun"], "'muon'"),
         (["--steps-per-epoch", "0"], "--steps-per-epoch 0: expected 1 or more"),
@@ -206,6 +214,7 @@ NOT_NEGATIVE = ("warmup_steps", "momentum", "weight_decay", "gamma_penalty")
         ("label_smoothing", 1, "at least 0 and below 1"),
         ("label_smoothing", -0.1, "at least 0 and below 1"),
         ("warmup_fraction", 1, "at least 0 and below 1"),
+        ("mean", ("auto", 0.5), "three numbers, of R, G and B"),
         ("mean", (0.5, 0.5), "three numbers, of R, G and B"),
         ("mean", (0.5, NAN, 0.5), "three numbers, of R, G and B"),
         ("std", (), "three numbers above 0"),

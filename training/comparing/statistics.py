@@ -38,9 +38,7 @@ def figures(run):
         if run.job.validation_split:
             measured = {key: rows[-1][f"val_{key}"] for key in measured}
         speed = statistics.median(
-            row["images_per_second"]
-            for row in rows
-            if recipe.image_size(row["epoch"] - 1) == recipe.image_sizes[-1]
+            row["images_per_second"] for row in rows if recipe.has_full_size(row["epoch"] - 1)
         )
         return {
             "name": run.variant,

@@ -5,14 +5,18 @@ the images are some rows of a larger batch, their draws are the same as in that 
 then the number of the first row, and the size of the batch.
 """
 
+import ast
 import math
+from collections.abc import Callable
 from functools import partial
 from inspect import signature
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from training.cli import InputError, check_name
+from training.data.views import RandomResizedCrop
 
 GREY = (0.299, 0.587, 0.114)  # of R, G and B
 OUTSIDE = -1  # a row or column of no image
@@ -99,6 +103,7 @@ def _blend(images, other, seed, rows, amount, probability):
 
 
 AUGMENTATIONS = {
+    "random_resized_crop": RandomResizedCrop,  # of the whole picture, see `views`
     "random_crop": random_crop,
     "random_flip": random_flip,
     "random_brightness": random_brightness,
@@ -107,8 +112,81 @@ AUGMENTATIONS = {
 }
 
 
+class Augmentation(NamedTuple):
+    """What happens to training images, in this order.
+
+    Attributes:
+        crop: A `views.RandomResizedCrop`, or `None`.
+        functions: Functions `(images, seed, rows) -> images`.
+        mixers: Functions `(images, labels, seed) -> (images, labels)`, the labels one-hot.
+        whole_batch: List of the names whose draws are for a whole batch, not for each image: of
+            Keras' layers, which several processes cannot share.
+    """
+
+    crop: RandomResizedCrop | None
+    functions: list[Callable]
+    mixers: list[Callable]
+    whole_batch: list[str]
+
+    def __call__(self, images, seed, rows=None):
+        """Returns the images after all functions."""
+        for number, function in enumerate(self.functions):
+            images = function(images, tf.random.fold_in(seed, number), rows)
+        return images
+
+    def mix(self, images, labels, seed):
+        """Returns the images and one-hot labels after all mixers."""
+        for number, mixer in enumerate(self.mixers, start=len(self.functions)):
+            images, labels = mixer(images, labels, tf.random.fold_in(seed, number))
+        return images, labels
+
+
+def compose(names):
+    """Returns the `Augmentation` of some names.
+
+    Args:
+        names: Strings `name` or `name:option=value,option=value`, of `AUGMENTATIONS` or of a
+            preprocessing layer of Keras. `MixUp` and `CutMix` come last, wherever they stand.
+
+    Raises:
+        InputError: If there is no such augmentation, or it does not take the option.
+    """
+    composed = Augmentation(None, [], [], [])
+    for number, text in enumerate(names):
+        name, _, options = text.partition(":")
+        if name not in AUGMENTATIONS:
+            _add_layer(composed, name, options)
+        elif name == "random_resized_crop":
+            if number:
+                raise InputError(f"--augment {text}: expected as the first augmentation.")
+            composed = composed._replace(crop=parse(text))
+        else:
+            composed.functions.append(parse(text))
+    return composed
+
+
+def _add_layer(composed, name, options):
+    from training.data import keras_layers
+
+    names = {*AUGMENTATIONS, *keras_layers.names()} if name.islower() else keras_layers.names()
+    check_name("augmentation", name, sorted(names))
+    chosen = {}
+    for option in filter(None, options.split(",")):
+        key, _, value = option.partition("=")
+        try:
+            chosen[key] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            chosen[key] = value
+    layer = keras_layers.augmentation(name, chosen)
+    composed.whole_batch.append(name)
+    if name in keras_layers.MIXING:
+        composed.mixers.append(layer)
+    else:
+        composed.functions.append(lambda images, seed, rows: layer(images, None, seed)[0])
+
+
 def parse(text):
-    """Returns the function of `name` or `name:option=value,option=value`.
+    """Returns the function of `name:option=value,…`, of `AUGMENTATIONS`.
 
     Raises:
         InputError: If there is no such augmentation, or it does not take the option.
@@ -116,7 +194,8 @@ def parse(text):
     name, _, options = text.partition(":")
     check_name("augmentation", name, AUGMENTATIONS)
     function = AUGMENTATIONS[name]
-    defaults = {key: p.default for key, p in list(signature(function).parameters.items())[3:]}
+    parameters = signature(function).parameters.items()
+    defaults = {key: p.default for key, p in parameters if key not in ("images", "seed", "rows")}
     chosen = {}
     for option in filter(None, options.split(",")):
         key, _, value = option.partition("=")
@@ -127,29 +206,20 @@ def parse(text):
             raise InputError(
                 f"--augment {text}: {key} is {value!r}; expected a value like {defaults[key]}."
             ) from None
-    return partial(function, **chosen)
+    if name != "random_resized_crop":
+        return partial(function, **chosen)
+    crop = function(**chosen)
+    if not (0 < crop.area <= 1 and 0 < crop.aspect <= 1):
+        raise InputError(f"--augment {text}: expected area and aspect above 0 and up to 1.")
+    return crop
 
 
-def check(names, size):
+def check(names, height, width):
     """Raises an InputError unless each augmentation can be applied to images of this size."""
+    images, labels = tf.zeros([2, height, width, 3]), tf.eye(2)
     for name in names:
         try:
-            parse(name)(tf.zeros([1, size, size, 3]), [0, 0])
-        except (ValueError, tf.errors.InvalidArgumentError) as error:
+            one = compose([name])
+            one.mix(one(images, tf.constant([0, 0])), labels, tf.constant([0, 0]))
+        except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
             raise InputError(f"--augment {name} cannot be applied: {error}") from None
-
-
-def compose(names):
-    """Returns a function `(images, seed, rows=None) -> images` that augments in this order.
-
-    Args:
-        names: Strings as `parse` takes them.
-    """
-    functions = [parse(name) for name in names]
-
-    def augment(images, seed, rows=None):
-        for number, function in enumerate(functions):
-            images = function(images, tf.random.fold_in(seed, number), rows)
-        return images
-
-    return augment

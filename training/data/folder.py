@@ -18,7 +18,7 @@ from PIL import Image
 
 from training import console
 from training.cli import InputError
-from training.data import pictures
+from training.data import pictures, sources, store
 from training.runs import files
 
 PARTS = {
@@ -28,6 +28,7 @@ PARTS = {
 }
 INDEX_VERSION = 1
 LISTED = 5  # names in a message
+CROP_FRACTION = 0.875  # of the resized picture, which is evaluated
 PLAIN = ("L", "RGB")  # JPEGs that TensorFlow decodes to the same pixels as Pillow
 
 
@@ -318,6 +319,33 @@ def _is_plain_jpeg(path):
         return image.format in ("JPEG", "MPO") and image.mode in PLAIN and upright
 
 
-def labels_of(part):
-    """Returns the labels of a list of `Picture`, int64 [N]."""
-    return np.array([picture.label for picture in part], np.int64)
+def load(name, options):
+    """Returns the `sources.Loaded` of a folder; `options.data_dir` names its new place, if any."""
+    path = Path(options.data_dir or name)
+    found = open_folder(path, options.test_split, options.validation_split, options.skip_unreadable)
+    resize = pictures.Resize(
+        *options.height_and_width(sources.SIZE), options.crop_fraction or CROP_FRACTION
+    )
+    everything = [picture for part in found.parts.values() for picture in part]
+    decoded = store.Decoded(
+        [path / picture.name for picture in everything],
+        resize,
+        np.array([(picture.entry.height, picture.entry.width) for picture in everything]),
+        np.array([picture.entry.is_jpeg for picture in everything]),
+    )
+    listing = found.listing()
+    key = hashlib.sha256(repr((str(path.resolve()), resize, listing)).encode()).hexdigest()[:16]
+    stored = store.stored(decoded, options.cache, key)
+    loaded, first = {}, 0
+    for part, members in found.parts.items():
+        indices = np.arange(first, first := first + len(members))
+        labels = np.array([picture.label for picture in members], np.int64)
+        loaded[part] = (store.Images(stored, resize, indices), labels) if members else None
+    return sources.Loaded(
+        **loaded,
+        class_names=found.class_names,
+        source=f"{path.resolve().name} ({len(everything)} pictures) in {path.resolve().parent}",
+        resize=resize,
+        listing=listing,
+        warnings=found.warnings,
+    )

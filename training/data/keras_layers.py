@@ -45,7 +45,8 @@ def augmentation(name, options):
     """Returns a function `(images, labels, seed) -> (images, labels)`.
 
     Args:
-        name: String, a layer of `keras.layers` that `names` lists.
+        name: String, a layer of `keras.layers` that `names` lists. The layers of `MIXING` also
+            change the labels, which must be one-hot.
         options: Dictionary of its arguments.
 
     Raises:
@@ -72,6 +73,6 @@ def augmentation(name, options):
         else:
             found = {"images": layer(images, training=True), "labels": labels}
         images = tf.clip_by_value(tf.ensure_shape(found["images"], images.shape), 0.0, 255.0)
-        return images, tf.ensure_shape(found["labels"], labels.shape)
+        return images, found["labels"]
 
     return augment

@@ -57,6 +57,10 @@ class Resize(NamedTuple):
         top, left = (pixels.shape[0] - self.height) // 2, (pixels.shape[1] - self.width) // 2
         return pixels[top : top + self.height, left : left + self.width]
 
+    def all(self, images):
+        """Returns an array of images [N, H, W, 3], resized and cropped."""
+        return np.stack([self.crop(scale_pixels(image, self)) for image in images])
+
     def as_json(self):
         """Returns the rule for `preprocessing.json`."""
         rule = "resize" if self.crop_fraction is None else "resize to cover, then crop the centre"

@@ -15,7 +15,6 @@ from training.cli import InputError
 from training.data import pictures
 from training.runs import files
 
-CACHES = ("auto", "memory", "disk", "none")
 SHARE_OF_MEMORY = 0.25  # of what is available, which `auto` fills with pictures
 
 
@@ -73,7 +72,7 @@ def stored(decoded, cache, key):
 
     Args:
         decoded: A `Decoded`.
-        cache: One of `CACHES`.
+        cache: `"auto"`, `"memory"`, `"disk"` or `"none"`.
         key: String, different for different pictures or sizes; names the file on the disk.
 
     Raises:

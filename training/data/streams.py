@@ -1,98 +1,18 @@
-"""Data sets in memory, their splits, and the streams of batches for training and evaluation.
+"""The streams of batches for training and evaluation.
 
 A network takes normalized images. Only `normalize` makes them, for the streams here and for the
 SavedModel; before it, pixels are 0–255.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import tensorflow as tf
 
-from training.cli import InputError, check_name
-from training.data import sources
+from training.cli import InputError
+from training.data import views
+from training.data.datasets import Dataset, Split, load  # noqa: F401 - until callers are moved
 
-
-@dataclass(frozen=True)
-class Split:
-    """Images, uint8 [N, H, W, 3], and their labels, int64 [N]."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self):
-        return len(self.images)
-
-    def take(self, indices):
-        """Returns the split of these images."""
-        return Split(self.images[indices], self.labels[indices])
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set in memory: its splits, its class names by label, and its source."""
-
-    name: str
-    train: Split
-    validation: Split | None
-    test: Split
-    class_names: list[str]
-    source: str
-
-    @property
-    def image_shape(self):
-        """(height, width, channels) of each image."""
-        return self.train.images.shape[1:]
-
-    @property
-    def held_out(self):
-        """The split that each epoch is evaluated on: the validation part, or the test set."""
-        return self.test if self.validation is None else self.validation
-
-    @property
-    def held_out_name(self):
-        """The size and the name of the held-out split."""
-        name = "test" if self.validation is None else "validation"
-        return f"{len(self.held_out)} {name} images"
-
-
-def load(name, data_dir=None, validation_split=0.0, seed=0):
-    """Loads a data set into memory.
-
-    Args:
-        name: A key of `sources.DATASETS`.
-        data_dir: Its folder; `None` for `TFDS_DATA_DIR`, or else the default folder of TFDS.
-        validation_split: Share of the training images that is held out, the same of each class.
-        seed: Integer, chooses the held-out images.
-
-    Returns:
-        A `Dataset`.
-
-    Raises:
-        InputError: If the name is unknown, or the set is missing or damaged.
-    """
-    check_name("dataset", name, sources.DATASETS)
-    if not 0 <= validation_split < 1:
-        raise InputError(f"--validation-split {validation_split}: expected a share in [0, 1).")
-    train, test, class_names, source = sources.load(name, data_dir)
-    train, test = (Split(images, labels.astype(np.int64)) for images, labels in (train, test))
-    validation = None
-    if validation_split:
-        chosen = _held_out(train.labels, validation_split, seed)
-        train, validation = train.take(~chosen), train.take(chosen)
-    return Dataset(name, train, validation, test, class_names, source)
-
-
-def _held_out(labels, share, seed):
-    """Returns a mask of `share` of the images of each class."""
-    rng = np.random.default_rng(seed)
-    mask = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        mask[rng.permutation(members)[: round(share * len(members))]] = True
-    if not mask.any() or mask.all():
-        raise InputError(f"--validation-split {share} leaves one part of {len(labels)} empty.")
-    return mask
+LARGEST_PREVIEW = 1024  # pixels
+CROP_DRAWS = 1_000_000  # what a step's seed is folded with for its crops
 
 
 def normalize(images, mean, std):
@@ -114,6 +34,26 @@ def _normalize_rows(images, mean, std):
     rows = tf.reshape(images, [-1, height, width * channels])
     normalized = normalize(rows, width * tuple(mean), width * tuple(std))
     return tf.reshape(normalized, [-1, *images.shape[1:]])
+
+
+def mean_and_std(split, count=5000):
+    """Returns the mean and the standard deviation of R, G and B, 0–1, of up to `count` images.
+
+    The images are evenly spaced. Each number has four digits.
+    """
+    chosen = np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).astype(int))
+    sums, squares, pixels = np.zeros(3), np.zeros(3), 0
+    for index in chosen:
+        image = split.images[index] / 255
+        sums += image.sum((0, 1))
+        squares += (image**2).sum((0, 1))
+        pixels += image[..., 0].size
+    mean = sums / pixels
+    std = np.sqrt(squares / pixels - mean**2)
+    return tuple(
+        tuple(round(max(float(value), least), 4) for value in values)
+        for values, least in ((mean, 0.0), (std, 1e-3))
+    )
 
 
 def steps_per_epoch(split, batch_size):
@@ -141,6 +81,7 @@ def training_stream(
     first_step=0,
     steps=None,
     shard=(0, 1),
+    classes=None,
 ):
     """Returns an endless stream of augmented, normalized batches, in another order each epoch.
 
@@ -152,7 +93,8 @@ def training_stream(
         batch_size: Integer; each batch is whole.
         mean: Of R, G and B, 0–1.
         std: Of R, G and B, 0–1.
-        augment: Function `(images float32 0–255, seed [2], rows) -> images`, see `augment`.
+        augment: An `augment.Augmentation`, or a function `(images float32 0–255, seed [2], rows) ->
+            images`.
         size: Integer, the height and width after a resize at the end; `None`: no resize.
         seed: Integer.
         first_epoch: Integer, the number of the first epoch, from 0.
@@ -160,42 +102,81 @@ def training_stream(
         steps: The batches of an epoch; all whole ones if `None`.
         shard: The number of this process, and the number of processes. Each takes its rows of every
             batch, augmented as in the whole batch.
+        classes: Integer, for one-hot labels; `None` for integers.
 
     Returns:
-        A `tf.data.Dataset` of (float32 [B, H, W, 3], int64 [B]), where B is the batch size, or the
-        shard's part of it.
+        A `tf.data.Dataset` of (float32 [B, H, W, 3], int64 [B] or float32 [B, classes]), where B is
+        the batch size, or the shard's part of it.
     """
     steps = steps or steps_per_epoch(split, batch_size)
-    images, labels = tf.constant(split.images), tf.constant(split.labels)
     rows = batch_size // shard[1]
-    first_row = shard[0] * rows
+    place = (shard[0] * rows, batch_size)
+    labels = tf.constant(split.labels)
 
     def epoch_of_batches(epoch):
         epoch_seed = tf.stack([tf.cast(seed, tf.int64), epoch])
         order = tf.random.experimental.stateless_shuffle(tf.range(len(split)), epoch_seed)
         order = tf.reshape(order[: steps * batch_size], (steps, batch_size))
         step_seeds = tf.random.split(tf.random.fold_in(epoch_seed, 1), steps)
-        own = order[:, first_row : first_row + rows]
+        own = order[:, place[0] : place[0] + rows]
         return tf.data.Dataset.from_tensor_slices((own, step_seeds))
 
-    def batch_of_images(indices, step_seed):
-        batch = tf.gather(images, indices)
-        if augment is not None:
-            batch = augment(tf.cast(batch, tf.float32), step_seed, (first_row, batch_size))
-        return _normalize_rows(resize(batch, size), mean, std), tf.gather(labels, indices)
-
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
-    batches = epochs.flat_map(epoch_of_batches).skip(first_step)
-    return batches.map(batch_of_images, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    steps_and_seeds = epochs.flat_map(epoch_of_batches).skip(first_step)
+    crop = getattr(augment, "crop", None)
+    images = _batches_of_images(split.images, steps_and_seeds, crop, rows, place)
+
+    def finished(images, indices, step_seed):
+        own = tf.gather(labels, indices)
+        if augment is not None:
+            images = augment(tf.cast(images, tf.float32), step_seed, place)
+        images = resize(images, size)
+        if classes is not None:
+            own = tf.one_hot(own, classes)
+            if getattr(augment, "mixers", None):
+                images, own = augment.mix(images, own, step_seed)
+        return _normalize_rows(images, mean, std), own
+
+    return images.map(finished, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _batches_of_images(images, steps_and_seeds, crop, rows, place):
+    """Returns a stream of (images [rows, H, W, 3], indices [rows], step seed [2])."""
+
+    def draws(step_seed):
+        crop_seed = tf.random.fold_in(step_seed, CROP_DRAWS)
+        return tf.random.stateless_uniform([place[1], 4], crop_seed)[place[0] :][:rows]
+
+    if isinstance(images, np.ndarray):
+        array = tf.constant(images)
+
+        def gathered(indices, step_seed):
+            batch = tf.ensure_shape(tf.gather(array, indices), [rows, *images.shape[1:]])
+            if crop is not None:
+                batch = crop.of_arrays(tf.cast(batch, tf.float32), draws(step_seed))
+            return batch, indices, step_seed
+
+        return steps_and_seeds.map(gathered, tf.data.AUTOTUNE)
+    drawn = steps_and_seeds.map(lambda indices, step_seed: (indices, draws(step_seed)))
+    read = views.batches(images, drawn, crop, rows)
+    return tf.data.Dataset.zip((read, steps_and_seeds)).map(lambda batch, step: (batch, *step))
 
 
 def evaluation_stream(split, batch_size, mean, std, size=None):
     """Returns the split's normalized images, resized to `size`; the last batch may be smaller."""
-    batches = tf.data.Dataset.from_tensor_slices((split.images, split.labels)).batch(batch_size)
-    return batches.map(
-        lambda images, labels: (_normalize_rows(resize(images, size), mean, std), labels),
-        tf.data.AUTOTUNE,
-    ).prefetch(tf.data.AUTOTUNE)
+    if isinstance(split.images, np.ndarray):
+        images = tf.data.Dataset.from_tensor_slices(split.images).batch(batch_size)
+    else:
+        images = views.in_order(split.images, batch_size)
+    labels = tf.data.Dataset.from_tensor_slices(split.labels).batch(batch_size)
+    return (
+        tf.data.Dataset.zip((images, labels))
+        .map(
+            lambda images, labels: (_normalize_rows(resize(images, size), mean, std), labels),
+            tf.data.AUTOTUNE,
+        )
+        .prefetch(tf.data.AUTOTUNE)
+    )
 
 
 def resize(images, size):
@@ -207,6 +188,7 @@ def resize(images, size):
 
 def preview(split, augment, seed, columns=8):
     """Returns a picture of augmented training images, float32 [1, H, W, 3] in 0–1."""
+    columns = max(1, min(columns, LARGEST_PREVIEW // split.images.shape[2]))
     images = tf.constant(split.images[: columns * columns], tf.float32)
     rows = tf.reshape(augment(images, tf.constant([seed, 0])), (-1, columns, *images.shape[1:]))
     picture = tf.concat(tf.unstack(tf.concat(tf.unstack(rows, axis=1), axis=2)), axis=0)

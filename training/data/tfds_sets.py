@@ -8,10 +8,43 @@ import numpy as np
 
 from training import console
 from training.cli import InputError
-from training.data import pictures, store
+from training.data import folder, pictures, sources, store
 from training.runs import files
 
 TEST_SPLITS = ("test", "validation")  # the first that there is becomes the test part
+
+
+def load(name, options):
+    """Returns the `sources.Loaded` of a set, whose test part is `None` if it has none."""
+    builder = open_set(name, options.data_dir)
+    image_key, label_key = features(builder)
+    shape = builder.info.features[image_key].shape
+    is_fixed = None not in shape[:2]
+    resize = pictures.Resize(
+        *options.height_and_width(shape[:2] if is_fixed else sources.SIZE),
+        options.crop_fraction or (None if is_fixed else folder.CROP_FRACTION),
+    )
+    splits = builder.info.splits
+    if "train" not in splits:
+        raise InputError(f"--dataset tfds:{name}: expected a split train; it has {[*splits]}.")
+
+    def part(split):
+        stored, labels = read(builder, split, resize, options.cache)
+        images = store.Images(stored, resize, np.arange(len(labels)))
+        if is_fixed and options.cache != "disk":
+            images = images[:]  # small: an array, which is the fastest to read
+        return images, labels
+
+    test = next((split for split in TEST_SPLITS if split in splits), None)
+    has_validation = test == "test" and "validation" in splits
+    return sources.Loaded(
+        part("train"),
+        part(test) if test else None,
+        list(builder.info.features[label_key].names),
+        f"TFDS {builder.info.full_name} in {builder.data_dir}",
+        resize,
+        part("validation") if has_validation else None,
+    )
 
 
 def open_set(name, data_dir=None):

@@ -46,6 +46,18 @@ class RandomResizedCrop(NamedTuple):
         left = tf.floor(draws[:, 3] * (width - columns + 1))
         return tf.cast(tf.stack([top, left, rows, columns], -1), tf.int32)
 
+    def of_arrays(self, images, draws):
+        """Returns the rectangles of a batch of float32 images [B, H, W, 3], in its size."""
+        size = tuple(images.shape[1:3])
+        sizes = tf.tile([size], [tf.shape(images)[0], 1])
+        boxes = tf.cast(self.boxes(sizes, draws, size), tf.float32)
+        first, extent = boxes[:, :2], boxes[:, 2:]
+        # The first and the last pixel, as shares of the image's.
+        edges = tf.concat([first, first + extent - 1], -1) / tf.tile(
+            [[size[0] - 1.0, size[1] - 1.0]], [1, 2]
+        )
+        return tf.image.crop_and_resize(images, edges, tf.range(tf.shape(images)[0]), size)
+
 
 def batches(images, indices_and_draws, crop, rows):
     """Returns a dataset of float32 batches [rows, H, W, 3] in 0–255.

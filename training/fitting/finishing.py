@@ -120,10 +120,10 @@ def main(argv=None):
             "--resume."
         )
 
-    from training.data import streams
+    from training.data import datasets
     from training.runs import report
 
-    dataset = streams.load(job.dataset, args.data_dir, job.validation_split, job.seed)
+    dataset = datasets.load(**{**job.data, "data_dir": args.data_dir})
     model = report.load_model(args.run / "best.keras")
     check(finish(job, model, dataset, lambda line: print(line, flush=True)), args.run)
 

@@ -8,8 +8,9 @@ import numpy as np
 
 from keras_nam.attention import ATTENTIONS
 from keras_nam.models import parse_arch
-from training.cli import InputError
-from training.data import augment, streams
+from training import recipes
+from training.cli import InputError, check_name
+from training.data import augment, datasets, sources, streams
 from training.fitting import checkpoints, devices, finishing, loop, multihost, network
 from training.runs import files, report
 
@@ -40,11 +41,13 @@ def train(job, say=print):
     )
     devices.check_batch(job.recipe.batch_size, placement)
     keras.utils.set_random_seed(job.seed)
-    dataset = streams.load(job.dataset, job.data_dir, job.validation_split, job.seed)
-    _check_size(job.recipe, dataset)
+    dataset = datasets.load(**job.data)
+    job = _resolved(job, dataset, say)
+    check_augmentation(job, placement)
     steps = streams.steps_per_epoch(dataset.train, job.recipe.batch_size)
     job = dataclasses.replace(job, steps_per_epoch=min(job.steps_per_epoch or steps, steps))
     config = _configuration(job, dataset, placement)
+    files.check_listing(job.folder, dataset.listing)
     multihost.agree(
         {
             **files.flat(config),
@@ -55,6 +58,8 @@ def train(job, say=print):
     )
     opened = files.opened(job.folder, config, job.resume)
     with opened if placement.writes else contextlib.nullcontext():
+        if placement.writes:
+            files.write_listing(job.folder, dataset.listing)
         if files.is_finished(job.folder):
             say(f"{job.folder} is finished already.")
             result = files.read_json(job.folder / "result.json")
@@ -92,7 +97,7 @@ def _train_rest(job, dataset, placement, say):
         return None
     if keras.backend.backend() != "tensorflow":
         return finishing.in_tensorflow(job)
-    if job.validation_split:
+    if dataset.validation is not None:
         model = report.load_model(job.folder / "best.keras")
     return finishing.finish(job, model, dataset, say)
 
@@ -101,6 +106,8 @@ def _configuration(job, dataset, placement):
     """Returns the content of `config.json`: every resolved setting, the data and the machine."""
     return {
         **job.as_config(),
+        "dataset": sources.full_name(job.dataset),
+        "class_names": dataset.class_names,
         "classes": len(dataset.class_names),
         "training_images": len(dataset.train),
         "held_out": dataset.held_out_name,
@@ -121,12 +128,58 @@ def check(job):
         _, _, attention = parse_arch(job.arch)
     except ValueError as error:
         raise InputError(f"--arch {job.arch}: {error}") from None
-    augment.check(job.recipe.augment, job.recipe.network_size)
-    if attention and len({*job.recipe.image_sizes}) > 1 and _has_positions(attention):
+    if job.stem is not None:
+        check_name("stem", job.stem, recipes.STEMS)
+    augment.compose(job.recipe.augment)
+    if attention and len({*job.recipe.progressive_sizes}) > 1 and _has_positions(attention):
         raise InputError(
             f"--arch {job.arch} has parameters for each position, so all images must have one "
-            f"size. Give --image-sizes {job.recipe.network_size}."
+            "size. Give --progressive-sizes without numbers."
         )
+
+
+def check_augmentation(job, placement):
+    """Raises an InputError for an augmentation of another size, or of one process only."""
+    augment.check(job.recipe.augment, *job.image_size)
+    alone = augment.compose(job.recipe.augment).whole_batch
+    if placement.shard[1] > 1 and alone:
+        raise InputError(
+            f"--augment {alone[0]}: Keras' layers draw for a whole batch, which several processes "
+            f"share. Expected some of {', '.join(augment.AUGMENTATIONS)}."
+        )
+
+
+def _resolved(job, dataset, say):
+    """Returns the job with every setting that depends on the data set."""
+    for warning in dataset.warnings:
+        say(f"warning: {warning}")
+    height, width, _ = dataset.image_shape
+    recipe, named = job.recipe, recipes.RECIPES[job.recipe_name]
+    if recipe.progressive_sizes == named.progressive_sizes and height == width:
+        recipe = recipe.for_size(height)
+    if recipe.progressive_sizes and (height, width) != 2 * recipe.progressive_sizes[-1:]:
+        raise InputError(
+            f"--progressive-sizes {recipe.progressive_sizes}: expected {height}, the size of the "
+            f"network's images ({height}×{width}), as the last, and a square."
+        )
+    if recipe.mean == recipes.IMAGENET:
+        recipe = dataclasses.replace(recipe, mean=recipes.IMAGENET_MEAN, std=recipes.IMAGENET_STD)
+    if recipe.mean == recipes.AUTO:
+        mean, std = streams.mean_and_std(dataset.train)
+        say(f"mean {mean}, std {std} of the training images")
+        recipe = dataclasses.replace(recipe, mean=mean, std=std)
+    stem = job.stem
+    if stem is None:
+        stem = "cifar" if max(height, width) <= recipes.LARGEST_OF_CIFAR_STEM else "imagenet"
+        if stem != "cifar":
+            say(f"--stem {stem}, for images of {height}×{width}")
+    return dataclasses.replace(
+        job,
+        recipe=recipe,
+        stem=stem,
+        image_size=(height, width),
+        crop_fraction=dataset.resize.crop_fraction,
+    )
 
 
 def _has_positions(attention):
@@ -137,12 +190,3 @@ def _has_positions(attention):
         layer(np.zeros((1, size, size, 16), "float32"))
         shapes.append([weight.shape for weight in layer.weights])
     return shapes[0] != shapes[1]
-
-
-def _check_size(recipe, dataset):
-    height, width, _ = dataset.image_shape
-    if (height, width) != (recipe.network_size, recipe.network_size):
-        raise InputError(
-            f"--image-sizes {recipe.image_sizes}: expected {height}, the size of the images of "
-            f"{dataset.name}, as the last."
-        )

@@ -24,10 +24,11 @@ def fit(job, models, dataset, position, placement, say):
         say: Callable that receives progress messages.
     """
     recipe, folder, steps = job.recipe, job.folder, job.steps_per_epoch
-    model = models[recipe.network_size]
+    model = models[None]
     epochs = range(position.epochs, recipe.epochs)
     history, writers = None, []
     if placement.writes:
+        sizes = [recipe.image_size(epoch) or job.image_size[0] for epoch in epochs]
         rows = files.read_history(folder / "history.csv")
         history = callbacks.History(
             folder,
@@ -37,7 +38,7 @@ def fit(job, models, dataset, position, placement, say):
             seconds=position.seconds,
         )
         writers = [
-            callbacks.TimeEstimate(steps, [recipe.image_size(e) for e in epochs], say),
+            callbacks.TimeEstimate(steps, sizes, say),
             history,
             *tensorboard(job, model, dataset),
         ]
@@ -77,7 +78,7 @@ def _spans(position, recipe):
 def training_batches(job, dataset, first_epoch=0, first_step=0, shard=(0, 1)):
     """Returns the endless stream of augmented batches, labels one-hot, from a step on."""
     recipe = job.recipe
-    stream = streams.training_stream(
+    return streams.training_stream(
         dataset.train,
         recipe.batch_size,
         recipe.mean,
@@ -89,8 +90,8 @@ def training_batches(job, dataset, first_epoch=0, first_step=0, shard=(0, 1)):
         first_step=first_step,
         steps=job.steps_per_epoch,
         shard=shard,
+        classes=len(dataset.class_names),
     )
-    return one_hot(stream, dataset)
 
 
 def held_out(job, dataset, size=None, placement=None):

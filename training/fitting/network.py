@@ -43,15 +43,15 @@ def _compile(model, optimizer, job):
 
 
 def at_sizes(model, job):
-    """Returns {size: network for square images of that size}, for each size of the recipe.
+    """Returns {size: network for square images of that size}; `None` is the network's own size.
 
     The networks share their layers, and so their weights, and the optimizer. They run as this
     machine does, also if another one saved the model.
     """
     for name, value in devices.execution(job.steps_per_epoch).items():
         setattr(model, name, value)
-    models = {job.recipe.network_size: model}
-    for size in {*job.recipe.image_sizes} - {*models}:
+    models = {None: model, job.image_size[0]: model}
+    for size in {*job.recipe.progressive_sizes} - {*models}:
         models[size] = keras.models.clone_model(
             model,
             input_tensors=keras.Input((size, size, 3)),
@@ -73,7 +73,7 @@ def initial_model(job, classes):
             "weighting": recipe.weighting,
             "gamma_regularizer": penalty,
         }
-    shape = (recipe.network_size, recipe.network_size, 3)
+    shape = (*job.image_size, 3)
     model = keras_nam.create_model(job.arch, classes, shape, job.stem, **options)
     _draw_weights(model, job.seed)
     return model

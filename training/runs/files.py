@@ -26,6 +26,7 @@ HISTORY_COLUMNS = (
     "seconds",
     "images_per_second",
 )
+LISTING, LISTING_COLUMNS = "data.csv", ("part", "name", "digest")
 PACKAGES = ("keras-nam", "keras", "tensorflow", "numpy", "tensorflow-datasets")
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # whose convolutions are fast, and which may be off
 
@@ -258,6 +259,41 @@ def flat(config):
     settings = {key: value for key, value in config.items() if key != "environment"}
     recipe = settings.pop("recipe_settings", {})
     return {**settings, **recipe}
+
+
+def write_listing(folder, listing):
+    """Writes `data.csv`, a row (part, name, digest) a picture; nothing for an empty listing."""
+
+    def write(temporary):
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([LISTING_COLUMNS, *listing])
+
+    if listing and not (folder / LISTING).exists():
+        write_atomically(folder / LISTING, write)
+
+
+def check_listing(folder, listing):
+    """Raises an InputError if the pictures are not the ones that a run was started with."""
+    path = Path(folder) / LISTING
+    if not path.exists():
+        return
+    with open(path, newline="", encoding="utf-8") as file:
+        before = {name: (part, digest) for part, name, digest in [*csv.reader(file)][1:]}
+    now = {name: (part, digest) for part, name, digest in listing}
+    changes = [
+        f"{len(names)} {what} ({names[0]}{', …' if names[1:] else ''})"
+        for what, names in (
+            ("are gone", sorted(before.keys() - now.keys())),
+            ("are new", sorted(now.keys() - before.keys())),
+            ("differ", sorted(n for n in before.keys() & now.keys() if before[n] != now[n])),
+        )
+        if names
+    ]
+    if changes:
+        raise InputError(
+            f"The pictures of {folder} have changed since it was started: {', '.join(changes)}. "
+            "Restore them, or give another --run-dir."
+        )
 
 
 def is_finished(folder):

@@ -241,4 +241,4 @@ def test_options_reach_the_function():
 )
 def test_a_wrong_name_or_option_is_an_input_error(text, message):
     with pytest.raises(InputError, match=message):
-        augment.check(["random_flip", text], 32)
+        augment.check(["random_flip", text], 32, 32)
