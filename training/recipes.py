@@ -43,6 +43,7 @@ SMALLEST = 8  # pixels, which the stages halve three times
 LARGEST_OF_CIFAR_STEM = 96  # pixels
 
 AUTO, IMAGENET = ("auto",), ("imagenet",)  # in the place of three numbers
+IMAGENET_CLASSES = 1000
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -88,15 +89,29 @@ class Recipe:
         (60, 120, 160), "epochs of the decays (step_decay)", EPOCHS
     )
     decay_factor: float = _of_recipe(0.2, "factor of each decay (step_decay)", POSITIVE)
-    optimizer: str = _of_recipe("sgd", "muon: for the kernels of the convolutions", OPTIMIZERS)
+    optimizer: str = _of_recipe(
+        "sgd", "muon: for the kernels of the convolutions; adamw: Keras' own", OPTIMIZERS
+    )
     kernel_rate: float = _of_recipe(
         0.1, "angle of a kernel's step for a learning rate of 1, radians (muon)", POSITIVE
     )
     momentum: float = _of_recipe(0.9, "of the optimizer", NOT_NEGATIVE)
     nesterov: bool = _of_recipe(False, "Nesterov's momentum")
     weight_decay: float = _of_recipe(
-        5e-4, "coupled L2, on all parameters (muon: except the kernels)", NOT_NEGATIVE
+        5e-4,
+        "coupled L2, on all parameters (muon: except the kernels; adamw: decoupled)",
+        NOT_NEGATIVE,
     )
+    ema: float = _of_recipe(
+        0.0, "momentum of the average of the weights that is evaluated and exported; 0: none", SHARE
+    )
+    patience: int = _of_recipe(
+        0,
+        "epochs without a better top-1 on the validation split before the end; 0: no limit",
+        NOT_NEGATIVE,
+    )
+    freeze: str = _of_recipe("none", "layers that are not trained: none, bn, backbone or stages:N")
+    freeze_epochs: int = _of_recipe(0, "epochs that they are frozen; 0: all", NOT_NEGATIVE)
     label_smoothing: float = _of_recipe(0.0, "share of the target spread over all classes", SHARE)
     gate_gradient: bool = _of_recipe(True, "whether the gradient flows through NAM's weights")
     weighting: str = _of_recipe("sum", "NAM's weights", WEIGHTINGS)
@@ -137,6 +152,17 @@ class Recipe:
         """Whether the training images of an epoch, counted from 0, have the network's size."""
         return self.image_size(epoch) in (None, *self.progressive_sizes[-1:])
 
+    def is_frozen(self, epoch):
+        """Whether layers are frozen in an epoch, counted from 0."""
+        return self.freeze != "none" and (not self.freeze_epochs or epoch < self.freeze_epochs)
+
+    def is_done(self, rows):
+        """Whether a training with these rows of `history.csv` is at its end."""
+        scores = [score(row) for row in rows]
+        since_best = len(scores) - 1 - max(range(len(scores)), key=scores.__getitem__, default=0)
+        stopped = self.patience and since_best >= self.patience
+        return bool(rows) and (rows[-1]["epoch"] >= self.epochs or stopped)
+
     def for_size(self, size):
         """Returns the recipe with its progressive sizes scaled, so that the last is `size`."""
         if self.progressive_sizes[-1:] in ((), (size,)):
@@ -148,6 +174,12 @@ class Recipe:
             for old, new in zip(self.progressive_sizes, smaller, strict=True)
         )
         return dataclasses.replace(self, progressive_sizes=sizes)
+
+
+def score(row):
+    """Returns an epoch's held-out top-1, or -inf if its evaluation was not finite."""
+    is_finite = math.isfinite(row["val_top1"]) and math.isfinite(row["val_loss"])
+    return row["val_top1"] if is_finite else -math.inf
 
 
 def work(sizes):
@@ -231,12 +263,31 @@ Command: python training/train.py --arch r18w32_nam --recipe sprint
 Cost: 20 minutes on 2 CPU cores at 110 images/s of 32 pixels; 63% (results/README.md).
 """
 
+FINETUNE = Recipe(
+    epochs=20,
+    batch_size=32,
+    learning_rate=1e-3,
+    warmup_steps=50,
+    optimizer="adamw",
+    weight_decay=0.05,
+    label_smoothing=0.1,
+    ema=0.99,
+    augment=("random_resized_crop", "random_flip", "RandAugment:factor=0.2"),
+)
+"""Ours, for pictures of your own, from given weights (`--init`). The values are usual ones; they
+were not tuned.
+
+Command: python training/train.py --dataset FOLDER --arch r18_nam --recipe finetune --init WEIGHTS
+Cost: 20 epochs.
+"""
+
 RECIPES = {
     "paddle": PADDLE,
     "official": OFFICIAL,
     "fast": FAST,
     "progressive": PROGRESSIVE,
     "sprint": SPRINT,
+    "finetune": FINETUNE,
 }
 
 
@@ -277,6 +328,9 @@ class Job:
     stem: str | None = _of_what(
         None,
         f"{', '.join(STEMS)} (default: cifar up to {LARGEST_OF_CIFAR_STEM} pixels, else imagenet)",
+    )
+    init: str | None = _of_what(
+        None, "weights to begin with: a file (.pth, .safetensors, .npz, .pdparams, .keras) or a run"
     )
     seed: int = _of_what(0, "of the first weights, the images' order and the augmentations")
     dataset: str = _of_data(
@@ -328,6 +382,7 @@ class Job:
         None, "steps between two checkpoints (default: one after each epoch, and on SIGTERM)", COUNT
     )
     fold: bool = _of_how(True, "fold the SavedModel's normalizations into its convolutions")
+    find_lr: bool = _of_how(False, "sweep the learning rate, suggest one, and do not train")
     quiet: bool = _of_how(False, "one line an epoch, for logs")
 
     @property

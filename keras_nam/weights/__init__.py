@@ -83,7 +83,7 @@ def load_weights(model, source, format="auto", strict=True, weights=None):
     if not model.built:
         raise ValueError(f"{model.name!r} has no weights yet: build it, or call it, first.")
     selection = find(model, source, format, weights)
-    entries = _entries(model, selection.format)
+    entries = entries_of(model, selection.format)
     report = _compare(entries, selection)
     if (strict and not report.fits) or not report.loaded:
         hint = " strict=False loads what fits." if strict and report.loaded else ""
@@ -120,7 +120,7 @@ def find(model, source, format="auto", weights=None):
         names = ["keras"] if is_keras else [*formats.FORMATS]
     else:
         names = [formats.ALIASES.get(format, format)]
-    return select({name: _entries(model, name) for name in names}, contents, weights)
+    return select({name: entries_of(model, name) for name in names}, contents, weights)
 
 
 def to_torch_state_dict(model, format="official"):
@@ -160,7 +160,8 @@ def to_paddle_state_dict(model):
     return _state_dict_of(model, "paddle")
 
 
-def _entries(model, format):
+def entries_of(model, format):
+    """Returns the list of a model's `Entry`s in a format: variables, keys and layouts."""
     return list(keras_files.entries(model) if format == "keras" else formats.entries(model, format))
 
 

@@ -18,13 +18,15 @@ class History(keras.callbacks.Callback):
     Args:
         folder: Path of the run folder.
         rows: The rows of the epochs before.
+        recipe: A `Recipe`, whose patience may end the training.
         images_per_epoch: Integer, for the speed.
         schedule: The learning rate, a function of the step.
         seconds: Float, the duration so far of the first epoch, if it is resumed.
     """
 
-    def __init__(self, folder, rows, images_per_epoch, schedule, seconds=0.0):
+    def __init__(self, folder, rows, recipe, images_per_epoch, schedule, seconds=0.0):
         super().__init__()
+        self.recipe = recipe
         self.seconds_before = seconds
         self.folder = folder
         self.rows = list(rows)
@@ -52,6 +54,8 @@ class History(keras.callbacks.Callback):
         logs["seconds"] = self.evaluated - self.started
         values = {key: float(f"{logs[key]:.7g}") for key in files.HISTORY_COLUMNS if key in logs}
         self.rows.append({"epoch": epoch + 1, **values})
+        if self.recipe.is_done(self.rows):
+            self.model.stop_training = True
         files.write_history(self.folder / "history.csv", self.rows)
         files.write_atomically(
             self.folder / "curves.png", lambda path: plots.curves(self.rows, self.folder.name, path)

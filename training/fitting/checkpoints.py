@@ -15,6 +15,7 @@ import numpy as np
 
 from training.cli import FailedError, InputError, Terminated
 from training.fitting import multihost
+from training.recipes import score
 from training.runs import files
 
 POSITION_FILE = "training.json"
@@ -126,7 +127,8 @@ class Checkpoint(keras.callbacks.Callback):
                     self.network.inputs, self.network.outputs, name=self.network.name
                 )
                 write_best = functools.partial(self._write, network)
-                files.write_atomically(self.folder / "best.keras", write_best)
+                with averaged(self.model):
+                    files.write_atomically(self.folder / "best.keras", write_best)
 
         files.write_atomically(last, write)
 
@@ -146,10 +148,20 @@ class Checkpoint(keras.callbacks.Callback):
             )
 
 
-def score(row):
-    """Returns an epoch's held-out top-1, or -inf if its evaluation was not finite."""
-    top1 = row["val_top1"]
-    return top1 if np.isfinite([top1, row["val_loss"]]).all() else -np.inf
+@contextlib.contextmanager
+def averaged(model):
+    """Puts the optimizer's average of the weights in the place of a model's, if it has one."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if not optimizer.use_ema:
+        yield
+        return
+    swap = keras.callbacks.SwapEMAWeights()
+    swap.set_model(model)
+    swap.on_test_begin()
+    try:
+        yield
+    finally:
+        swap.on_test_end()
 
 
 def check_loss(model, logs):

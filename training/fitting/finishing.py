@@ -114,7 +114,7 @@ def main(argv=None):
     args = parser().parse_args(argv)
     job = Job.from_config(files.read_json(args.run / files.CONFIG), args.run, fold=args.fold)
     rows = files.read_history(args.run / "history.csv")
-    if not rows or rows[-1]["epoch"] != job.recipe.epochs:
+    if not job.recipe.is_done(rows):
         raise cli.InputError(
             f"{args.run} has not trained its {job.recipe.epochs} epochs. Resume it with train.py "
             "--resume."

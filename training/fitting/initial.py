@@ -8,6 +8,7 @@ import keras
 import keras_nam
 from keras_nam import weights
 from keras_nam.models import BACKBONES, parse_arch
+from training import recipes
 from training.cli import InputError
 from training.runs import files
 
@@ -52,6 +53,7 @@ def load(model, source):
             f"in it or have another shape ({_some(others)}).{_fitting(model, path)}"
         )
     # A file with another attention has another function without it.
+    mean, std = _normalization(path, report)
     compensated = [a.name for a in attention if not report.unexpected and _compensate(a)]
     return {
         "source": str(path),
@@ -60,8 +62,20 @@ def load(model, source):
         "replaced": [layer.name for layer in left if layer.name == CLASSIFIER],
         "missing": [layer.name for layer in attention],
         "doubled_before": compensated,
+        "mean": mean,
+        "std": std,
         "unused": sorted(report.unexpected),
     }
+
+
+def _normalization(path, report):
+    """Returns the mean and std of the training of given weights, or (`None`, `None`)."""
+    if path.is_dir():
+        recipe = files.read_json(path / files.CONFIG)["recipe_settings"]
+        return recipe["mean"], recipe["std"]
+    if any(theirs[:1] == (recipes.IMAGENET_CLASSES,) for _, _, theirs in report.mismatched):
+        return recipes.IMAGENET_MEAN, recipes.IMAGENET_STD
+    return None, None
 
 
 def describe(found):
@@ -88,7 +102,9 @@ def _some(names):
 
 def _layers_not_loaded(model, report):
     loaded = set(report.loaded)
-    left = {e.variable.path for e in weights.entries(model, report.format) if e.key not in loaded}
+    left = {
+        e.variable.path for e in weights.entries_of(model, report.format) if e.key not in loaded
+    }
     return [layer for layer in model.layers if any(v.path in left for v in layer.variables)]
 
 
@@ -136,7 +152,7 @@ def _fitting(model, path):
         except (ValueError, ImportError, OSError):
             return ""
         shapes = {key: tuple(array.shape) for key, array in selection.arrays.items()}
-        entries = list(weights.entries(other, selection.format))
+        entries = list(weights.entries_of(other, selection.format))
         fits = sum(shapes.get(entry.key) == tuple(entry.shape) for entry in entries)
         found[arch] = fits / len(entries)
     best = max(found, key=found.get)
@@ -180,6 +196,6 @@ def freeze(model, what):
     return frozen
 
 
-def thaw(model):
-    """Makes all layers trainable again."""
-    freeze(model, "none")
+def is_frozen(model):
+    """Whether some layers of a model are not trained."""
+    return any(not layer.trainable for layer in model.layers)

@@ -4,14 +4,18 @@ import contextlib
 import dataclasses
 
 import keras
-import numpy as np
 
-from keras_nam.attention import ATTENTIONS
-from keras_nam.models import parse_arch
-from training import recipes
-from training.cli import InputError, check_name
-from training.data import augment, datasets, sources, streams
-from training.fitting import checkpoints, devices, finishing, loop, multihost, network
+from training.data import datasets, sources, streams
+from training.fitting import (
+    checkpoints,
+    devices,
+    find_rate,
+    finishing,
+    loop,
+    multihost,
+    network,
+    resolve,
+)
 from training.runs import files, report
 
 
@@ -30,7 +34,7 @@ def train(job, say=print):
         FailedError: If the loss, in training or on the test set, is not finite.
         Terminated: On SIGTERM, after a checkpoint.
     """
-    check(job)
+    resolve.check(job)
     placement = devices.place(job.strategy, say)
     if not placement.writes:
         say = _silent
@@ -42,11 +46,14 @@ def train(job, say=print):
     devices.check_batch(job.recipe.batch_size, placement)
     keras.utils.set_random_seed(job.seed)
     dataset = datasets.load(**job.data)
-    job = _resolved(job, dataset, say)
-    check_augmentation(job, placement)
+    job = resolve.for_data(job, dataset, placement, say)
+    given = resolve.initial_weights(job, len(dataset.class_names), say)
+    job = resolve.normalization(job, dataset, given, say)
     steps = streams.steps_per_epoch(dataset.train, job.recipe.batch_size)
     job = dataclasses.replace(job, steps_per_epoch=min(job.steps_per_epoch or steps, steps))
-    config = _configuration(job, dataset, placement)
+    if job.find_lr:
+        return _find_rate(job, dataset, say)
+    config = {**_configuration(job, dataset, placement), "init": given}
     files.check_listing(job.folder, dataset.listing)
     multihost.agree(
         {
@@ -97,7 +104,7 @@ def _train_rest(job, dataset, placement, say):
         return None
     if keras.backend.backend() != "tensorflow":
         return finishing.in_tensorflow(job)
-    if dataset.validation is not None:
+    if dataset.validation is not None or job.recipe.ema:
         model = report.load_model(job.folder / "best.keras")
     return finishing.finish(job, model, dataset, say)
 
@@ -122,71 +129,8 @@ def _configuration(job, dataset, placement):
     }
 
 
-def check(job):
-    """Raises an InputError for settings that no data set and no machine could have."""
-    try:
-        _, _, attention = parse_arch(job.arch)
-    except ValueError as error:
-        raise InputError(f"--arch {job.arch}: {error}") from None
-    if job.stem is not None:
-        check_name("stem", job.stem, recipes.STEMS)
-    augment.compose(job.recipe.augment)
-    if attention and len({*job.recipe.progressive_sizes}) > 1 and _has_positions(attention):
-        raise InputError(
-            f"--arch {job.arch} has parameters for each position, so all images must have one "
-            "size. Give --progressive-sizes without numbers."
-        )
-
-
-def check_augmentation(job, placement):
-    """Raises an InputError for an augmentation of another size, or of one process only."""
-    augment.check(job.recipe.augment, *job.image_size)
-    alone = augment.compose(job.recipe.augment).whole_batch
-    if placement.shard[1] > 1 and alone:
-        raise InputError(
-            f"--augment {alone[0]}: Keras' layers draw for a whole batch, which several processes "
-            f"share. Expected some of {', '.join(augment.AUGMENTATIONS)}."
-        )
-
-
-def _resolved(job, dataset, say):
-    """Returns the job with every setting that depends on the data set."""
-    for warning in dataset.warnings:
-        say(f"warning: {warning}")
-    height, width, _ = dataset.image_shape
-    recipe, named = job.recipe, recipes.RECIPES[job.recipe_name]
-    if recipe.progressive_sizes == named.progressive_sizes and height == width:
-        recipe = recipe.for_size(height)
-    if recipe.progressive_sizes and (height, width) != 2 * recipe.progressive_sizes[-1:]:
-        raise InputError(
-            f"--progressive-sizes {recipe.progressive_sizes}: expected {height}, the size of the "
-            f"network's images ({height}×{width}), as the last, and a square."
-        )
-    if recipe.mean == recipes.IMAGENET:
-        recipe = dataclasses.replace(recipe, mean=recipes.IMAGENET_MEAN, std=recipes.IMAGENET_STD)
-    if recipe.mean == recipes.AUTO:
-        mean, std = streams.mean_and_std(dataset.train)
-        say(f"mean {mean}, std {std} of the training images")
-        recipe = dataclasses.replace(recipe, mean=mean, std=std)
-    stem = job.stem
-    if stem is None:
-        stem = "cifar" if max(height, width) <= recipes.LARGEST_OF_CIFAR_STEM else "imagenet"
-        if stem != "cifar":
-            say(f"--stem {stem}, for images of {height}×{width}")
-    return dataclasses.replace(
-        job,
-        recipe=recipe,
-        stem=stem,
-        image_size=(height, width),
-        crop_fraction=dataset.resize.crop_fraction,
-    )
-
-
-def _has_positions(attention):
-    """Whether the shapes of an attention's weights depend on the size of its input."""
-    shapes = []
-    for size in (4, 8):
-        layer = ATTENTIONS[attention].layer()
-        layer(np.zeros((1, size, size, 16), "float32"))
-        shapes.append([weight.shape for weight in layer.weights])
-    return shapes[0] != shapes[1]
+def _find_rate(job, dataset, say):
+    model = network.compiled_model(job, len(dataset.class_names))
+    model.optimizer.learning_rate = find_rate.Sweep()
+    batches = loop.training_batches(job, dataset)
+    return find_rate.find_rate(model, batches, job.folder.with_name(job.folder.name + "-lr"), say)

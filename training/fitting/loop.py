@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from training.data import augment, streams
-from training.fitting import callbacks, checkpoints, schedules
+from training.fitting import callbacks, checkpoints, initial, network, schedules
 from training.runs import files
 
 GATE_IMAGES = 64
@@ -33,12 +33,14 @@ def fit(job, models, dataset, position, placement, say):
         history = callbacks.History(
             folder,
             [row for row in rows if row["epoch"] <= position.epochs],
+            recipe,
             images_per_epoch=steps * recipe.batch_size,
             schedule=schedules.from_recipe(recipe, steps),
             seconds=position.seconds,
         )
         writers = [
             callbacks.TimeEstimate(steps, sizes, say),
+            *([keras.callbacks.SwapEMAWeights()] if recipe.ema else []),
             history,
             *tensorboard(job, model, dataset),
         ]
@@ -48,7 +50,13 @@ def fit(job, models, dataset, position, placement, say):
             job, model, history, position, choose_best=dataset.validation is not None, ends=ends
         )
         for first_epoch, last_epoch, first_step in _spans(position, recipe):
+            if history and recipe.is_done(history.rows):
+                break
             size = recipe.image_size(first_epoch)
+            if not recipe.is_frozen(first_epoch) and initial.is_frozen(model):
+                network.thaw(models, job)
+            # Keras would put the average into the weights at the end of each call.
+            model.optimizer.finalize_variable_values = lambda variables: None
             models[size].fit(
                 training_batches(job, dataset, first_epoch, first_step, placement.shard),
                 validation_data=one_hot(held_out(job, dataset, size, placement), dataset),
@@ -65,11 +73,13 @@ def _spans(position, recipe):
     """Returns (first epoch, last epoch, first step) of each call of Keras' `fit`.
 
     Keras begins an epoch at its first step, so the rest of a begun epoch is a separate call. So are
-    the epochs of another image size.
+    the epochs of another image size, and the epochs after the first layers were frozen.
     """
     spans = [(position.epochs, position.epochs + 1, position.steps)] if position.steps else []
     whole = range(position.epochs + len(spans), recipe.epochs)
-    for _, group in itertools.groupby(whole, recipe.image_size):
+    for _, group in itertools.groupby(
+        whole, lambda epoch: (recipe.image_size(epoch), recipe.is_frozen(epoch))
+    ):
         epochs = list(group)
         spans.append((epochs[0], epochs[-1] + 1, 0))
     return spans

@@ -10,7 +10,7 @@ import numpy as np
 import keras_nam
 from keras_nam.attention import ATTENTIONS
 from keras_nam.models import parse_arch
-from training.fitting import devices, optimizers, schedules
+from training.fitting import devices, initial, optimizers, schedules
 
 
 def compiled_model(job, classes):
@@ -20,12 +20,40 @@ def compiled_model(job, classes):
         model = initial_model(job, classes)
     finally:
         keras.config.set_dtype_policy("float32")
+    if job.init:
+        initial.load(model, job.init)
+    if job.recipe.is_frozen(0):
+        initial.freeze(model, job.recipe.freeze)
+    _compile(model, _optimizer(job), job)
+    return model
+
+
+def _optimizer(job):
     schedule = schedules.from_recipe(job.recipe, job.steps_per_epoch)
     optimizer = optimizers.from_recipe(job.recipe, schedule)
     if job.precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    _compile(model, optimizer, job)
-    return model
+    return optimizer
+
+
+def thaw(models, job):
+    """Makes all layers trainable, with a new optimizer at the same step.
+
+    Args:
+        models: Return value of `at_sizes`.
+        job: A `Job`.
+    """
+    initial.freeze(models[None], "none")
+    optimizer = _optimizer(job)
+    variables = models[None].trainable_variables
+    optimizer.build(variables)
+    optimizer.iterations.assign(models[None].optimizer.iterations)
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if inner.use_ema:  # Keras begins the averages at step 0 alone
+        for average, variable in zip(inner._model_variables_moving_average, variables, strict=True):
+            average.assign(variable)
+    for model in {id(model): model for model in models.values()}.values():
+        _compile(model, optimizer, job)
 
 
 def _compile(model, optimizer, job):

@@ -136,13 +136,21 @@ def _norm(tensor):
 
 
 OPTIMIZERS = {
-    "sgd": lambda rate, recipe: SGD(rate, **_shared_settings(recipe)),
-    "muon": lambda rate, recipe: Muon(rate, recipe.kernel_rate, **_shared_settings(recipe)),
+    "sgd": lambda rate, recipe: SGD(rate, **_momentum(recipe), **_shared(recipe)),
+    "muon": lambda rate, recipe: Muon(
+        rate, recipe.kernel_rate, **_momentum(recipe), **_shared(recipe)
+    ),
+    "adamw": lambda rate, recipe: keras.optimizers.AdamW(rate, **_shared(recipe)),
 }
 
 
-def _shared_settings(recipe):
-    return {key: getattr(recipe, key) for key in ("momentum", "weight_decay", "nesterov")}
+def _momentum(recipe):
+    return {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
+
+
+def _shared(recipe):
+    average = {"use_ema": True, "ema_momentum": recipe.ema} if recipe.ema else {}
+    return {"weight_decay": recipe.weight_decay, **average}
 
 
 def from_recipe(recipe, learning_rate):

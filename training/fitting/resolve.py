@@ -1,0 +1,128 @@
+"""The settings of a training that depend on each other, on the data set and on given weights."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from keras_nam.attention import ATTENTIONS
+from keras_nam.models import parse_arch
+from training import recipes
+from training.cli import InputError, check_name
+from training.data import augment, streams
+from training.fitting import initial, network
+from training.runs import files
+
+
+def check(job):
+    """Raises an InputError for settings that no data set and no machine could have."""
+    try:
+        _, _, attention = parse_arch(job.arch)
+    except ValueError as error:
+        raise InputError(f"--arch {job.arch}: {error}") from None
+    if job.stem is not None:
+        check_name("stem", job.stem, recipes.STEMS)
+    augment.compose(job.recipe.augment)
+    if attention and len({*job.recipe.progressive_sizes}) > 1 and _has_positions(attention):
+        raise InputError(
+            f"--arch {job.arch} has parameters for each position, so all images must have one "
+            "size. Give --progressive-sizes without numbers."
+        )
+
+
+def for_data(job, dataset, placement, say):
+    """Returns the job with the image size, stem and progressive sizes for a data set.
+
+    Raises:
+        InputError: If a setting does not fit the data set or the devices.
+    """
+    for warning in dataset.warnings:
+        say(f"warning: {warning}")
+    height, width, _ = dataset.image_shape
+    recipe, named = job.recipe, recipes.RECIPES[job.recipe_name]
+    if recipe.progressive_sizes == named.progressive_sizes and height == width:
+        recipe = recipe.for_size(height)
+    if recipe.progressive_sizes and (height, width) != 2 * recipe.progressive_sizes[-1:]:
+        raise InputError(
+            f"--progressive-sizes {recipe.progressive_sizes}: expected {height}, the size of the "
+            f"network's images ({height}×{width}), as the last, and a square."
+        )
+    stem = job.stem
+    if stem is None:
+        stem = "cifar" if max(height, width) <= recipes.LARGEST_OF_CIFAR_STEM else "imagenet"
+        if stem != "cifar":
+            say(f"--stem {stem}, for images of {height}×{width}")
+    _check_augmentation(recipe, height, width, placement)
+    _check_end(recipe, dataset, placement)
+    return dataclasses.replace(
+        job,
+        recipe=recipe,
+        stem=stem,
+        image_size=(height, width),
+        crop_fraction=dataset.resize.crop_fraction,
+    )
+
+
+def _check_augmentation(recipe, height, width, placement):
+    augment.check(recipe.augment, height, width)
+    alone = augment.compose(recipe.augment).whole_batch
+    if placement.shard[1] > 1 and alone:
+        raise InputError(
+            f"--augment {alone[0]}: Keras' layers draw for a whole batch, which several processes "
+            f"share. Expected some of {', '.join(augment.AUGMENTATIONS)}."
+        )
+
+
+def _check_end(recipe, dataset, placement):
+    if recipe.patience and dataset.validation is None:
+        raise InputError("--patience: expected --validation-split above 0, by which it decides.")
+    if recipe.patience and placement.shard[1] > 1:
+        raise InputError("--patience: expected one process, which alone sees the history.")
+    if recipe.ema and keras.backend.backend() != "tensorflow":
+        raise InputError("--ema: expected the backend tensorflow. Give --ema 0.")
+
+
+def initial_weights(job, classes, say):
+    """Returns what `initial.load` found for `--init`, or `None`.
+
+    A run that is resumed has it in its `config.json`, and does not need the file again.
+    """
+    if not job.init:
+        return None
+    path = job.folder / files.CONFIG
+    before = files.read_json(path).get("init") if path.is_file() else None
+    if before and before["source"] == job.init:
+        return before
+    found = initial.load(network.initial_model(job, classes), job.init)
+    for line in initial.describe(found):
+        say(line)
+    return found
+
+
+def normalization(job, dataset, given, say):
+    """Returns the job with the numbers of its mean and std.
+
+    Given weights bring theirs, unless `--mean` says otherwise: a run's, or ImageNet's for a
+    classifier of 1,000 classes.
+    """
+    recipe, named = job.recipe, recipes.RECIPES[job.recipe_name]
+    mean, std = recipe.mean, recipe.std
+    if given and (mean, std) == (named.mean, named.std) and given["mean"]:
+        mean, std = tuple(given["mean"]), tuple(given["std"])
+        say(f"mean {mean}, std {std} of {given['source']}")
+    if mean == recipes.IMAGENET:
+        mean, std = recipes.IMAGENET_MEAN, recipes.IMAGENET_STD
+    if mean == recipes.AUTO:
+        mean, std = streams.mean_and_std(dataset.train)
+        say(f"mean {mean}, std {std} of the training images")
+    return dataclasses.replace(job, recipe=dataclasses.replace(recipe, mean=mean, std=std))
+
+
+def _has_positions(attention):
+    """Whether the shapes of an attention's weights depend on the size of its input."""
+    shapes = []
+    for size in (4, 8):
+        layer = ATTENTIONS[attention].layer()
+        layer(np.zeros((1, size, size, 16), "float32"))
+        shapes.append([weight.shape for weight in layer.weights])
+    return shapes[0] != shapes[1]
