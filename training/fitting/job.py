@@ -5,7 +5,7 @@ import dataclasses
 
 import keras
 
-from training.data import datasets, sources, streams
+from training.data import datasets, sources
 from training.fitting import (
     checkpoints,
     devices,
@@ -49,8 +49,7 @@ def train(job, say=print):
     job = resolve.for_data(job, dataset, placement, say)
     given = resolve.initial_weights(job, len(dataset.class_names), say)
     job = resolve.normalization(job, dataset, given, say)
-    steps = streams.steps_per_epoch(dataset.train, job.recipe.batch_size)
-    job = dataclasses.replace(job, steps_per_epoch=min(job.steps_per_epoch or steps, steps))
+    job = resolve.steps(job, dataset)
     if job.find_lr:
         return _find_rate(job, dataset, say)
     config = {**_configuration(job, dataset, placement), "init": given}

@@ -13,6 +13,8 @@ from training.data import augment, streams
 from training.fitting import initial, network
 from training.runs import files
 
+EMA_SPANS = 10  # at least, in a training
+
 
 def check(job):
     """Raises an InputError for settings that no data set and no machine could have."""
@@ -97,6 +99,20 @@ def initial_weights(job, classes, say):
     for line in initial.describe(found):
         say(line)
     return found
+
+
+def steps(job, dataset):
+    """Returns the job with the steps of an epoch, and an average of weights that fits their number.
+
+    A recipe's average of more than a tenth of all steps would keep the first weights.
+    """
+    whole = streams.steps_per_epoch(dataset.train, job.recipe.batch_size)
+    count = min(job.steps_per_epoch or whole, whole)
+    recipe = job.recipe
+    if recipe.ema == recipes.RECIPES[job.recipe_name].ema:
+        most = max(0.0, 1 - EMA_SPANS / (count * recipe.epochs))
+        recipe = dataclasses.replace(recipe, ema=round(min(recipe.ema, most), 4))
+    return dataclasses.replace(job, steps_per_epoch=count, recipe=recipe)
 
 
 def normalization(job, dataset, given, say):
