@@ -21,7 +21,7 @@ def read_variants(text, base):
         base: `recipes.Job` with the settings that all variants share.
 
     Returns:
-        Dictionary from each entry, which names the variant in tables, to its `recipes.Job`.
+        Dictionary from each entry to its `recipes.Job`.
 
     Raises:
         InputError: On an empty, repeated or unknown entry, or a setting that does not fit.
