@@ -3,7 +3,7 @@
     python training/compare.py --archs r18w16,r18w16_nam --seeds 0,1,2 --recipe fast
 
 trains each arch with each seed and writes compare.md, .json, .csv and .png into results/compare.
-An entry of --archs can change settings of the recipe, and the stem:
+An entry of --archs can change the stem and settings of the recipe:
 
     --archs r18w16,r18w16_nam,r18w16_nam:gamma_penalty=1e-3:gate_gradient=false
 
