@@ -48,26 +48,17 @@ NAMES = {
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = cli.Parser(__doc__)
-    what = parser.add_argument_group("what is measured")
-    what.add_argument("--arch", default="r18w16_nam", help="default: %(default)s")
-    report.add_batch_size(what, default=128)
-    how = parser.add_argument_group("how it is measured")
-    for name, default, text in (
-        ("rounds", LEAST_ROUNDS, f"turns of each, at least {LEAST_ROUNDS}"),
-        ("steps", 5, f"steps of each of the {EPOCHS} epochs"),
-    ):
-        how.add_argument(
-            f"--{name}", type=int, default=default, metavar="N", help=f"{text} (%(default)s)"
-        )
-    report.add_output(parser, "scaling")
+    parser = report.Parser(__doc__, "scaling")
+    parser.add_argument("--arch", default="r18w16_nam", help="default: %(default)s")
+    parser.add_number("batch-size", 128, "images per batch, an even number", 2)
+    parser.add_number("rounds", LEAST_ROUNDS, "turns of each", LEAST_ROUNDS)
+    parser.add_number("steps", 5, f"steps of each of the {EPOCHS} epochs")
     return parser
 
 
 def main(argv=None):
     """Parses, measures, prints and writes."""
-    args = report.parse(parser(), "scaling", argv)
-    report.check(args, rounds=LEAST_ROUNDS, steps=1, batch_size=2)
+    args = parser().parse_args(argv)
     if args.batch_size % 2:
         raise InputError(
             f"--batch-size {args.batch_size}: expected an even number, two processes share it"
@@ -75,12 +66,14 @@ def main(argv=None):
     cores = two_cores()
     with cli.needing("train,multihost"):
         import jax  # noqa: F401 - for the trainings
-        from rich.progress import Progress
-    with tempfile.TemporaryDirectory() as folder, Progress(transient=True) as progress:
-        turns = [
-            turn(args, cores, Path(folder) / str(number))
-            for number in progress.track(range(args.rounds), description="measuring")
-        ]
+
+        from training import console
+    turns = []
+    progress = console.progress("measuring", args.rounds)
+    with tempfile.TemporaryDirectory() as folder, progress as advance:
+        for number in range(args.rounds):
+            turns.append(turn(args, cores, Path(folder) / str(number)))
+            advance()
     measured = {**report.new_report(args, PACKAGES), "turns": turns}
     measured["results"] = results(turns)
     report.write(args.output, "scaling", measured, page(measured))
@@ -117,14 +110,7 @@ def turn(args, cores, folder):
 
 
 class Training:
-    """A training that runs now, with one process for each of its cores.
-
-    Args:
-        args: The benchmark's options.
-        folder: Path, of its run folder and its output.
-        cores: List of integers.
-        batch_size: Integer, images of all processes together.
-    """
+    """A running training: a process for each core, `batch_size` images in all processes."""
 
     def __init__(self, args, folder, cores, batch_size):
         folder.mkdir(parents=True)

@@ -35,27 +35,25 @@ PROCESS = Path("/proc/self/status")
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = cli.Parser(__doc__)
-    what = parser.add_argument_group("what is measured")
-    what.add_argument("--arch", default="r50_nam", help="<backbone>_nam (default: %(default)s)")
-    report.add_batch_size(what)
-    how = report.add_rounds(parser, "timed steps of each", default=10, least=LEAST_ROUNDS)
-    how.add_argument(
+    parser = report.Parser(__doc__, "train_step")
+    parser.add_argument("--arch", default="r50_nam", help="<backbone>_nam (default: %(default)s)")
+    parser.add_number("batch-size", 64, "images per batch")
+    parser.add_number("rounds", 10, "timed steps of each", LEAST_ROUNDS)
+    parser.add_number("threads", os.cpu_count(), "threads of each contender")
+    parser.add_argument(
         "--device", default="cpu", help=f"{' or '.join(DEVICES)} (default: %(default)s)"
     )
-    report.add_output(parser, "train_step")
     return parser
 
 
 def main(argv=None):
     """Parses, measures, prints and writes."""
-    args = report.parse(parser(), "train_step", argv)
-    report.check(args, rounds=LEAST_ROUNDS, threads=1, batch_size=1)
+    args = parser().parse_args(argv)
     cli.check_name("device", args.device, DEVICES)
     os.environ["KERAS_BACKEND"] = "tensorflow"  # which the contenders are written for
     with cli.needing("train"):
         measured = measure(args)
-    report.write(args.output, "train_step", measured, page(measured))
+        report.write(args.output, "train_step", measured, page(measured))
 
 
 def measure(args):
@@ -91,12 +89,7 @@ def measure(args):
 
 
 def results(seconds, first_seconds):
-    """Returns a row for each contender: its time and the ratio to ours in the same round.
-
-    Args:
-        seconds: Return value of `timing.measure`.
-        first_seconds: Dictionary, name to seconds of the first step.
-    """
+    """Returns a row for each contender: its time and the ratio to ours in the same round."""
     rows = rounds.summarize(seconds, baseline="ours")
     return [{**row, "first_seconds": round(first_seconds[row["contender"]], 2)} for row in rows]
 
@@ -111,10 +104,7 @@ def ratios(seconds):
 def peak_memory(archs, batch_size, device, threads):
     """Returns arch -> bytes per image at the peak of training; None if the system has no /proc.
 
-    Each network trains in its own process, because a peak is a process's.
-
-    Raises:
-        FailedError: If a process fails, for example for lack of memory.
+    Each network trains in its own process. FailedError if one fails, such as for lack of memory.
     """
     if device == "CPU" and not PROCESS.exists():
         return None

@@ -17,6 +17,19 @@ from training.runs import files
 BATCH = 8
 
 
+def small_network(arch, num_classes=100):
+    """Stands in for `create_model`: a network of two blocks."""
+    images = x = keras.Input((32, 32, 3))
+    for _ in range(2):
+        x = keras.layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(x)
+        x = keras_nam.BatchNormalization()(x)
+        if arch.endswith("_nam"):
+            x = keras_nam.NAMChannelAttention()(x)
+        x = keras.layers.ReLU()(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(images, keras.layers.Dense(num_classes)(x))
+
+
 @pytest.fixture(scope="module")
 def opened():
     """The contenders without PyTorch, and what was left out; each has made its first step."""
@@ -32,7 +45,9 @@ def opened():
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(contenders, "torch_step", torch_step)
-        return contenders.open_contenders(contenders.new_task("r18w8_nam", BATCH, "CPU", 1))
+        monkeypatch.setattr(contenders, "LEARNING_RATE", 0.1)
+        monkeypatch.setattr(keras_nam, "create_model", small_network)
+        return contenders.open_contenders(contenders.new_task("r18_nam", BATCH, "CPU", 1))
 
 
 def test_stock_and_ported_train_as_ours(opened):
@@ -41,8 +56,8 @@ def test_stock_and_ported_train_as_ours(opened):
         name: [of[name].first_loss, *(of[name].step() for _ in range(3))]
         for name in ("ours", "stock Keras BN", "official, ported")
     }
-    # The loss falls by more than 1e-4 of itself in these steps: another gradient would show.
-    assert losses["ours"][3] < losses["ours"][0] * (1 - 1e-4)
+    # The loss falls by more than 1e-3 of itself in these steps: another gradient would show.
+    assert losses["ours"][3] < losses["ours"][0] * (1 - 1e-3)
     for name in ("stock Keras BN", "official, ported"):
         # Float32 rounding is 6e-8; through the layers 5e-7 was measured.
         np.testing.assert_allclose(losses[name], losses["ours"], rtol=5e-6)
@@ -53,7 +68,8 @@ def test_the_command_writes_its_report(opened, monkeypatch, tmp_path):
     monkeypatch.setattr(devices, "prepare_tensorflow", lambda *args: prepared.append(args))
     monkeypatch.setattr(contenders, "open_contenders", lambda task: opened)
     monkeypatch.setattr(train_step, "peak_memory", lambda *args: None)
-    arguments = ["--arch", "r18w8_nam", "--batch-size", str(BATCH), "--rounds", "5"]
+    monkeypatch.setattr(keras_nam, "create_model", small_network)
+    arguments = ["--arch", "r18_nam", "--batch-size", str(BATCH), "--rounds", "5"]
     train_step.main([*arguments, "--threads", "1", "--output", str(tmp_path)])
     report = files.read_json(tmp_path / "train_step.json")
     assert prepared == [("CPU", 1)]
@@ -61,8 +77,10 @@ def test_the_command_writes_its_report(opened, monkeypatch, tmp_path):
     assert [row["contender"] for row in report["results"]] == names
     assert report["left_out"]["PyTorch"] == "torch is not installed"
     assert "No working C++ compiler" in report["left_out"]["PyTorch, torch.compile"]
-    assert report["command"].startswith("python benchmarks/train_step.py --arch r18w8_nam")
-    assert report["floor_flops"] == BATCH * HAND_COUNT
+    assert report["command"].startswith("python benchmarks/train_step.py --arch r18_nam")
+    # Two convolutions and the logits; the first has no gradient of its inputs.
+    flops = 2 * 16**2 * 9 * 3 * 8 * 2 + 2 * 8**2 * 9 * 8 * 8 * 3 + 2 * 8 * 100 * 3
+    assert report["floor_flops"] == BATCH * flops
     assert (report["rounds"], report["threads"], report["dtype"]) == (5, 1, "float32")
     assert report["device"] == "CPU"
     assert all(row["first_seconds"] > 0 for row in report["results"])
@@ -130,11 +148,11 @@ def test_another_first_loss_is_refused(factor, refused):
 
 
 def test_the_rewritten_network_has_no_normalization_of_ours():
-    model = keras_nam.create_model("r18w8_nam", contenders.CLASSES)
+    model = small_network("r18_nam")
     copy = contenders.rewritten(model, contenders.OfficialGate)
     assert not [layer for layer in copy.layers if isinstance(layer, keras_nam.BatchNormalization)]
     gates = [layer for layer in copy.layers if type(layer) is contenders.OfficialGate]
-    assert len(gates) == 8
+    assert len(gates) == 2
     assert copy.count_params() == model.count_params()
     assert {gate.normalization.momentum for gate in gates} == {0.9}
     assert {gate.normalization.epsilon for gate in gates} == {1e-5}
