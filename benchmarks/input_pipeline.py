@@ -2,7 +2,7 @@
 
     python benchmarks/input_pipeline.py
 
-The streams take turns in one process: the recipe's augmentation, that of the recipe `fast` (crop
+The streams take turns in one process: the recipe's augmentation, the augmentation of `fast` (crop
 and flip), none, and the nearest stock Keras layers, which are similar but not equal. All draw the
 same images in the same order, and batch, normalize and prefetch them in the same way.
 
@@ -37,7 +37,7 @@ def parser():
     parser.add_argument(
         "--recipe",
         default="paddle",
-        help=f"whose augmentation: {', '.join(recipes.RECIPES)} (default: %(default)s)",
+        help=f"the augmentation: {', '.join(recipes.RECIPES)} (default: %(default)s)",
     )
     parser.add_number("batch-size", None, "images per batch (default: the recipe's)")
     parser.add_number("rounds", 30, "timed turns of each stream", LEAST_ROUNDS)

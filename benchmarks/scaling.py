@@ -69,7 +69,7 @@ def main(argv=None):
 
         from training import console
     turns = []
-    progress = console.progress("measuring", args.rounds)
+    progress = console.progress("measuring", args.rounds, background=False)
     with tempfile.TemporaryDirectory() as folder, progress as advance:
         for number in range(args.rounds):
             turns.append(turn(args, cores, Path(folder) / str(number)))

@@ -113,7 +113,7 @@ def peak_memory(archs, batch_size, device, threads):
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
             try:
                 peak = process.submit(peak_bytes, arch, batch_size, device, threads).result()
-            except Exception as error:  # whatever TensorFlow or the kernel ends it with
+            except Exception as error:  # from TensorFlow, or a killed process
                 raise FailedError(
                     f"the memory of {arch} could not be measured: {error}. Try a smaller "
                     "--batch-size."

@@ -41,7 +41,7 @@ class Contender(NamedTuple):
     name: str
     step: Callable  # without arguments; makes a step, waits for its end and returns the loss
     settings: dict  # equal for all contenders
-    is_ours: bool = True  # our network with our weights, whose losses are ours
+    is_ours: bool = True  # our network with our weights, and so with our losses
     first_loss: float | None = None
     first_seconds: float | None = None  # of the first step, with tracing and compilation
 
@@ -78,7 +78,7 @@ def open_contenders(task):
     for contender in opened:
         try:
             contenders.append(started(contender))
-        except Exception as error:  # PyTorch's compilers raise whatever they run into
+        except Exception as error:  # PyTorch's compilers raise errors of many types
             if contender.name != COMPILED:
                 raise
             left_out[COMPILED] = f"torch.compile failed: {one_line(str(error))}"
@@ -98,11 +98,7 @@ def started(contender):
 
 
 def check_alike(contenders):
-    """Checks that all have the same settings, and that those of our network have our first loss.
-
-    Raises:
-        InputError: If they differ.
-    """
+    """Raises an InputError if settings differ, or the first losses of our network."""
     ours, *others = contenders
     for other in others:
         for key, value in ours.settings.items():
@@ -285,7 +281,7 @@ def products(model):
 def floor_flops(model):
     """Returns the floor's floating-point operations per image: two per multiply-add."""
     return sum(
-        # Forward, for the kernel's gradient, and except for the images for that of the inputs.
+        # Forward, the kernel's gradient, and the inputs' gradient except for the images.
         2 * prod(layer.output.shape[1:-1]) * prod(layer.kernel.shape) * (3 if place else 2)
         for place, layer in enumerate(products(model))
     )
@@ -313,7 +309,7 @@ def floor_step(model, batch_size):
                 outputs = layer(x)
             sources = [layer.kernel.value, x] if place else [layer.kernel.value]
             gradients = tape.gradient(outputs, sources, output_gradients=outputs)
-            # A number of each result, so that none is removed as unused.
+            # A number of each result: TensorFlow removes an unused result.
             total += tf.add_n([tf.reshape(result, [-1])[0] for result in [outputs, *gradients]])
         return total
 

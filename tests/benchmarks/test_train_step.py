@@ -71,7 +71,7 @@ def test_bad_usage(arguments, message, tmp_path):
 
 
 def peak_of(arch, batch_size, device, threads):
-    """Stands in for a training, in a process of its own."""
+    """Replaces a training, in another process."""
     if arch == "r152":
         os.kill(os.getpid(), 9)
     return {"r50": 6400, "r50_nam": 7040}[arch]

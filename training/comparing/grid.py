@@ -77,13 +77,13 @@ def plan(variants, seeds, runs_dir, out):
 def check_jobs(jobs):
     """Raises an InputError for a setting that a training would refuse."""
     with contextlib.suppress(RuntimeError):  # a TensorFlow that is initialized keeps its devices
-        tf.config.set_visible_devices([], "GPU")  # whose memory is the trainings'
+        tf.config.set_visible_devices([], "GPU")  # the trainings need its memory
     for job in jobs:
         fitting.check(job)
 
 
 def check_folders(planned):
-    """Raises an InputError for the first run, begun or kept, whose settings are not its job's."""
+    """Raises an InputError for the first run, begun or kept, with other settings than its job."""
     first = None
     folders = [(run, folder) for run in planned for folder in (run.folder, run.kept)]
     for run, folder in folders:

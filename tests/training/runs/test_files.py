@@ -215,7 +215,7 @@ def test_the_environment(monkeypatch):
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of what names the revision, in a folder of its own; a function runs it there."""
+    """A copy of the modules that name the revision, in another folder."""
     folder = tmp_path / "outer" / "project"
     (folder / "training" / "runs").mkdir(parents=True)
     for name in ("__init__.py", "cli.py", "runs/__init__.py", "runs/files.py"):
