@@ -89,15 +89,9 @@ def measure(args, recipe):
 
 
 def open_streams(split, recipe_name, recipe):
-    """Returns name -> names of augmentations, and name -> endless stream; the recipe's own first.
+    """Returns name -> names of augmentations, and name -> endless stream of a `streams.Split`.
 
-    Args:
-        split: The `streams.Split` that all draw from.
-        recipe_name: A key of `recipes.RECIPES`.
-        recipe: Its `Recipe`, whose batch size, mean and deviation all streams have.
-
-    Raises:
-        InputError: If the split has no whole batch, or Keras has no such layer.
+    All streams have the recipe's batch size, mean and deviation; its own stream is the first.
     """
     from training.data import augment, streams
 
@@ -155,9 +149,9 @@ def check_alike(streams):
             "labels": np.array_equal(labels, expected_labels),
             "finite numbers": np.isfinite(images).all(),
         }
-        for what, equal in alike.items():
-            if not equal:
-                raise InputError(f"the streams {first} and {name}: expected the same {what}")
+        different = [what for what, equal in alike.items() if not equal]
+        if different:
+            raise InputError(f"the streams {first} and {name}: expected the same {different[0]}")
 
 
 def training_images():
@@ -182,14 +176,9 @@ def page(measured):
     for row in measured["results"]:
         times = row["milliseconds"]
         slow, middle, fast = (1e3 * row["batch"] / times[key] for key in ("p90", "median", "p10"))
-        rows.append(
-            [
-                row["contender"],
-                " ".join(row["augmentations"]) or "–",
-                f"{rounds.mark(times)}{middle:,.0f} ({slow:,.0f}–{fast:,.0f})",
-                report.cell(row["speedup"], ".2f"),
-            ]
-        )
+        speed = f"{rounds.mark(times)}{middle:,.0f} ({slow:,.0f}–{fast:,.0f})"
+        augmentations = " ".join(row["augmentations"]) or "–"
+        rows.append([row["contender"], augmentations, speed, report.cell(row["speedup"], ".2f")])
     columns = ["stream", "augmentations", "images/s (p10–p90)"]
     numbers = [row[key] for row in measured["results"] for key in ("milliseconds", "speedup")]
     return [

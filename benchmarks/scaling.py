@@ -80,11 +80,7 @@ def main(argv=None):
 
 
 def two_cores():
-    """Returns a core of each half of those that this process may use.
-
-    Raises:
-        InputError: If there are fewer than two, or the system cannot pin a process.
-    """
+    """Returns a core of each half of the usable ones; InputError if there are fewer than two."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(cores) < 2:
         raise InputError(f"{len(cores)} cores that processes can be pinned to: expected 2 or more")
@@ -115,14 +111,8 @@ class Training:
     def __init__(self, args, folder, cores, batch_size):
         folder.mkdir(parents=True)
         self.log, self.run = folder / "output.txt", folder / "run"
-        options = {
-            "arch": args.arch,
-            "dataset": "synthetic",
-            "batch-size": batch_size,
-            "epochs": EPOCHS,
-            "steps-per-epoch": args.steps,
-            "run-dir": self.run,
-        }
+        options = {"arch": args.arch, "dataset": "synthetic", "batch-size": batch_size}
+        options |= {"epochs": EPOCHS, "steps-per-epoch": args.steps, "run-dir": self.run}
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, LAUNCH, "--processes", str(len(cores)), "--pin", "--"]
@@ -133,12 +123,7 @@ class Training:
             )
 
     def speed(self):
-        """Waits for its end; returns the median images per second of the epochs after the first.
-
-        Raises:
-            InputError: If the training refused an option.
-            FailedError: If it failed.
-        """
+        """Waits for its end; returns the median images per second of the epochs after the first."""
         status = self.process.wait()
         if status:
             errors = re.findall(r"error: (.*)", self.log.read_text())
@@ -163,13 +148,9 @@ def results(turns):
 
 def page(measured):
     """Returns the report's paragraphs and its table."""
-    keys = ("images_per_second", "efficiency")
+    forms = {"images_per_second": ",.1f", "efficiency": ".0%"}
     rows = [
-        [
-            NAMES[row["contender"]],
-            report.cell(row["images_per_second"], ",.1f"),
-            report.cell(row["efficiency"], ".0%"),
-        ]
+        [NAMES[row["contender"]], *(report.cell(row[key], form) for key, form in forms.items())]
         for row in measured["results"]
     ]
     columns = ["training", "images/s (p10–p90)", "efficiency (p10–p90)"]
@@ -177,7 +158,7 @@ def page(measured):
         f"# Scaling: {measured['arch']}, batch size {measured['batch_size']}",
         report.caption(measured),
         report.table(columns, rows),
-        *rounds.noise_note(row[key] for row in measured["results"] for key in keys),
+        *rounds.noise_note(row[key] for row in measured["results"] for key in forms),
     ]
 
 

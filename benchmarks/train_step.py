@@ -152,38 +152,28 @@ def peak_bytes(arch, batch_size, device, threads):
 def page(measured):
     """Returns the report's paragraphs and tables."""
     times, pairs = measured["results"], measured["ratios"]
-    rows = [
-        [
-            row["contender"],
-            report.cell(row["milliseconds"], ",.1f"),
-            f"{rounds.mark(row['milliseconds'])}{row['images_per_second']:,.1f}",
-            report.cell(row["ratio"], ".3f"),
-            f"{row['first_seconds']:,.1f}",
-        ]
-        for row in times
-    ]
+    rows = []
+    for row in times:
+        speed = f"{rounds.mark(row['milliseconds'])}{row['images_per_second']:,.1f}"
+        cells = [report.cell(row["milliseconds"], ",.1f"), speed, report.cell(row["ratio"], ".3f")]
+        rows.append([row["contender"], *cells, f"{row['first_seconds']:,.1f}"])
+    ratio_rows = [[name, report.cell(ratio, ".3f")] for name, ratio in pairs.items()]
+    numbers = [row[key] for row in times for key in ("milliseconds", "ratio")]
     (floor,) = (row for row in times if row["contender"] == "floor")
     flops = measured["floor_flops"] / 1e9
+    speed = 1e3 * flops / floor["milliseconds"]["median"]
     peaks = [[arch, f"{peak / 1e6:.2f}"] for arch, peak in (measured["memory"] or {}).items()]
+    columns = ["contender", "ms (p10–p90)", "images/s", "time / ours (p10–p90)", "first step, s"]
     return [
         f"# Training step: {measured['arch']}, batch size {measured['batch_size']}, "
         f"{measured['dtype']}, {measured['device']}, {measured['threads']} threads",
         report.caption(measured),
         *(f"Left out: {name}: {reason}" for name, reason in measured["left_out"].items()),
-        report.table(
-            ["contender", "ms (p10–p90)", "images/s", "time / ours (p10–p90)", "first step, s"],
-            rows,
-        ),
+        report.table(columns, rows),
         "The first step includes tracing and compilation.",
-        report.table(
-            ["times of one round", "median (p10–p90)"],
-            [[name, report.cell(ratio, ".3f")] for name, ratio in pairs.items()],
-        ),
-        *rounds.noise_note(
-            [*(row[key] for row in times for key in ("milliseconds", "ratio")), *pairs.values()]
-        ),
-        f"Floor: {flops:,.1f} GFLOP per step, "
-        f"{1e3 * flops / floor['milliseconds']['median']:,.0f} GFLOP/s.",
+        report.table(["times of one round", "median (p10–p90)"], ratio_rows),
+        *rounds.noise_note([*numbers, *pairs.values()]),
+        f"Floor: {flops:,.1f} GFLOP per step, {speed:,.0f} GFLOP/s.",
         report.table(["peak memory of training", "MB per image"], peaks),
     ]
 
