@@ -59,8 +59,8 @@ class Run:
             return
         self.kept.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
-            copy = functools.partial(shutil.copyfile, self.folder / name)
-            files.write_atomically(self.kept / name, copy)
+            source = self.folder / name
+            files.write_atomically(self.kept / name, functools.partial(shutil.copyfile, source))
 
 
 def plan(variants, seeds, runs_dir, out):
@@ -119,16 +119,16 @@ def _expected(job, found, first):
 
 
 def train_missing(planned, jobs, runs_dir, when_finished):
-    """Trains the runs that are not finished, each in its own process.
+    """Trains the missing runs of a list, each in its own process.
 
     Args:
         planned: List of `Run`.
         jobs: Integer, processes at a time.
-        runs_dir: Path of the folder of the runs, which is locked.
-        when_finished: Function, called after each run that has finished.
+        runs_dir: Path of the runs' folder, which is locked.
+        when_finished: Function, called after each finished run.
 
     Returns:
-        A dictionary from each run that failed to its error message.
+        Dictionary, each failed run to its error message.
     """
     missing = [run for run in planned if not run.finished]
     if missing:

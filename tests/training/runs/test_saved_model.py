@@ -232,6 +232,20 @@ def test_a_full_disk_leaves_the_old_version(model, version, monkeypatch, part, e
     assert (version / "fingerprint.pb").read_bytes() == before
 
 
+def test_a_failed_rename_restores_the_old_version(model, version, monkeypatch):
+    replace = os.replace
+
+    def fail(source, target):
+        if "writing" in source.name:
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        saved_model.save(model, version.parent, NAMES, MEAN, STD)
+    assert [path.name for path in version.parent.iterdir()] == ["1"]
+
+
 def test_versions_stand_side_by_side(model, version):
     saved_model.save(model, version.parent, NAMES, MEAN, STD, version=2)
     assert sorted(path.name for path in version.parent.iterdir()) == ["1", "2"]
