@@ -23,15 +23,12 @@ def seconds():
     return {(key, 8): np.array(values) for key, values in times.items()}
 
 
-def test_the_ratio_is_the_median_of_the_rounds(seconds):
+def test_ratios_and_gains_are_medians_over_the_rounds(seconds):
     rows = inference.results(seconds, "r50")
     found = {(row["arch"], row["model"]): row for row in rows}
     assert found["r50", "savedmodel"]["ratio"]["median"] == 1
     assert found["r50_nam", "savedmodel"]["ratio"]["median"] == 1.2
     assert found["r50_nam", "savedmodel"]["images_per_second"] == pytest.approx(8 / 3, abs=0.01)
-
-
-def test_a_gain_is_the_ratio_of_two_models_of_one_arch(seconds):
     folding, int8 = inference.gains(seconds)
     assert (folding["gain"], folding["arch"], folding["median"]) == ("folding", "r50", 1.5)
     assert (int8["gain"], int8["arch"], int8["median"]) == ("int8", "r50", 3)
