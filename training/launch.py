@@ -14,6 +14,7 @@ SIGTERM and Ctrl-C are passed on; after SIGTERM the processes write a checkpoint
 import contextlib
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from queue import SimpleQueue
@@ -50,7 +51,7 @@ def read(argv=None):
         raise InputError(f"{unknown[0]}: expected train.py's options after --, as in -- --arch r18")
     if args.process_id is not None and (args.coordinator is None or args.pin):
         raise InputError("--process-id: expected with --coordinator, and without --pin.")
-    args.coordinator = args.coordinator or multihost.free_address()
+    args.coordinator = args.coordinator or free_address()
     multihost.check_place(args.coordinator, args.processes, args.process_id or 0)
     args.cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
     if args.pin and args.processes > len(args.cores):
@@ -73,7 +74,7 @@ def main(argv=None):
     for number in range(args.processes) if args.process_id is None else [args.process_id]:
         if args.pin:  # a new process inherits it
             os.sched_setaffinity(0, args.cores[number * each : (number + 1) * each])
-        place = multihost.environment(args.coordinator, args.processes, number)
+        place = environment(args.coordinator, args.processes, number)
         processes.append(Process(number, args.options, place))
     status, reason = supervise(processes, events)
     if status:
@@ -81,15 +82,31 @@ def main(argv=None):
     sys.exit(status)
 
 
+def free_address():
+    """Returns an address of this machine at which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def environment(coordinator, processes, number):
+    """Returns the environment variables of one of several processes."""
+    variables = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONUNBUFFERED": "1"}
+    place = (coordinator, str(processes), str(number))
+    variables.update(zip(multihost.NAMES, place, strict=True))
+    variables.pop("SLURM_LOCALID", None)  # JAX would use only the device of that number
+    return variables
+
+
 class Process(Popen):
-    """A process of train.py, whose output is passed on line by line behind its number."""
+    """A process of train.py; prints each line of its output after its number."""
 
     def __init__(self, number, options, environment):
         self.number, self.last_line = number, "no output"
         command = [sys.executable, str(TRAIN), *options, "--strategy", "multihost", "--quiet"]
-        # In its own session, a terminal's Ctrl-C reaches it only through this process.
-        pipes = {"stdout": PIPE, "stderr": STDOUT}
-        super().__init__(command, env=environment, start_new_session=True, **pipes)
+        # In a separate session, a terminal's Ctrl-C reaches it only through this process.
+        super().__init__(
+            command, env=environment, stdout=PIPE, stderr=STDOUT, start_new_session=True
+        )
 
     def watch(self, events):
         """Passes on the output; puts the process into the queue `events` when it has ended."""
@@ -111,7 +128,7 @@ class Process(Popen):
                 events.put(error)
 
     def kill_all(self):
-        """Kills the process and what it has started, which may hold its output open."""
+        """Kills the process and its children, which may hold its output open."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -122,7 +139,7 @@ class Process(Popen):
 
 
 def supervise(processes, events):
-    """Waits until all have ended; returns the exit status, and the reason if it is not 0."""
+    """Waits for the end of all; returns the exit status, and the reason if it is not 0."""
     for process in processes:
         Thread(target=process.watch, args=(events,), daemon=True).start()
     running, cause = set(processes), None

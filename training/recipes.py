@@ -1,6 +1,7 @@
-"""Every setting of a training: the recipes by name, and the whole job.
+"""The settings of a training: the recipes by name, and the whole job.
 
-Each field is also a command-line option, and an entry of a run's `config.json`.
+Each field is also a command-line option and, if the numbers depend on it, an entry of a run's
+`config.json`.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from training.cli import check_name
+from training.cli import InputError, check_name
 from training.data.sources import DATASETS
 from training.runs import files
 from training.settings import (
@@ -20,21 +21,24 @@ from training.settings import (
     as_json,
     as_options,
     check,
+    from_json,
+    names_in,
     pop_options,
     refuse,
     setting,
 )
 
-IMAGE_SIZE = 32  # height and width, of CIFAR and so of the networks
-SMALLEST = 8  # pixels, which the stages halve three times
-# Those of keras_nam.attention.weighting, keras_nam.models, schedules and optimizers, whose imports
-# would slow --help down; a test compares them.
-WEIGHTINGS = ("sum", "max", "unnormalized", "uniform", "constant")
-STEMS = ("cifar", "imagenet")
-SCHEDULES = ("warmup_cosine", "step_decay", "one_cycle")
-OPTIMIZERS = ("sgd", "muon")
+BACKBONES = names_in("keras_nam.models.__init__", "BACKBONES")
+ATTENTIONS = names_in("keras_nam.attention.__init__", "ATTENTIONS")
+STEMS = names_in("keras_nam.models.resnet", "STEMS")
+WEIGHTINGS = names_in("keras_nam.attention.weighting", "WEIGHTINGS")
+SCHEDULES = names_in("training.fitting.schedules", "SCHEDULES")
+OPTIMIZERS = names_in("training.fitting.optimizers", "OPTIMIZERS")
+AUGMENTATIONS = names_in("training.data.augment", "AUGMENTATIONS")
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 STRATEGIES = ("auto", "none", "mirrored", "multihost")
+SCALINGS = ("none", "linear")
+SMALLEST = 8  # pixels, which the stages halve three times
 
 RGB = Range(
     "three numbers, of R, G and B",
@@ -45,10 +49,7 @@ POSITIVE_RGB = Range(
     lambda values: RGB.accepts(values) and min(values) > 0,
 )
 EPOCHS = Range("epochs above 0", lambda values: min(values, default=1) > 0)
-SIZES = Range(
-    f"sizes of {SMALLEST} or more, and {IMAGE_SIZE}, the network's size, as the last",
-    lambda values: min(values, default=0) >= SMALLEST and values[-1] == IMAGE_SIZE,
-)
+SIZES = Range(f"sizes of {SMALLEST} or more", lambda values: min(values, default=0) >= SMALLEST)
 COUNT = Range("1 or more", lambda value: value >= 1)
 
 _of_recipe = partial(setting, group="the recipe's settings (defaults: the recipe's)")
@@ -72,12 +73,12 @@ class Recipe:
     decay_factor: float = _of_recipe(0.2, "factor of each decay (step_decay)", POSITIVE)
     optimizer: str = _of_recipe("sgd", "muon: for the kernels of the convolutions", OPTIMIZERS)
     kernel_rate: float = _of_recipe(
-        0.1, "angle of a kernel's step for a learning rate of 1 (muon)", POSITIVE
+        0.1, "angle of a kernel's step for a learning rate of 1, radians (muon)", POSITIVE
     )
     momentum: float = _of_recipe(0.9, "of the optimizer", NOT_NEGATIVE)
     nesterov: bool = _of_recipe(False, "Nesterov's momentum")
     weight_decay: float = _of_recipe(
-        5e-4, "coupled L2, on all parameters (muon: not the kernels)", NOT_NEGATIVE
+        5e-4, "coupled L2, on all parameters (muon: except the kernels)", NOT_NEGATIVE
     )
     label_smoothing: float = _of_recipe(0.0, "share of the target spread over all classes", SHARE)
     gate_gradient: bool = _of_recipe(True, "whether the gradient flows through NAM's weights")
@@ -86,18 +87,26 @@ class Recipe:
         0.0, "L1 on the gammas of the NAM layers (equation 4)", NOT_NEGATIVE
     )
     image_sizes: tuple[int, ...] = _of_recipe(
-        (IMAGE_SIZE,),
-        "sizes of the training images, each for its share of the epochs, in turn",
+        (32,),
+        "sizes of the training images, each for its share of the epochs, in turn; the last is the "
+        "size of the data set's images",
         SIZES,
     )
-    augment: tuple[str, ...] = _of_recipe(("random_crop", "random_flip"), "name[:option=value,…] …")
+    augment: tuple[str, ...] = _of_recipe(
+        ("random_crop", "random_flip"), f"name[:option=value,…] …, of {', '.join(AUGMENTATIONS)}"
+    )
     mean: tuple[float, ...] = _of_recipe((0.5071, 0.4865, 0.4409), "of R, G, B in 0–1", RGB)
     std: tuple[float, ...] = _of_recipe((0.1942, 0.1918, 0.1958), "of R, G, B in 0–1", POSITIVE_RGB)
+
+    @property
+    def network_size(self):
+        """Height and width of the network's images, pixels."""
+        return self.image_sizes[-1]
 
     def image_size(self, epoch):
         """Returns the size of the training images of an epoch, counted from 0.
 
-        Where the sizes do not divide the epochs, the last size has the most epochs.
+        If the sizes do not divide the epochs, the last size has the most epochs.
         """
         left = self.epochs - 1 - epoch
         return self.image_sizes[-1 - left * len(self.image_sizes) // self.epochs]
@@ -117,10 +126,10 @@ PADDLE = Recipe(
         "random_rotation",
     ),
 )
-"""The reference article's (ResNet50-NAM reproduced in Paddle), the default.
+"""The reference article's recipe (ResNet50-NAM reproduced in Paddle), the default.
 
 Command: python training/train.py --arch r50_nam
-Cost: 90 epochs; r50_nam takes 20 minutes an epoch on 2 CPU cores, so a GPU is what it is for.
+Cost: 90 epochs, for a GPU. On 2 CPU cores an epoch of r50_nam takes 20 minutes.
 """
 
 OFFICIAL = Recipe(
@@ -133,13 +142,13 @@ OFFICIAL = Recipe(
     mean=(0.49139968, 0.48215827, 0.44653124),
     std=(0.24703233, 0.24348505, 0.26158768),
 )
-"""The official PyTorch code's (github.com/Christian-lyc/NAM, train_cifar100.py).
+"""The official PyTorch code's recipe (github.com/Christian-lyc/NAM, train_cifar100.py).
 
-There the penalty did nothing under DataParallel, which hides the layers that it looked for.
-Mean and deviation are those of CIFAR-10, as there.
+There the penalty did nothing under DataParallel, which hides the NAM layers from it. Mean and
+deviation are CIFAR-10's, as there.
 
 Command: python training/train.py --arch r50_nam --recipe official
-Cost: 200 epochs, twice the default's images; one GPU.
+Cost: 200 epochs, for a GPU.
 """
 
 FAST = Recipe(
@@ -155,30 +164,30 @@ FAST = Recipe(
 """Ours, for a CPU or a tight budget; tuned on a part of the training set, never on the test set.
 
 Command: python training/train.py --arch r18w16_nam --recipe fast
-Cost: see results/README.md for the minutes that were measured.
+Cost: see results/README.md for measured times.
 """
 
-PROGRESSIVE = dataclasses.replace(FAST, epochs=12, image_sizes=(16, 24, IMAGE_SIZE))
-"""Ours, `fast` on small images first, which are cheap: more epochs in the same time.
+PROGRESSIVE = dataclasses.replace(FAST, epochs=12, image_sizes=(16, 24, 32))
+"""Ours: `fast` on small images first, which are cheap. So the same time has more epochs.
 
-That it pays was seen on a part of the training set, never the test set, with 6 epochs
-(results/tuning). Not for nam_spatial and nam_full, whose parameters are bound to positions.
+Chosen on a part of the training set, never on the test set, with 6 epochs (results/tuning). Not for
+nam_spatial and nam_full, whose parameters are bound to positions.
 
 Command: python training/train.py --arch r18w32_nam --recipe progressive
-Cost: 12 epochs; results/README.md has what 10 took on a slow CPU, at a peak rate of 0.8.
+Cost: 12 epochs. results/README.md has the time of 10 on a slow CPU, at a peak rate of 0.8.
 """
 
 SPRINT = dataclasses.replace(
     PROGRESSIVE,
     epochs=5,
-    image_sizes=(16, 16, 16, 24, IMAGE_SIZE),
+    image_sizes=(16, 16, 16, 24, 32),
     optimizer="muon",
     augment=("random_flip",),
 )
 """Ours, for 20 minutes on 2 CPU cores: Muon, and no random crop.
 
-In so short a training each was better by points, on a part of the training set, never the test set
-(results/README.md, Tuning).
+In so short a training each of the two raised the accuracy by points, on a part of the training set,
+never on the test set (results/README.md, Tuning).
 
 Command: python training/train.py --arch r18w32_nam --recipe sprint
 Cost: 20 minutes on 2 CPU cores at 110 images/s of 32 pixels; 63% (results/README.md).
@@ -219,12 +228,11 @@ _of_how = partial(setting, group="the machine and the run")
 
 @dataclass(frozen=True)
 class Job:
-    """A training: what is trained, on what, how, and where its run folder is."""
+    """A training: the network, the data set, the recipe, the machine and the run folder."""
 
     arch: str = _of_what(
         "r50_nam",
-        "<backbone>[w<width>][_<attention>]: r18 r34 r50 r101 r152 mbv2; nam nam_spatial nam_full "
-        "se cbam bam eca",
+        f"<backbone>[w<width>][_<attention>]: {' '.join(BACKBONES)}; {' '.join(ATTENTIONS)}",
     )
     recipe_name: str = _of_what("paddle", "", RECIPES, option="recipe")
     recipe: Recipe = PADDLE
@@ -238,8 +246,8 @@ class Job:
     )
     validation_split: float = _of_data(
         0.0,
-        "share of the training images held out, 0–1; if above 0, each epoch shows them instead of "
-        "the test set",
+        "share of the training images held out, 0–1; if above 0, each epoch is evaluated on them "
+        "instead of the test set",
         SHARE,
     )
     precision: str = _of_how("auto", "auto: mixed_float16 on a GPU that has it", PRECISIONS)
@@ -254,13 +262,13 @@ class Job:
     )
     scale_lr: str = _of_how(
         "none",
-        "none: the batch is that of all devices; linear: batch size and learning rate are "
-        "multiplied by the devices",
-        ("none", "linear"),
+        "none: the batch is shared by all devices; linear: batch size and learning rate are "
+        "multiplied by the number of devices",
+        SCALINGS,
     )
     steps_per_epoch: int | None = _of_how(None, "steps (default: all the images)", COUNT)
     run_dir: str | None = _of_how(None, "the run folder (default: runs/<arch>-<recipe>-s<seed>)")
-    resume: bool = _of_how(False, "continue the run folder's training")
+    resume: bool = _of_how(False, "resume the run folder's training")
     checkpoint_every: int | None = _of_how(
         None, "steps between two checkpoints (default: one after each epoch, and on SIGTERM)", COUNT
     )
@@ -279,9 +287,43 @@ class Job:
         return [*as_options(self, Job()), *as_options(self.recipe, named)]
 
     def as_config(self):
-        """Returns the part of a flat `config.json` that depends neither on data nor machine."""
-        named = {"arch": self.arch, "recipe": self.recipe_name, "stem": self.stem}
-        return {**named, **as_json(self.recipe)}
+        """Returns the entries of `config.json` that a job sets: all that its numbers depend on."""
+        settings = as_json(self)
+        return {key: settings[name] for key, name in CONFIG.items()}
+
+    @classmethod
+    def from_config(cls, config, folder, **more):
+        """Returns the job of a `config.json`; a setting that it lacks has its default.
+
+        Args:
+            config: Dictionary, the file's content.
+            folder: Path of its run folder.
+            **more: Other settings of the job, which the file does not have.
+
+        Raises:
+            InputError: If the content is not a training's.
+        """
+        try:
+            settings = {name: config[key] for key, name in CONFIG.items() if key in config}
+            settings["recipe"] = from_json(Recipe, config["recipe_settings"])
+        except (AttributeError, KeyError, TypeError):
+            raise InputError(f"{folder}/config.json is not a training's.") from None
+        return cls(**settings, **more, run_dir=str(folder))
+
+
+# Entry of `config.json` -> field of a job.
+CONFIG = {
+    "arch": "arch",
+    "recipe": "recipe_name",
+    "recipe_settings": "recipe",
+    "stem": "stem",
+    "seed": "seed",
+    "dataset": "dataset",
+    "validation_split": "validation_split",
+    "steps_per_epoch": "steps_per_epoch",
+    "precision": "precision",
+    "sync_bn": "sync_bn",
+}
 
 
 def read_job(args):

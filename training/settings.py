@@ -1,15 +1,17 @@
 """Settings as dataclass fields, and the forms that they take.
 
-A setting is declared once, as a field with a help text and a check. Its command-line option, its
+A field declares a setting once, with a help text and a check. Its command-line option, its
 `key=value` text (`compare.py --archs`) and its place in `config.json` derive from the field.
 """
 
 import argparse
+import ast
 import dataclasses
 import json
 import math
 import typing
 from collections.abc import Callable
+from pathlib import Path
 
 from training.cli import InputError, check_name
 
@@ -26,14 +28,25 @@ NOT_NEGATIVE = Range("0 or more", lambda value: 0 <= value < math.inf)
 SHARE = Range("at least 0 and below 1", lambda value: 0 <= value < 1)
 
 
+def names_in(module, table):
+    """Returns the keys of a table, a dictionary of a module of this project.
+
+    They are read from its source. Importing Keras with it would make --help slow.
+    """
+    path = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and statement.targets[0].id == table:
+            return tuple(ast.literal_eval(key) for key in statement.value.keys)
+    raise LookupError(f"{module} has no table {table}")
+
+
 def setting(default, text, allowed=None, group="", option=None):
     """Returns the field of a setting.
 
     Args:
         default: Its default value.
         text: The help text of its option.
-        allowed: A `Range`, or the names that it accepts (a table's keys), which the help lists;
-            `None` for no check.
+        allowed: A `Range`, or the names that it accepts, which the help lists. `None` for no check.
         group: The heading of its option in the help.
         option: The option's name, if it is not the field's.
     """
@@ -57,8 +70,12 @@ def check(settings):
 
 def refuse(settings, name, expected):
     """Raises the InputError for a setting out of its range."""
-    field = next(field for field in dataclasses.fields(settings) if field.name == name)
-    raise InputError(f"{_option(field)} {getattr(settings, name)}: expected {expected}.")
+    option = _option(_field(settings, name))
+    raise InputError(f"{option} {getattr(settings, name)}: expected {expected}.")
+
+
+def _field(settings, name):
+    return next(field for field in dataclasses.fields(settings) if field.name == name)
 
 
 def _option(field):
@@ -66,7 +83,7 @@ def _option(field):
 
 
 def _kind(field):
-    """Returns the type of a setting, or that of a tuple's parts."""
+    """Returns the type of a setting, or of a tuple's parts."""
     return (typing.get_args(field.type) or (field.type,))[0]
 
 
@@ -76,7 +93,7 @@ def add_options(parser, kind, defaults=True, names=None):
     Args:
         parser: The parser.
         kind: The dataclass.
-        defaults: Whether an option that is not given has the field's default, or else `None`.
+        defaults: Whether a missing option has the field's default, or else `None`.
         names: The fields to add; all that `setting` declared by default.
     """
     groups = {}
@@ -105,7 +122,7 @@ def add_options(parser, kind, defaults=True, names=None):
 def pop_options(args, kind):
     """Removes the settings of a dataclass from a dictionary of parsed options, and returns them.
 
-    Those that are not there, or `None`, are left out.
+    Missing settings, and settings that are `None`, are left out.
     """
     found = {field.name: args.pop(field.name, None) for field in dataclasses.fields(kind)}
     return {key: _frozen(value) for key, value in found.items() if value is not None}
@@ -116,7 +133,7 @@ def _frozen(value):
 
 
 def as_options(settings, base):
-    """Returns the words of a command line for the settings that differ from those of `base`."""
+    """Returns the words of a command line for the settings that differ from `base`."""
     words = []
     for field in dataclasses.fields(base):
         value = getattr(settings, field.name)
@@ -133,12 +150,12 @@ def as_options(settings, base):
 
 
 def from_text(kind, key, text):
-    """Returns the value of `key=text`, `key` being a field; `+` joins the parts of a tuple.
+    """Returns the value of `key=text`, where `key` is a field; `+` joins the parts of a tuple.
 
     Raises:
         InputError: If the text is not of the field's type.
     """
-    field = next(field for field in dataclasses.fields(kind) if field.name == key)
+    field = _field(kind, key)
     part = _kind(field)
     try:
         if part is bool:
@@ -152,10 +169,10 @@ def from_text(kind, key, text):
 
 
 def as_json(settings):
-    """Returns the settings of a dataclass as a JSON file gives them back."""
+    """Returns the settings of a dataclass as a JSON file returns them."""
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
 def from_json(kind, content):
-    """Returns the dataclass; a setting that the content lacks, being newer, has its default."""
+    """Returns the dataclass of JSON content; a setting that the content lacks has its default."""
     return kind(**{key: _frozen(value) for key, value in content.items()})

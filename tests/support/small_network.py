@@ -12,7 +12,8 @@ import numpy as np
 
 import keras_nam
 from training import cli, train
-from training.fitting import multihost, network
+from training.fitting import finishing, loop, multihost, network
+from training.runs import files, plots
 
 # launch.py with the program sys.argv[1] in place of train.py.
 LAUNCH = """
@@ -24,24 +25,46 @@ cli.run(launch.main)
 """
 
 
-def replace_network():
-    """Makes every training of this process fit the small network."""
-    network.initial_model = initial_model
+def initial_model(job, classes, *more):
+    """Returns the small network, whose first weights are the same on every backend.
 
-
-def initial_model(job, classes):
-    """Returns the small network, whose first weights are the same on every backend."""
+    `more` are layers before its attention.
+    """
     image = keras.Input((32, 32, 3))
     x = keras.layers.Conv2D(4, 3, strides=4, use_bias=False)(image)
     x = keras_nam.BatchNormalization()(x)
+    for layer in more:
+        x = layer(x)
     x = keras_nam.NAMChannelAttention()(x)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
-    model = keras.Model(image, keras.layers.Dense(classes)(x))
+    model = keras.Model(image, keras.layers.Dense(classes, dtype="float32")(x))
     rng = np.random.default_rng(0)
     for weight in model.trainable_variables:
         if weight.name == "kernel":
             weight.assign(rng.normal(0, 0.2, weight.shape))
     return model
+
+
+def replace_network():
+    """Makes every training of this process fit the small network."""
+    network.initial_model = initial_model
+
+
+def write_only_history_and_checkpoints(patch):
+    """Makes trainings fit the small network, without pictures, TensorBoard and SavedModel.
+
+    Args:
+        patch: A `pytest.MonkeyPatch`.
+    """
+
+    def finish(job, *_):
+        files.write_json(job.folder / "result.json", {"loss": 0.0})
+        return {"loss": 0.0}
+
+    patch.setattr(network, "initial_model", initial_model)
+    patch.setattr(plots, "curves", lambda rows, title, path: path.touch())
+    patch.setattr(loop, "tensorboard", lambda *_: [])
+    patch.setattr(finishing, "finish", finish)
 
 
 if __name__ == "__main__":

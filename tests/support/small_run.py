@@ -1,5 +1,7 @@
 """A training of seconds on the synthetic set: its command line, and its history."""
 
+from pathlib import Path
+
 from training import train
 from training.runs import files
 
@@ -11,7 +13,7 @@ TIMES = ("seconds", "images_per_second")
 def run(folder, *more):
     """Trains into a folder; returns the history without its timings."""
     train.main([*ARGUMENTS, "--run-dir", str(folder), *more])
-    return history(folder)
+    return history(Path(folder))
 
 
 def history(folder):

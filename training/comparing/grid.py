@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from training import console, recipes, settings
+from training import console, recipes
 from training.cli import InputError
 from training.comparing.variants import folder_name
 from training.data import streams
@@ -90,12 +90,12 @@ def check_folders(planned):
         if not (folder / "config.json").is_file() and not files.is_finished(folder):
             continue
         config = files.read_json(folder / "config.json")
+        job = recipes.Job.from_config(config, folder)
+        found = files.flat({**config, **job.as_config()})
+        first = first or found
         try:
-            # A setting that was added after the run had its default.
-            found = {**settings.as_json(recipes.Recipe()), **files.flat(config)}
-            first = first or found
             expected = _expected(run.job, found, first)
-        except (AttributeError, KeyError, TypeError):
+        except KeyError:
             raise InputError(f"{folder}/config.json is not a training's.") from None
         for key, value in expected.items():
             if found.get(key) != value:
@@ -108,12 +108,12 @@ def check_folders(planned):
 def _expected(job, found, first):
     """Returns what a run's flat `config.json` must hold, given the first run's."""
     whole = found["training_images"] // found["batch_size"]
+    settings = files.flat(job.as_config())
+    del settings["steps_per_epoch"]  # last, since it depends on the number of images
     return {
-        **job.as_config(),
-        **{key: getattr(job, key) for key in ("seed", "dataset", "validation_split")},
+        **settings,
         **{key: first[key] for key in ("training_images", "classes")},
         "precision": first["precision"] if job.precision == "auto" else job.precision,
-        # Last, since it depends on the number of images.
         "steps_per_epoch": min(job.steps_per_epoch or whole, whole),
     }
 

@@ -13,6 +13,7 @@ from training import console
 from training.comparing import statistics
 from training.fitting.multiply_adds import multiply_adds
 from training.runs import files
+from training.settings import as_json
 
 # The columns of the table: what each has of a variant's row in compare.json.
 COLUMNS = {
@@ -59,12 +60,18 @@ def content(planned, variants, baseline, options, command):
         "variants": statistics.compare(rows, baseline, costs),
         "runs": rows,
         "missing": [run.folder.name for run in planned if run not in finished],
-        "settings": {name: job.as_config() for name, job in variants.items()},
+        "settings": {name: _settings(job) for name, job in variants.items()},
         "options": options,
         "command": command,
         "environment": files.environment((*files.PACKAGES, "scipy")),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _settings(job):
+    """Returns the settings that variants may differ in."""
+    named = {"arch": job.arch, "recipe": job.recipe_name, "stem": job.stem}
+    return {**named, **as_json(job.recipe)}
 
 
 def write(report, folder):

@@ -1,8 +1,8 @@
 """Augmentations: functions of a batch of float32 images [B, H, W, C] in 0–255 and a seed.
 
-Each draws for every image by itself, from a stateless seed [2]: the same seed, the same draws. If
-the images are some rows of a larger batch, they get the draws that they have in it: `rows` is then
-the number of the first, and the size of that batch.
+Each draws for every image separately, from a stateless seed [2]: the same seed, the same draws. If
+the images are some rows of a larger batch, their draws are the same as in that batch. `rows` is
+then the number of the first row, and the size of the batch.
 """
 
 import math
@@ -19,7 +19,7 @@ OUTSIDE = -1  # a row or column of no image
 
 
 def random_crop(images, seed, rows=None, padding=4, mode="constant"):
-    """Pads every side, by 0 or by reflection, and crops the old size at a uniform offset."""
+    """Pads every side, with 0 or by reflection, and crops the old size at a uniform offset."""
     _, height, width, _ = images.shape
     offsets = _uniform(images, seed, rows, [2], 0, 2 * padding + 1, tf.int32)
 
@@ -46,9 +46,9 @@ def random_brightness(images, seed, rows=None, amount=0.1, probability=0.5):
 
 
 def random_contrast(images, seed, rows=None, amount=0.1, probability=0.5):
-    """Blends with the mean of the grey image, as Paddle's adjust_contrast does.
+    """Blends with the grey image's mean by a factor in 1 ± `amount`, as Paddle's adjust_contrast.
 
-    `mean + factor * (x - mean)`, the factor in 1 ± `amount`, with the probability.
+    Formula: `mean + factor * (x - mean)`, with the probability.
     """
     batch, height, width, _ = images.shape
     weights = np.tile(np.float32(GREY) / (height * width), height * width)
@@ -57,7 +57,7 @@ def random_contrast(images, seed, rows=None, amount=0.1, probability=0.5):
 
 
 def random_rotation(images, seed, rows=None, degrees=15.0):
-    """Rotates about the centre by a uniform angle in ± `degrees`: nearest pixel, filled by 0."""
+    """Rotates about the centre by a uniform angle in ± `degrees`: nearest pixel, filled with 0."""
     _, height, width, _ = images.shape
     angle = math.radians(degrees)
     angles = _uniform(images, seed, rows, [1, 1], -angle, angle)
@@ -65,39 +65,33 @@ def random_rotation(images, seed, rows=None, degrees=15.0):
     y, x = (height - 1) / 2, (width - 1) / 2
     down = tf.range(height, dtype=tf.float32)[:, None] - y
     right = tf.range(width, dtype=tf.float32) - x
-    # From a pixel of the output to one of the input: a rotation about (x, y).
+    # From a pixel of the output to a pixel of the input: a rotation about (x, y).
     rows, columns = sin * right + cos * down + y, cos * right - sin * down + x
     return _pixels(images, *(tf.cast(tf.round(places), tf.int32) for places in (rows, columns)))
 
 
 def _pixels(images, rows, columns):
-    """Returns each image's pixels at its rows and columns, a black one where there is none.
-
-    Args:
-        images: Float32 [B, H, W, C].
-        rows: Int32, what broadcasts with `columns` to [B, h, w].
-        columns: The same.
-    """
+    """Returns each image's pixels at rows and columns, which broadcast; black outside of it."""
     batch, height, width, channels = images.shape
     black = batch * height * width  # the pixel after the last image's
     first_rows = height * tf.range(batch)[:, None, None]
     rows = tf.where((rows >= 0) & (rows < height), (first_rows + rows) * width, black)
     columns = tf.where((columns >= 0) & (columns < width), columns, black)
     pixels = tf.concat([tf.reshape(images, [-1, channels]), tf.zeros([1, channels])], axis=0)
-    # One gather of pixels: faster than one of rows and one of columns, or than a reversal; and
+    # One gather of pixels is faster than gathering rows, then columns, and than a reversal.
     # gather_nd takes half the time of gather.
     return tf.gather_nd(pixels, tf.minimum(rows + columns, black)[..., None])
 
 
 def _uniform(images, seed, rows, shape, low=0.0, high=1.0, dtype=tf.float32):
-    """Returns a draw for each image, [B, *shape], of those for its whole batch."""
+    """Returns a draw for each image, [B, *shape], the rows of the draw for the whole batch."""
     count = images.shape[0]
     first, batch = rows or (0, count)
     return tf.random.stateless_uniform([batch, *shape], seed, low, high, dtype)[first:][:count]
 
 
 def _blend(images, other, seed, rows, amount, probability):
-    """Returns `other + factor * (images - other)` in 0–255 where the probability has it."""
+    """Returns `other + factor * (images - other)` in 0–255 with the probability, else images."""
     which, how_much = tf.unstack(tf.random.split(seed, 2))
     factor = _uniform(images, how_much, rows, [1, 1, 1], max(0.0, 1 - amount), 1 + amount)
     factor = tf.where(_uniform(images, which, rows, [1, 1, 1]) < probability, factor, 1.0)
@@ -122,28 +116,31 @@ def parse(text):
     name, _, options = text.partition(":")
     check_name("augmentation", name, AUGMENTATIONS)
     function = AUGMENTATIONS[name]
-    kinds = {key: type(p.default) for key, p in list(signature(function).parameters.items())[3:]}
+    defaults = {key: p.default for key, p in list(signature(function).parameters.items())[3:]}
     chosen = {}
     for option in filter(None, options.split(",")):
         key, _, value = option.partition("=")
-        check_name(f"option of {name}", key, kinds)
+        check_name(f"option of {name}", key, defaults)
         try:
-            chosen[key] = kinds[key](value)
+            chosen[key] = type(defaults[key])(value)
         except ValueError:
             raise InputError(
-                f"--augment {text}: {key} is {value!r}; expected a value like "
-                f"{signature(function).parameters[key].default}."
+                f"--augment {text}: {key} is {value!r}; expected a value like {defaults[key]}."
             ) from None
-    function = partial(function, **chosen)
-    try:
-        function(tf.zeros([1, 32, 32, 3]), [0, 0])
-    except (ValueError, tf.errors.InvalidArgumentError) as error:
-        raise InputError(f"--augment {text} cannot be applied: {error}") from None
-    return function
+    return partial(function, **chosen)
+
+
+def check(names, size):
+    """Raises an InputError unless each augmentation can be applied to images of this size."""
+    for name in names:
+        try:
+            parse(name)(tf.zeros([1, size, size, 3]), [0, 0])
+        except (ValueError, tf.errors.InvalidArgumentError) as error:
+            raise InputError(f"--augment {name} cannot be applied: {error}") from None
 
 
 def compose(names):
-    """Returns a function `(images, seed, rows=None) -> images` of augmentations in their order.
+    """Returns a function `(images, seed, rows=None) -> images` that augments in this order.
 
     Args:
         names: Strings as `parse` takes them.

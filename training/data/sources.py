@@ -5,7 +5,6 @@ The table imports nothing, so that help texts can list it.
 
 import importlib
 
-# Each name's module, imported when it is asked for.
 DATASETS = {
     "cifar100": "training.data.cifar",
     "cifar10": "training.data.cifar",
@@ -14,5 +13,14 @@ DATASETS = {
 
 
 def load(name, data_dir=None):
-    """Returns ((images, labels) to train on, the same to test on, class names, source)."""
+    """Loads a data set into memory, whole.
+
+    Args:
+        name: A key of `DATASETS`.
+        data_dir: Path of its folder, or `None`.
+
+    Returns:
+        (images uint8 [N, H, W, 3], integer labels [N]) to train on, the same to test on, a list of
+        class names by label, and a string that names the source. All images have one size.
+    """
     return importlib.import_module(DATASETS[name]).load(name, data_dir)

@@ -1,7 +1,7 @@
-"""The data: where a set is found, how it is split, and the streams that a network is fed from.
+"""Data sets in memory, their splits, and the streams of batches for training and evaluation.
 
-A network takes normalized images. `normalize` is the one place that makes them, for the streams
-here and for the SavedModel; everything before it has pixels of 0–255.
+A network takes normalized images. Only `normalize` makes them, for the streams here and for the
+SavedModel; before it, pixels are 0–255.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory: its splits, its classes' names by label, and where it came from."""
+    """A data set in memory: its splits, its class names by label, and its source."""
 
     name: str
     train: Split
@@ -40,13 +40,18 @@ class Dataset:
     source: str
 
     @property
+    def image_shape(self):
+        """(height, width, channels) of each image."""
+        return self.train.images.shape[1:]
+
+    @property
     def held_out(self):
-        """The split that is measured after each epoch: the validation part, or the test set."""
+        """The split that each epoch is evaluated on: the validation part, or the test set."""
         return self.test if self.validation is None else self.validation
 
     @property
     def held_out_name(self):
-        """What a person is told of it."""
+        """The size and the name of the held-out split."""
         name = "test" if self.validation is None else "validation"
         return f"{len(self.held_out)} {name} images"
 
@@ -55,16 +60,16 @@ def load(name, data_dir=None, validation_split=0.0, seed=0):
     """Loads a data set into memory.
 
     Args:
-        name: A key of `datasets.DATASETS`.
-        data_dir: Where it lies; `None` for `TFDS_DATA_DIR`, or else TFDS' own folder.
+        name: A key of `sources.DATASETS`.
+        data_dir: Its folder; `None` for `TFDS_DATA_DIR`, or else the default folder of TFDS.
         validation_split: Share of the training images that is held out, the same of each class.
-        seed: Integer, of that choice.
+        seed: Integer, chooses the held-out images.
 
     Returns:
         A `Dataset`.
 
     Raises:
-        InputError: If there is no such set, or it is not found, or it is damaged.
+        InputError: If the name is unknown, or the set is missing or damaged.
     """
     check_name("dataset", name, sources.DATASETS)
     if not 0 <= validation_split < 1:
@@ -91,34 +96,31 @@ def _held_out(labels, share, seed):
 
 
 def normalize(images, mean, std):
-    """Returns `(images / 255 - mean) / std`, float32; mean and std are of R, G and B in 0–1."""
+    """Returns `(images / 255 - mean) / std`, float32; mean and std of R, G and B in 0–1."""
     scale, offset = scale_and_offset(mean, std)
     return tf.cast(images, tf.float32) * scale - offset
 
 
 def scale_and_offset(mean, std):
-    """Returns what `normalize` multiplies by, and what it then takes away, float32 [3] each."""
+    """Returns the factor of `normalize`, and what it then subtracts, float32 [3] each."""
     mean, std = np.asarray(mean), np.asarray(std)
     return (1 / (255 * std)).astype("float32"), (mean / std).astype("float32")
 
 
 def _normalize_rows(images, mean, std):
-    """Returns what `normalize` does, to the bit, in a fifth of its time.
-
-    A row of W pixels counts as one of 3 W channels: to broadcast over 3 numbers is slow.
-    """
+    """Returns `normalize(images, mean, std)`, bit-exact, in a fifth of its time."""
     _, height, width, channels = images.shape
+    # A row of W pixels as one of 3 W channels: broadcasting over 3 numbers is slow.
     rows = tf.reshape(images, [-1, height, width * channels])
-    return tf.reshape(
-        normalize(rows, width * tuple(mean), width * tuple(std)), [-1, *images.shape[1:]]
-    )
+    normalized = normalize(rows, width * tuple(mean), width * tuple(std))
+    return tf.reshape(normalized, [-1, *images.shape[1:]])
 
 
 def steps_per_epoch(split, batch_size):
     """Returns the number of whole batches in a split.
 
     Raises:
-        InputError: If there is none.
+        InputError: If the split has no whole batch.
     """
     if not 1 <= batch_size <= len(split):
         raise InputError(
@@ -142,8 +144,8 @@ def training_stream(
 ):
     """Returns an endless stream of augmented, normalized batches, in another order each epoch.
 
-    Everything in an epoch, order and draws, is a function of the seed and the epoch's number: a
-    resumed training sees what an uninterrupted one would have seen.
+    The seed and the epoch's number determine the order and the draws of an epoch. So a resumed
+    training gets the same batches as an uninterrupted one.
 
     Args:
         split: A `Split`.
@@ -151,16 +153,16 @@ def training_stream(
         mean: Of R, G and B, 0–1.
         std: Of R, G and B, 0–1.
         augment: Function `(images float32 0–255, seed [2], rows) -> images`, see `augment`.
-        size: Integer, the height and width that the images get at last; `None`: as they are.
+        size: Integer, the height and width after a resize at the end; `None`: no resize.
         seed: Integer.
-        first_epoch: Integer, the number of the epoch that comes first, from 0.
-        first_step: Integer, the number of that epoch's batch that comes first, from 0.
-        steps: The batches of an epoch; all the whole ones if `None`.
-        shard: The number of this process, and how many there are: each takes its rows of every
-            batch, augmented as they would be in the whole one.
+        first_epoch: Integer, the number of the first epoch, from 0.
+        first_step: Integer, the number of that epoch's first batch, from 0.
+        steps: The batches of an epoch; all whole ones if `None`.
+        shard: The number of this process, and the number of processes. Each takes its rows of every
+            batch, augmented as in the whole batch.
 
     Returns:
-        A `tf.data.Dataset` of (float32 [B, H, W, 3], int64 [B]); B is the batch size, or the
+        A `tf.data.Dataset` of (float32 [B, H, W, 3], int64 [B]), where B is the batch size, or the
         shard's part of it.
     """
     steps = steps or steps_per_epoch(split, batch_size)
@@ -188,10 +190,7 @@ def training_stream(
 
 
 def evaluation_stream(split, batch_size, mean, std, size=None):
-    """Returns the split's images, normalized, in their order; the last batch may be smaller.
-
-    A `size`, an integer, resizes them.
-    """
+    """Returns the split's normalized images, resized to `size`; the last batch may be smaller."""
     batches = tf.data.Dataset.from_tensor_slices((split.images, split.labels)).batch(batch_size)
     return batches.map(
         lambda images, labels: (_normalize_rows(resize(images, size), mean, std), labels),
@@ -200,10 +199,7 @@ def evaluation_stream(split, batch_size, mean, std, size=None):
 
 
 def resize(images, size):
-    """Returns images [N, H, W, C] resized to [N, size, size, C], antialiased; `None`: as they are.
-
-    Those of that size already stay as they are.
-    """
+    """Returns images [N, H, W, C] resized to [N, size, size, C], antialiased; `None`: unchanged."""
     if size in (None, images.shape[1]):
         return images
     return tf.image.resize(images, (size, size), antialias=True)

@@ -1,4 +1,4 @@
-"""What happens around the epochs: history, checkpoints, TensorBoard, and the checks."""
+"""Callbacks around the epochs: history, TensorBoard, a time estimate, and checks."""
 
 import time
 
@@ -17,10 +17,10 @@ class History(keras.callbacks.Callback):
 
     Args:
         folder: Path of the run folder.
-        rows: The rows of the epochs that were done before.
+        rows: The rows of the epochs before.
         images_per_epoch: Integer, for the speed.
         schedule: The learning rate, a function of the step.
-        seconds: Float, those that the first epoch, begun before, has taken already.
+        seconds: Float, the duration so far of the first epoch, if it is resumed.
     """
 
     def __init__(self, folder, rows, images_per_epoch, schedule, seconds=0.0):
@@ -42,13 +42,10 @@ class History(keras.callbacks.Callback):
         self.evaluated = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        self.record(epoch, logs)
-
-    def record(self, epoch, logs):
         """Writes the row of an epoch, unless it is written already; adds its figures to `logs`."""
         if self.rows and self.rows[-1]["epoch"] == epoch + 1:
             return
-        # Of a number: where processes share the variables, one alone cannot compute with them.
+        # A number: if processes share the variables, one alone cannot compute with them.
         step = int(np.asarray(self.model.optimizer.iterations))
         logs["learning_rate"] = float(np.asarray(self.schedule(step)))
         logs["images_per_second"] = self.images_per_epoch / (self.trained - self.started)
@@ -62,15 +59,15 @@ class History(keras.callbacks.Callback):
 
 
 class StopOnNaN(keras.callbacks.Callback):
-    """Stops the training as soon as the loss, or a weight at an epoch's end, is not finite.
+    """Stops the training if the loss, or a weight at an epoch's end, is not finite.
 
     An evaluation that is not finite is a warning.
 
     Args:
-        say: Function of a line.
+        say: Callable that receives the warnings.
     """
 
-    def __init__(self, say=print):
+    def __init__(self, say):
         super().__init__()
         self.say = say
 
@@ -90,15 +87,15 @@ class StopOnNaN(keras.callbacks.Callback):
 
 
 class TimeEstimate(keras.callbacks.Callback):
-    """Says after the first steps how long an epoch takes, measured, and what would be quicker.
+    """Reports after the first steps how long the epochs will take, and what would be faster.
 
     Args:
         steps: Integer, the steps of an epoch.
-        sizes: The size of the images of each epoch that is left.
-        say: Function of a line.
+        sizes: The size of the images of each remaining epoch.
+        say: Callable that receives the message.
     """
 
-    FIRST = 3  # those before it compile
+    FIRST = 3  # the steps before it compile
     MEASURED = 5  # steps
     LONG = 3600  # seconds
 
@@ -108,30 +105,28 @@ class TimeEstimate(keras.callbacks.Callback):
         self.sizes = sizes
         self.say = say
         self.started = None
-        self.said = False
+        self.reported = False
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.said or batch + 1 < self.FIRST:
+        if self.reported or batch + 1 < self.FIRST:
             return
         if self.started is None:
             self.started = batch, time.perf_counter()
         measured = batch - self.started[0]
         if measured >= self.MEASURED:
-            self.said = True
-            step = (time.perf_counter() - self.started[1]) / measured
-            epochs = recipes.work(self.sizes) / recipes.work(self.sizes[:1])
-            total = step * self.steps * epochs
+            self.reported = True
+            epoch = self.steps * (time.perf_counter() - self.started[1]) / measured
+            total = epoch * recipes.work(self.sizes) / recipes.work(self.sizes[:1])
             self.say(
-                f"\nThe next epoch takes about {duration(step * self.steps)}, "
-                f"the {len(self.sizes)} that are left {duration(total)} "
-                f"(measured on {measured} steps)."
+                f"\nThe next epoch takes about {duration(epoch)}, the remaining {len(self.sizes)} "
+                f"take {duration(total)} (measured on {measured} steps)."
             )
             if total > self.LONG:
                 self.say("Smaller: --arch r18w16_nam --recipe fast, or --steps-per-epoch 5.")
 
 
 def duration(seconds):
-    """Returns a number of seconds as a person says it."""
+    """Returns a rounded duration with its unit, such as "3 min"."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -141,17 +136,17 @@ def duration(seconds):
 class TensorBoardExtras(keras.callbacks.Callback):
     """Writes a grid of augmented images, and the gates' weights and values after each epoch.
 
-    Images on which a gate has values that are not finite are left out of its statistics.
+    The statistics of a gate leave out images for which it has values that are not finite.
 
     Args:
         folder: Path of the TensorBoard logs.
-        network: The model of the full size, whichever is trained.
+        network: The model of the full size, even if another size is trained.
         images: Augmented images of a batch, [N, H, W, C], 0–1.
-        gate_images: Normalized images, [n, H, W, C], on which the gates' values are shown; `None`
-            for none. The inputs of all gates are held for them at once.
+        gate_images: Normalized images, [n, H, W, C], for which the gates' values are shown, or
+            `None`. The inputs of all gates for them are in memory at once.
     """
 
-    HISTOGRAM_IMAGES = 8  # TensorBoard's histogram takes longer than the network
+    HISTOGRAM_IMAGES = 8  # TensorBoard's histogram is slower than the network
 
     def __init__(self, folder, network, images, gate_images=None):
         super().__init__()
@@ -185,6 +180,6 @@ class TensorBoardExtras(keras.callbacks.Callback):
             numbers = gate_values.distribution(gate, value).numbers
             tf.summary.histogram(f"gate_values/{name}", value[: self.HISTOGRAM_IMAGES])
             tf.summary.scalar(f"gate_mean/{name}", numbers["mean"])
-            # The part that a constant for each channel has too, and what changes with the image.
+            # The part that constants for each channel could replace, and the part by image.
             tf.summary.scalar(f"gate_std_between/{name}", numbers["std_between_units"])
             tf.summary.scalar(f"gate_std_within/{name}", numbers["std_within_units"])

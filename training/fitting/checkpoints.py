@@ -1,4 +1,4 @@
-"""Checkpoints: the model, its optimizer, and where in the training they stand."""
+"""Checkpoints: the model, its optimizer, and the position in the training."""
 
 import contextlib
 import dataclasses
@@ -19,16 +19,16 @@ from training.runs import files
 
 POSITION_FILE = "training.json"
 DIVERGED = (
-    "--resume tries again from the checkpoint before, if there is one. If it comes back: a lower "
-    "--learning-rate, in another --run-dir."
+    "--resume tries again from the checkpoint before, if there is one. If it diverges again, start "
+    "a new run, in another --run-dir, with a lower --learning-rate."
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where a training stands: whole epochs, and steps into the one that is begun.
+    """A position in a training: whole epochs, and steps into the next one.
 
-    `seconds` and `metrics` (the sums and counts of the metrics) are those of that epoch so far.
+    `seconds` and `metrics` (the sums and counts of the metrics) belong to those steps.
     """
 
     epochs: int = 0
@@ -40,32 +40,30 @@ class Position:
 class Checkpoint(keras.callbacks.Callback):
     """Saves `last.keras` and `previous.keras`, which a training resumes from, and `best.keras`.
 
-    A checkpoint is saved after each epoch, every so many steps if that is asked for, and before the
-    training ends on a signal. The previous one stays until the new one is whole. The best one is
-    that of the highest held-out top-1; without a validation split it is the last, since choosing by
-    the test set would be tuning on it. It has no optimizer, so that Keras loads it with
+    It saves after each epoch, every `job.checkpoint_every` steps, and before the training ends on a
+    signal. The previous checkpoint stays until the new one is whole. The best epoch has the highest
+    top-1 on the validation split. Without such a split it is the last epoch, since a choice by the
+    test set would be tuning on it. `best.keras` has no optimizer, so that Keras loads it with
     `import keras_nam` alone.
 
     Args:
-        folder: Path of the run folder.
-        network: The model that is saved: that of the full size, whichever is trained.
-        history: `callbacks.History`, whose row of an epoch is written before the epoch's
-            checkpoint; `None` in a process that writes nothing.
+        job: A `Job` whose steps are resolved.
+        network: The model to save: the network of full size, even if another size is trained.
+        history: `callbacks.History`, which writes the row of an epoch before its checkpoint; `None`
+            in a process that writes nothing.
         position: `Position` that the training starts from.
-        steps: Integer, the steps of an epoch.
-        every: Integer, steps between two checkpoints; `None` for those of the epochs alone.
-        choose_best: Whether `val_top1` is that of a validation split.
-        ends: Function of the steps so far, whether the training is to end now; see `termination`.
+        choose_best: Whether `val_top1` is measured on a validation split.
+        ends: Function of the steps so far, whether to end the training now; see `termination`.
     """
 
-    def __init__(self, folder, network, history, position, steps, every, choose_best, ends):
+    def __init__(self, job, network, history, position, choose_best, ends):
         super().__init__()
-        self.folder = folder
+        self.folder = job.folder
+        self.steps = job.steps_per_epoch
+        self.every = job.checkpoint_every
         self.network = network
         self.history = history
         self.position = position
-        self.steps = steps
-        self.every = every
         self.choose_best = choose_best
         self.ends = ends
         self.best = max(map(score, history.rows), default=-np.inf) if history else None
@@ -94,7 +92,7 @@ class Checkpoint(keras.callbacks.Callback):
             self._end(ends)
 
     def _add_metrics_before(self):
-        """Goes on with the sums of the steps before the checkpoint, which Keras set to 0."""
+        """Adds the sums of the epoch's steps before the checkpoint, which Keras reset."""
         if self.metrics_before:
             variables = self.model.metrics_variables  # Keras builds them in the first step
             for variable, value in zip(variables, self.metrics_before, strict=True):
@@ -104,7 +102,7 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.position = Position(epoch + 1)
         if self.history:
-            self.history.record(epoch, logs)
+            self.history.on_epoch_end(epoch, logs)
         is_best = self.history and (not self.choose_best or score(logs) >= self.best)
         self._save(is_best)
         if is_best:
@@ -122,7 +120,7 @@ class Checkpoint(keras.callbacks.Callback):
 
         def write(path):
             self._write(self.network, path)
-            # Before the epoch counts as done: one that is killed here is trained again.
+            # Before last.keras gets its name: a training that is killed here repeats the epoch.
             if is_best:
                 network = keras.Model(
                     self.network.inputs, self.network.outputs, name=self.network.name
@@ -133,7 +131,7 @@ class Checkpoint(keras.callbacks.Callback):
         files.write_atomically(last, write)
 
     def _write(self, network, path):
-        _ = self.model  # on JAX a callback's look at the model brings its variables up to date
+        _ = self.model  # on JAX, reading a callback's model updates its variables
         with multihost.own_variables():
             network.save(path)
         position = json.dumps(dataclasses.asdict(self.position), allow_nan=False)
@@ -149,7 +147,7 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 def score(row):
-    """Returns an epoch's held-out top-1, or -inf where its evaluation was not finite."""
+    """Returns an epoch's held-out top-1, or -inf if its evaluation was not finite."""
     top1 = row["val_top1"]
     return top1 if np.isfinite([top1, row["val_loss"]]).all() else -np.inf
 
@@ -172,8 +170,7 @@ def check_weights(model):
 def newest_position(folder):
     """Returns the position of `last.keras`, a dictionary, or `None` if it has none."""
     try:
-        with zipfile.ZipFile(folder / "last.keras") as archive:
-            return json.loads(archive.read(POSITION_FILE))
+        return dataclasses.asdict(_checked_position(folder / "last.keras"))
     except Exception:  # of a damaged archive; zipfile raises many kinds
         return None
 
@@ -185,8 +182,8 @@ def load_newest(folder):
         A tuple (model, `Position`, warnings); (`None`, the start, warnings) if there is none.
 
     Raises:
-        InputError: If none can be loaded though one is undamaged, `best.keras` included: to begin
-            anew would destroy it.
+        InputError: If none can be loaded though one is undamaged, `best.keras` included, since a
+            start from the beginning would overwrite it.
     """
     warnings = []
     undamaged = None
@@ -202,21 +199,25 @@ def load_newest(folder):
             warnings.append(f"{path} is damaged ({str(error) or type(error).__name__}).")
             continue
         if warnings:
-            warnings.append(f"Going on from {path}, an earlier checkpoint.")
+            warnings.append(f"Resuming from {path}, an earlier checkpoint.")
         return model, position, warnings
     if undamaged:
         raise InputError(
             f"{undamaged} cannot be loaded, though its checksums are right: {warnings[-1]} Was it "
             f"written by other versions than these? {folder / 'config.json'} names them."
         )
-    if warnings and _is_whole(folder / "best.keras"):
-        raise InputError(
-            f"{' '.join(warnings)} {folder / 'best.keras'} is undamaged, but has no optimizer to "
-            "continue with. Evaluate or export it, and train in another --run-dir; or move it "
-            "away, and --resume begins anew."
-        )
     if warnings:
-        warnings.append("No checkpoint is whole: the training begins anew.")
+        best = folder / "best.keras"
+        with contextlib.suppress(Exception):  # of a damaged or missing archive
+            _checked_position(best)
+            undamaged = best
+        if undamaged:
+            raise InputError(
+                f"{' '.join(warnings)} {best} is undamaged, but has no optimizer to resume with. "
+                "Evaluate or export it, and train in another --run-dir. Or move it away, and "
+                "--resume starts from the beginning."
+            )
+        warnings.append("No checkpoint is whole: the training starts from the beginning.")
     return None, Position(), warnings
 
 
@@ -228,22 +229,15 @@ def _checked_position(path):
         return Position(**json.loads(archive.read(POSITION_FILE)))
 
 
-def _is_whole(path):
-    try:
-        return _checked_position(path) is not None
-    except Exception:  # of a damaged or missing archive; zipfile raises many kinds
-        return False
-
-
 @contextlib.contextmanager
 def termination():
-    """Holds SIGTERM back, which a preempted machine sends.
+    """Delays SIGTERM, which a preempted machine sends, to the end of a step.
 
     Yields:
-        A function of the steps so far, which says whether the training is to end now. Where there
-        are several processes it is called after every step in each, and they end at one step.
+        A function of the steps so far, which returns whether to end the training now. Several
+        processes call it after every step, and all end at the same step.
     """
-    if multihost.launched():  # where JAX catches the signal
+    if multihost.launched():  # JAX catches the signal
         yield multihost.end_is_asked_for
         return
     event = threading.Event()

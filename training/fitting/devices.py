@@ -1,4 +1,4 @@
-"""What a training runs on: its precision and its devices, as asked for or as the machine has it."""
+"""The precision and the devices of a training, from the command line or from the machine."""
 
 import contextlib
 import dataclasses
@@ -7,9 +7,8 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from training.cli import InputError, check_name
+from training.cli import InputError
 from training.fitting import multihost
-from training.recipes import PRECISIONS, STRATEGIES
 
 MOST_STEPS = 16
 
@@ -19,10 +18,10 @@ class Placement:
     """Where a training runs.
 
     Attributes:
-        scope: Function, gives the context in which the network is made.
-        shard: The number of this process, and how many there are.
-        devices: Integer, those of all processes, which share a batch.
-        mirrored: Whether each device normalizes by its own part of a batch if it is let.
+        scope: Function, returns the context in which the network is made.
+        shard: The number of this process, and the number of processes.
+        devices: Integer, the devices of all processes, which share a batch.
+        mirrored: Whether each device normalizes its part of a batch separately by default.
     """
 
     scope: Callable = contextlib.nullcontext
@@ -43,12 +42,11 @@ def place(asked, say):
     several GPUs, and else `none`.
 
     Raises:
-        InputError: If the strategy is not the backend's, or the other processes cannot be reached.
+        InputError: If the backend lacks the strategy, or the other processes cannot be reached.
     """
-    check_name("strategy", asked, STRATEGIES)
     on_jax = keras.backend.backend() == "jax"
     if on_jax:
-        tf.config.set_visible_devices([], "GPU")  # TensorFlow only feeds; the memory is JAX'
+        tf.config.set_visible_devices([], "GPU")  # TensorFlow only feeds data; JAX needs the memory
     if asked == "auto":
         several = not on_jax and len(tf.config.list_logical_devices("GPU")) > 1
         asked = "multihost" if multihost.launched() else "mirrored" if several else "none"
@@ -91,12 +89,11 @@ def check_batch(batch_size, placement):
 
 
 def scaled(recipe, devices, how):
-    """Returns the recipe for more devices: `"none"` keeps it, and so the batch over all of them.
+    """Returns the recipe for more devices. `"none"` keeps it, so the devices share the batch.
 
-    `"linear"` keeps each device's batch: the batch and the learning rate grow with the devices
-    (Goyal et al., 2017, arXiv 1706.02677), and the warm-up keeps its images.
+    `"linear"` keeps the batch of each device. The batch and the learning rate grow with the devices
+    (Goyal et al., 2017, arXiv 1706.02677), and the warm-up has the same number of images.
     """
-    check_name("scale-lr", how, SCALINGS)
     if how == "none":
         return recipe
     return dataclasses.replace(
@@ -107,12 +104,8 @@ def scaled(recipe, devices, how):
     )
 
 
-SCALINGS = ("none", "linear")
-
-
 def choose_precision(asked, say):
     """Returns the dtype policy: `auto` is float16 on a GPU with tensor cores, else float32."""
-    check_name("precision", asked, PRECISIONS)
     capabilities = _gpu_capabilities()
     if asked == "mixed_float16" and not capabilities:
         say("warning: --precision mixed_float16 without a GPU is slower than float32.")
@@ -122,7 +115,7 @@ def choose_precision(asked, say):
 
 
 def _gpu_capabilities():
-    """Returns the compute capability of each GPU of this process, (0, 0) where it is not known."""
+    """Returns the compute capability of each GPU of this process, (0, 0) if unknown."""
     if keras.backend.backend() == "jax":
         import jax
 
@@ -135,19 +128,12 @@ def _gpu_capabilities():
 
 
 def execution(steps):
-    """Returns how Keras is to run the steps here: `jit_compile` and `steps_per_execution`.
+    """Returns the arguments `jit_compile` and `steps_per_execution` of `keras.Model.compile`.
 
-    On one GPU, XLA compiles a step, and several steps are one call, so that the GPU need not wait.
-    Their number divides the steps of an epoch, since Keras would run a last, incomplete call whole,
-    into the next epoch's images. On a CPU a call costs nothing beside a step, and oneDNN's
-    convolutions are quicker than XLA's. With several devices of TensorFlow's neither works: XLA
-    cannot reach the variables of another device.
-
-    Args:
-        steps: Integer, the steps of an epoch.
-
-    Returns:
-        Dictionary, arguments of `keras.Model.compile`.
+    On one GPU, XLA compiles a step, and one call runs several steps, so that the GPU does not wait.
+    Their number divides `steps`, the steps of an epoch: Keras would run an incomplete last call
+    into the next epoch's images. On a CPU a call costs little, and oneDNN's convolutions are faster
+    than XLA's. With several TensorFlow devices XLA cannot reach the variables of another device.
     """
     if keras.backend.backend() == "jax":
         return {"jit_compile": True, "steps_per_execution": 1}

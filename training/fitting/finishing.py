@@ -1,9 +1,9 @@
-"""Finishes a run: the test set's figures, the SavedModel and, last of all, result.json.
+"""Finishes a run: the test set's scores, the SavedModel and, last of all, result.json.
 
     python training/fitting/finishing.py RUN
 
-is what train.py does at the end of each training; one on JAX does it in a process of its own,
-since the SavedModel is TensorFlow's.
+does what train.py does at the end of each training. A training on JAX starts it as a process, since
+the SavedModel needs TensorFlow.
 """
 
 import argparse
@@ -19,21 +19,21 @@ if not __package__:  # run as a script: the checkout's own modules come first
 from training import cli
 from training.cli import FailedError
 from training.fitting import multihost
+from training.recipes import Job
 from training.runs import files
 
 
-def finish(folder, model, dataset, fold, say):
+def finish(job, model, dataset, say):
     """Evaluates on the test set, writes the SavedModel and, last of all, `result.json`.
 
     Args:
-        folder: Path of a run folder whose epochs are all done.
+        job: `Job` whose epochs are all done.
         model: Its trained `keras.Model`, on TensorFlow.
         dataset: A `Dataset`.
-        fold: Whether the SavedModel's normalizations are folded.
-        say: Function of a line.
+        say: Callable that receives progress messages.
 
     Returns:
-        The result, what `result.json` holds.
+        The result, the content of `result.json`.
     """
     from training.data import streams
     from training.fitting import network
@@ -41,17 +41,20 @@ def finish(folder, model, dataset, fold, say):
     from training.runs.scores import evaluate
 
     started = time.perf_counter()
-    config = files.read_json(folder / "config.json")
-    recipe = config["recipe_settings"]
+    folder, recipe = job.folder, job.recipe
     rows = files.read_history(folder / "history.csv")
-    mean, std = recipe["mean"], recipe["std"]
-    scores = evaluate(
-        model, streams.evaluation_stream(dataset.test, recipe["batch_size"], mean, std)
+    stream = streams.evaluation_stream(dataset.test, recipe.batch_size, recipe.mean, recipe.std)
+    scores = evaluate(model, stream)
+    saved_model.save(
+        network.with_dtype(model, "float32"),
+        folder / "saved_model",
+        dataset.class_names,
+        recipe.mean,
+        recipe.std,
+        fold=job.fold,
     )
-    float32 = network.with_dtype(model, "float32")
-    saved_model.save(float32, folder / "saved_model", dataset.class_names, mean, std, fold=fold)
     result = {
-        "arch": config["arch"],
+        "arch": job.arch,
         "split": f"test ({len(dataset.test)} images)",
         "weights": "best.keras",
         **{key: round(scores[key], 6) for key in ("loss", "top1", "top5")},
@@ -78,19 +81,20 @@ def check(result, folder):
         )
 
 
-def in_tensorflow(folder, data_dir, fold):
+def in_tensorflow(job):
     """Finishes a run that was trained on another backend; returns its result.
 
     Raises:
-        FailedError: If the process that does it fails; it has said why.
+        FailedError: If the process that does it fails; it has printed the reason.
     """
-    command = [sys.executable, __file__, str(folder), "--fold" if fold else "--no-fold"]
-    command += ["--data-dir", data_dir] if data_dir else []
+    folder = job.folder
+    command = [sys.executable, __file__, str(folder), "--fold" if job.fold else "--no-fold"]
+    command += ["--data-dir", job.data_dir] if job.data_dir else []
     environment = {key: value for key, value in os.environ.items() if key not in multihost.NAMES}
     ended = subprocess.run(command, env={**environment, "KERAS_BACKEND": "tensorflow"})
     if ended.returncode and not files.is_finished(folder):
         raise FailedError(
-            f"{folder} is trained, and could not be finished (see above). Again: python "
+            f"{folder} is trained, but finishing failed (see above). Retry: python "
             f"training/fitting/finishing.py {folder}"
         )
     return files.read_json(folder / "result.json")
@@ -100,7 +104,7 @@ def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
     parser = cli.Parser(__doc__)
     parser.add_argument("run", type=Path, help="a run folder whose epochs are all done")
-    parser.add_argument("--data-dir", help="as of train.py")
+    parser.add_argument("--data-dir", help="as for train.py")
     parser.add_argument("--fold", action=argparse.BooleanOptionalAction, default=True)
     return parser
 
@@ -108,23 +112,20 @@ def parser():
 def main(argv=None):
     """Parses and finishes."""
     args = parser().parse_args(argv)
-    config = files.read_json(args.run / "config.json")
+    job = Job.from_config(files.read_json(args.run / files.CONFIG), args.run, fold=args.fold)
     rows = files.read_history(args.run / "history.csv")
-    epochs = config["recipe_settings"]["epochs"]
-    if not rows or rows[-1]["epoch"] != epochs:
+    if not rows or rows[-1]["epoch"] != job.recipe.epochs:
         raise cli.InputError(
-            f"{args.run} has not trained its {epochs} epochs: train.py --resume goes on."
+            f"{args.run} has not trained its {job.recipe.epochs} epochs. Resume it with train.py "
+            "--resume."
         )
 
     from training.data import streams
     from training.runs import report
 
-    dataset = streams.load(
-        config["dataset"], args.data_dir, config["validation_split"], config["seed"]
-    )
+    dataset = streams.load(job.dataset, args.data_dir, job.validation_split, job.seed)
     model = report.load_model(args.run / "best.keras")
-    result = finish(args.run, model, dataset, args.fold, lambda line: print(line, flush=True))
-    check(result, args.run)
+    check(finish(job, model, dataset, lambda line: print(line, flush=True)), args.run)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""From a recipe to a finished run folder."""
+"""From a `Job` to a finished run folder."""
 
 import contextlib
 import dataclasses
 
 import keras
+import numpy as np
 
-from keras_nam.models import STEMS, parse_arch
-from training.cli import InputError, check_name
+from keras_nam.attention import ATTENTIONS
+from keras_nam.models import parse_arch
+from training.cli import InputError
 from training.data import augment, streams
 from training.fitting import checkpoints, devices, finishing, loop, multihost, network
-from training.recipes import IMAGE_SIZE, Job  # noqa: F401 - callers take `fit.Job`
 from training.runs import files, report
 
 
@@ -18,99 +19,91 @@ def train(job, say=print):
 
     Args:
         job: A `Job`.
-        say: Function of a line for a person.
+        say: Callable that receives progress messages.
 
     Returns:
-        The result, what `result.json` holds.
+        The result, the content of `result.json`.
 
     Raises:
-        InputError: On settings that do not fit; nothing has been written then.
-        FailedError: If the loss is not finite, that of the training or that of the test set.
+        InputError: If the settings do not fit. Nothing has been written then.
+        FailedError: If the loss, in training or on the test set, is not finite.
         Terminated: On SIGTERM, after a checkpoint.
     """
     check(job)
     placement = devices.place(job.strategy, say)
     if not placement.writes:
         say = _silent
-    precision = devices.choose_precision(job.precision, say)
-    recipe = devices.scaled(job.recipe, placement.devices, job.scale_lr)
-    devices.check_batch(recipe.batch_size, placement)
-    job = dataclasses.replace(job, recipe=recipe)
+    job = dataclasses.replace(
+        job,
+        precision=devices.choose_precision(job.precision, say),
+        recipe=devices.scaled(job.recipe, placement.devices, job.scale_lr),
+    )
+    devices.check_batch(job.recipe.batch_size, placement)
     keras.utils.set_random_seed(job.seed)
     dataset = streams.load(job.dataset, job.data_dir, job.validation_split, job.seed)
-    whole_epoch = streams.steps_per_epoch(dataset.train, recipe.batch_size)
-    steps = min(job.steps_per_epoch or whole_epoch, whole_epoch)
-    settings = configuration(job, dataset, steps, precision, placement)
+    _check_size(job.recipe, dataset)
+    steps = streams.steps_per_epoch(dataset.train, job.recipe.batch_size)
+    job = dataclasses.replace(job, steps_per_epoch=min(job.steps_per_epoch or steps, steps))
+    config = _configuration(job, dataset, placement)
     multihost.agree(
         {
-            **files.flat(settings),
-            **settings["environment"]["versions"],
-            "git revision": settings["environment"]["git_revision"],
+            **files.flat(config),
+            **config["environment"]["versions"],
+            "git revision": config["environment"]["git_revision"],
             "checkpoint": checkpoints.newest_position(job.folder),
         }
     )
-    held = files.opened(job.folder, settings, job.resume)
-    with held if placement.writes else contextlib.nullcontext():
+    opened = files.opened(job.folder, config, job.resume)
+    with opened if placement.writes else contextlib.nullcontext():
         if files.is_finished(job.folder):
             say(f"{job.folder} is finished already.")
             result = files.read_json(job.folder / "result.json")
         else:
-            result = _train_rest(job, dataset, steps, precision, placement, say)
+            result = _train_rest(job, dataset, placement, say)
     if placement.writes:
         finishing.check(result, job.folder)
     return result
 
 
 def _silent(line):
-    """Of several processes, one speaks."""
+    """Prints nothing: only the first of several processes prints."""
 
 
-def _train_rest(job, dataset, steps, precision, placement, say):
-    """Trains from the newest checkpoint of the run folder on, or from the start; finishes it."""
-    recipe, folder = job.recipe, job.folder
+def _train_rest(job, dataset, placement, say):
+    """Trains from the run folder's newest checkpoint, or from the start, and finishes the run."""
     say(f"{dataset.source}: {len(dataset.train)} training images, {dataset.held_out_name} held out")
-
     with placement.scope():
-        model, position, warnings = checkpoints.load_newest(folder)
+        model, position, warnings = checkpoints.load_newest(job.folder)
         if model is None:
-            model = network.compiled_model(job, dataset, steps, precision)
-        network.execute_here(model, steps)
+            model = network.compiled_model(job, len(dataset.class_names))
         if placement.mirrored and job.sync_bn:
             network.synchronize(model)
-        models = network.at_sizes(model, recipe, steps)
+        models = network.at_sizes(model, job)
     for warning in warnings:
         say(f"warning: {warning}")
     say(
-        f"{job.arch}: {model.count_params():,} parameters, {precision}, "
-        f"epochs {position.epochs + 1}–{recipe.epochs} of {steps} steps, into {folder}"
+        f"{job.arch}: {model.count_params():,} parameters, {job.precision}, epochs "
+        f"{position.epochs + 1}–{job.recipe.epochs} of {job.steps_per_epoch} steps, into "
+        f"{job.folder}"
     )
-    loop.fit(job, models, dataset, steps, position, folder, placement, say)
+    loop.fit(job, models, dataset, position, placement, say)
     multihost.part()
     if not placement.writes:
         return None
     if keras.backend.backend() != "tensorflow":
-        return finishing.in_tensorflow(folder, job.data_dir, job.fold)
+        return finishing.in_tensorflow(job)
     if job.validation_split:
-        model = report.load_model(folder / "best.keras")
-    return finishing.finish(folder, model, dataset, job.fold, say)
+        model = report.load_model(job.folder / "best.keras")
+    return finishing.finish(job, model, dataset, say)
 
 
-def configuration(job, dataset, steps, precision, placement):
-    """Returns what `config.json` holds: every resolved setting, and where it ran."""
+def _configuration(job, dataset, placement):
+    """Returns the content of `config.json`: every resolved setting, the data and the machine."""
     return {
-        "arch": job.arch,
-        "recipe": job.recipe_name,
-        "recipe_settings": dataclasses.asdict(job.recipe),
-        "stem": job.stem,
-        "seed": job.seed,
-        "dataset": job.dataset,
+        **job.as_config(),
         "classes": len(dataset.class_names),
         "training_images": len(dataset.train),
-        "validation_split": job.validation_split,
         "held_out": dataset.held_out_name,
-        "steps_per_epoch": steps,
-        "precision": precision,
-        "sync_bn": job.sync_bn,
         "environment": {
             "data": dataset.source,
             "backend": keras.backend.backend(),
@@ -123,15 +116,33 @@ def configuration(job, dataset, steps, precision, placement):
 
 
 def check(job):
-    """Raises an InputError for names that are in no table, before anything is read or written."""
+    """Raises an InputError for settings that no data set and no machine could have."""
     try:
         _, _, attention = parse_arch(job.arch)
     except ValueError as error:
         raise InputError(f"--arch {job.arch}: {error}") from None
-    check_name("stem", job.stem, STEMS)
-    augment.compose(job.recipe.augment)
-    if attention in ("nam_spatial", "nam_full") and set(job.recipe.image_sizes) != {IMAGE_SIZE}:
+    augment.check(job.recipe.augment, job.recipe.network_size)
+    if attention and len({*job.recipe.image_sizes}) > 1 and _has_positions(attention):
         raise InputError(
-            f"--arch {job.arch} has parameters for each position, which are bound to one size of "
-            f"the images. Give --image-sizes {IMAGE_SIZE}."
+            f"--arch {job.arch} has parameters for each position, so all images must have one "
+            f"size. Give --image-sizes {job.recipe.network_size}."
+        )
+
+
+def _has_positions(attention):
+    """Whether the shapes of an attention's weights depend on the size of its input."""
+    shapes = []
+    for size in (4, 8):
+        layer = ATTENTIONS[attention].layer()
+        layer(np.zeros((1, size, size, 16), "float32"))
+        shapes.append([weight.shape for weight in layer.weights])
+    return shapes[0] != shapes[1]
+
+
+def _check_size(recipe, dataset):
+    height, width, _ = dataset.image_shape
+    if (height, width) != (recipe.network_size, recipe.network_size):
+        raise InputError(
+            f"--image-sizes {recipe.image_sizes}: expected {height}, the size of the images of "
+            f"{dataset.name}, as the last."
         )

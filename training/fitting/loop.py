@@ -1,11 +1,10 @@
-"""The epochs of a training: its streams, what watches it, and where it goes on."""
+"""The epochs of a training: its streams, its callbacks, and the calls of Keras' `fit`."""
 
 import itertools
 
 import keras
 import tensorflow as tf
 
-from training import recipes
 from training.data import augment, streams
 from training.fitting import callbacks, checkpoints, schedules
 from training.runs import files
@@ -13,21 +12,19 @@ from training.runs import files
 GATE_IMAGES = 64
 
 
-def fit(job, models, dataset, steps, position, folder, placement, say):
-    """Trains what is left from a position on.
+def fit(job, models, dataset, position, placement, say):
+    """Trains the remaining epochs.
 
     Args:
-        job: A `Job`.
+        job: A `Job` whose precision and steps are resolved.
         models: Dictionary from each size of the recipe's images to the network for it.
         dataset: A `Dataset`.
-        steps: Integer, the steps of an epoch.
-        position: A `Position`, where the training stands.
-        folder: Path of the run folder.
+        position: `Position` to start from.
         placement: A `devices.Placement`.
-        say: Function of a line.
+        say: Callable that receives progress messages.
     """
-    recipe = job.recipe
-    model = models[recipes.IMAGE_SIZE]
+    recipe, folder, steps = job.recipe, job.folder, job.steps_per_epoch
+    model = models[recipe.network_size]
     epochs = range(position.epochs, recipe.epochs)
     history, writers = None, []
     if placement.writes:
@@ -42,43 +39,32 @@ def fit(job, models, dataset, steps, position, folder, placement, say):
         writers = [
             callbacks.TimeEstimate(steps, [recipe.image_size(e) for e in epochs], say),
             history,
-            *tensorboard(job, model, dataset, folder / "tensorboard"),
+            *tensorboard(job, model, dataset),
         ]
 
     with checkpoints.termination() as ends:
-        watchers = [
-            callbacks.StopOnNaN(say),
-            *writers,
-            checkpoints.Checkpoint(
-                folder,
-                model,
-                history,
-                position,
-                steps,
-                every=job.checkpoint_every,
-                choose_best=dataset.validation is not None,
-                ends=ends,
-            ),
-        ]
+        checkpoint = checkpoints.Checkpoint(
+            job, model, history, position, choose_best=dataset.validation is not None, ends=ends
+        )
         for first_epoch, last_epoch, first_step in _spans(position, recipe):
             size = recipe.image_size(first_epoch)
             models[size].fit(
-                training_batches(job, dataset, steps, first_epoch, first_step, placement.shard),
+                training_batches(job, dataset, first_epoch, first_step, placement.shard),
                 validation_data=one_hot(held_out(job, dataset, size, placement), dataset),
                 initial_epoch=first_epoch,
                 epochs=last_epoch,
                 steps_per_epoch=steps - first_step,
                 shuffle=False,  # the stream is shuffled already
                 verbose=0 if not placement.writes else 2 if job.quiet else 1,
-                callbacks=watchers,
+                callbacks=[callbacks.StopOnNaN(say), *writers, checkpoint],
             )
 
 
 def _spans(position, recipe):
     """Returns (first epoch, last epoch, first step) of each call of Keras' `fit`.
 
-    Keras begins an epoch at its first step: the rest of a begun one is a call of its own. So are
-    the epochs of another size of the images.
+    Keras begins an epoch at its first step, so the rest of a begun epoch is a separate call. So are
+    the epochs of another image size.
     """
     spans = [(position.epochs, position.epochs + 1, position.steps)] if position.steps else []
     whole = range(position.epochs + len(spans), recipe.epochs)
@@ -88,7 +74,7 @@ def _spans(position, recipe):
     return spans
 
 
-def training_batches(job, dataset, steps, first_epoch, first_step, shard=(0, 1)):
+def training_batches(job, dataset, first_epoch=0, first_step=0, shard=(0, 1)):
     """Returns the endless stream of augmented batches, labels one-hot, from a step on."""
     recipe = job.recipe
     stream = streams.training_stream(
@@ -101,7 +87,7 @@ def training_batches(job, dataset, steps, first_epoch, first_step, shard=(0, 1))
         seed=job.seed,
         first_epoch=first_epoch,
         first_step=first_step,
-        steps=steps,
+        steps=job.steps_per_epoch,
         shard=shard,
     )
     return one_hot(stream, dataset)
@@ -110,8 +96,8 @@ def training_batches(job, dataset, steps, first_epoch, first_step, shard=(0, 1))
 def held_out(job, dataset, size=None, placement=None):
     """Returns the stream of the validation part, or of the test set if there is none.
 
-    Where processes share it, it is this one's part; the few images are left out by which the
-    number of devices does not divide.
+    If processes share it, returns this process' part. Some of the last images are left out then, so
+    that the number of devices divides the rest.
     """
     recipe, split, batch_size = job.recipe, dataset.held_out, job.recipe.batch_size
     process, processes = placement.shard if placement else (0, 1)
@@ -127,14 +113,12 @@ def one_hot(stream, dataset):
     return stream.map(lambda images, labels: (images, tf.one_hot(labels, classes)))
 
 
-def tensorboard(job, model, dataset, folder):
+def tensorboard(job, model, dataset):
     """Returns the callbacks that write TensorBoard's logs."""
+    folder = job.folder / "tensorboard"
     logs = keras.callbacks.TensorBoard(folder, write_graph=False)
     if keras.backend.backend() != "tensorflow":
         return [logs]
     grid = streams.preview(dataset.train, augment.compose(job.recipe.augment), job.seed)
     images, _ = next(iter(held_out(job, dataset)))
-    return [
-        callbacks.TensorBoardExtras(folder, model, grid, images[:GATE_IMAGES]),
-        logs,
-    ]
+    return [callbacks.TensorBoardExtras(folder, model, grid, images[:GATE_IMAGES]), logs]

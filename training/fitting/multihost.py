@@ -1,15 +1,13 @@
 """Several processes, on one machine or on many, that train as one: Keras on the JAX backend.
 
-Each process reads its place from Keras' own environment variables, which `training/launch.py`
-sets. All devices of all processes share each batch. Losses, gradients and the statistics of the
-normalizations are those of the whole batch.
+Each process reads its place from Keras' environment variables, which `training/launch.py` sets. All
+devices share each batch: losses, gradients and batch statistics are computed over all of it.
 """
 
 import contextlib
 import json
 import os
 import re
-import socket
 import sys
 import threading
 
@@ -20,27 +18,12 @@ ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
 PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 PROCESS = "KERAS_DISTRIBUTION_PROCESS_ID"
 NAMES = (ADDRESSES, PROCESSES, PROCESS)
-# Seconds until all processes must have joined.
-JOIN_TIMEOUT = int(os.environ.get("KERAS_NAM_JOIN_TIMEOUT", "120"))
+JOIN_TIMEOUT = int(os.environ.get("KERAS_NAM_JOIN_TIMEOUT", "120"))  # seconds
 
 
 def launched():
     """Whether this process was started as one of several."""
     return int(os.environ.get(PROCESSES, "1")) > 1
-
-
-def environment(address, processes, process):
-    """Returns the environment of one of several processes."""
-    place = dict(zip(NAMES, (address, str(processes), str(process)), strict=True))
-    variables = {**os.environ, **place, "KERAS_BACKEND": "jax", "PYTHONUNBUFFERED": "1"}
-    variables.pop("SLURM_LOCALID", None)  # JAX would use only the device of that number
-    return variables
-
-
-def free_address():
-    """Returns an address of this machine at which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"127.0.0.1:{server.getsockname()[1]}"
 
 
 def check_place(address, processes, process):
@@ -75,8 +58,9 @@ def join(say):
     import jax
 
     address = os.environ.get(ADDRESSES, "").split(",")[0]
-    process, processes = (int(os.environ.get(name, "-1")) for name in (PROCESS, PROCESSES))
-    check_place(address, processes, process)
+    processes, process = (int(os.environ.get(name, "-1")) for name in (PROCESSES, PROCESS))
+    place = address, processes, process
+    check_place(*place)
     say(f"process {process} of {processes}: joining at {address}")
 
     def give_up():
@@ -84,21 +68,17 @@ def join(say):
             f"error: Process {process} waited {JOIN_TIMEOUT} s at {address}: not all {processes} "
             "processes joined. Does process 0 run there, and has each one its own number?",
             file=sys.stderr,
-            flush=True,
         )
-        os._exit(2)  # the thread that waits cannot be interrupted
+        os._exit(2)  # the waiting thread cannot be interrupted
 
     timer = threading.Timer(JOIN_TIMEOUT, give_up)
     timer.daemon = True
     timer.start()
     sys.excepthook = _show_and_exit
-    # Keras' own `initialize` does this, without the time-outs.
+    # As Keras' own `initialize`, with time-outs. JAX' time-out gives no reason: the timer is first.
     jax.distributed.initialize(
-        address,
-        processes,
-        process,
+        *place,
         cluster_detection_method="deactivate",  # Slurm's would take one device a process
-        # JAX' own time-out aborts the process without a reason, so the timer comes first.
         initialization_timeout=JOIN_TIMEOUT + 30,
         heartbeat_timeout_seconds=60,
     )
@@ -107,7 +87,7 @@ def join(say):
 
 
 def agree(facts):
-    """Raises an InputError if a dictionary, of what JSON holds, is not the same everywhere."""
+    """Raises an InputError if a dictionary of JSON values differs between the processes."""
     if not launched():
         return
     import numpy as np
@@ -117,13 +97,13 @@ def agree(facts):
     first, *others = (json.loads(bytes(row)) for row in multihost_utils.process_allgather(own))
     for number, other in enumerate(others, start=1):
         unlike = [key for key in other if other[key] != first.get(key)]
-        if unlike:
-            words = (f"{key}: {first.get(key)} in process 0, {other[key]}" for key in unlike)
-            raise InputError(f"Process {number} is unlike process 0: {'; '.join(words)}.")
+        words = [f"{key}: {first.get(key)} in process 0, {other[key]}" for key in unlike]
+        if words:
+            raise InputError(f"Process {number} differs from process 0: {'; '.join(words)}.")
 
 
 def part():
-    """Leaves the other processes: from here on each one works alone."""
+    """Leaves the other processes."""
     if launched():
         import jax
 
@@ -134,17 +114,16 @@ def exit_at_once(status):
     """Ends the process. After a failure it does not wait for the others, which wait for it."""
     if launched() and status not in (0, 143):
         sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
 
 
 def _show_and_exit(kind, error, trace):
-    """Prints an uncaught exception, or one line if it is the loss of another process."""
+    """Prints an uncaught exception, or one line if the connection to another process failed."""
     if "Gloo" in str(error) or "coordination" in str(error):
         print(
             f"error: The connection to the other processes failed ({str(error).splitlines()[0]}). "
-            "Start all again, each with its own number, and with --resume if the run has begun.",
+            "Restart all, each with its own number, and with --resume if the run has begun.",
             file=sys.stderr,
         )
     else:
@@ -154,7 +133,7 @@ def _show_and_exit(kind, error, trace):
 
 @contextlib.contextmanager
 def own_variables():
-    """Makes the variables that Keras creates, as it does to save, this process' own."""
+    """Makes variables that Keras creates here, as it does to save, local to this process."""
     import keras
 
     distribution = keras.distribution.distribution()
@@ -166,7 +145,7 @@ def own_variables():
 
 
 def end_is_asked_for(step):
-    """Whether all end after this step, as one received SIGTERM. All ask after every step."""
+    """Whether all end after this step, since one received SIGTERM; all call it after each step."""
     from jax.experimental import multihost_utils
 
     return multihost_utils.reached_preemption_sync_point(step)

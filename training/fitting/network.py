@@ -2,89 +2,89 @@
 
 import math
 import zlib
+from inspect import signature
 
 import keras
 import numpy as np
 
 import keras_nam
+from keras_nam.attention import ATTENTIONS
+from keras_nam.models import parse_arch
 from training.fitting import devices, optimizers, schedules
 
 
-def compiled_model(job, dataset, steps, precision):
-    """Returns the network, ready to fit."""
-    recipe = job.recipe
-    keras.config.set_dtype_policy(precision)
+def compiled_model(job, classes):
+    """Returns the network of a `Job` whose precision and steps are resolved, ready to fit."""
+    keras.config.set_dtype_policy(job.precision)
     try:
-        model = initial_model(job, len(dataset.class_names))
+        model = initial_model(job, classes)
     finally:
         keras.config.set_dtype_policy("float32")
-    optimizer = optimizers.from_recipe(recipe, schedules.from_recipe(recipe, steps))
-    if precision == "mixed_float16":
+    schedule = schedules.from_recipe(job.recipe, job.steps_per_epoch)
+    optimizer = optimizers.from_recipe(job.recipe, schedule)
+    if job.precision == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    _compile(model, optimizer, recipe, steps)
+    _compile(model, optimizer, job)
     return model
 
 
-def _compile(model, optimizer, recipe, steps):
+def _compile(model, optimizer, job):
     model.compile(
         optimizer,
         keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=recipe.label_smoothing
+            from_logits=True, label_smoothing=job.recipe.label_smoothing
         ),
         metrics=[
             keras.metrics.CategoricalAccuracy(name="top1"),
             keras.metrics.TopKCategoricalAccuracy(k=5, name="top5"),
         ],
-        **devices.execution(steps),
+        **devices.execution(job.steps_per_epoch),
     )
 
 
-def execute_here(model, steps):
-    """Makes a loaded model run its steps as this machine does, not as the one that saved it."""
-    for name, value in devices.execution(steps).items():
-        setattr(model, name, value)
+def at_sizes(model, job):
+    """Returns {size: network for square images of that size}, for each size of the recipe.
 
-
-def at_sizes(model, recipe, steps):
-    """Returns size -> the network for square images of that size, for each size of the recipe.
-
-    They are made of the same layers and have the same optimizer: what one learns, all have.
+    The networks share their layers, and so their weights, and the optimizer. They run as this
+    machine does, also if another one saved the model.
     """
-    models = {model.input_shape[1]: model}
-    for size in recipe.image_sizes:
-        if size not in models:
-            models[size] = keras.models.clone_model(
-                model,
-                input_tensors=keras.Input((size, size, 3)),
-                clone_function=lambda layer: layer,
-            )
-            _compile(models[size], model.optimizer, recipe, steps)
+    for name, value in devices.execution(job.steps_per_epoch).items():
+        setattr(model, name, value)
+    models = {job.recipe.network_size: model}
+    for size in {*job.recipe.image_sizes} - {*models}:
+        models[size] = keras.models.clone_model(
+            model,
+            input_tensors=keras.Input((size, size, 3)),
+            clone_function=lambda layer: layer,
+        )
+        _compile(models[size], model.optimizer, job)
     return models
 
 
 def initial_model(job, classes):
     """Returns the network with its first weights."""
     recipe = job.recipe
-    _, _, attention = job.arch.partition("_")
+    _, _, attention = parse_arch(job.arch)
     options = {}
-    if "nam" in attention:
+    if attention and "weighting" in signature(ATTENTIONS[attention].layer).parameters:
         penalty = keras.regularizers.L1(recipe.gamma_penalty) if recipe.gamma_penalty else None
         options = {
             "gate_gradient": recipe.gate_gradient,
             "weighting": recipe.weighting,
             "gamma_regularizer": penalty,
         }
-    model = keras_nam.create_model(job.arch, classes, stem=job.stem, **options)
+    shape = (recipe.network_size, recipe.network_size, 3)
+    model = keras_nam.create_model(job.arch, classes, shape, job.stem, **options)
     _draw_weights(model, job.seed)
     return model
 
 
 def _draw_weights(model, seed):
-    """Draws each kernel anew, from the seed and the name of its layer alone.
+    """Draws each kernel from the distribution of its initializer, by the seed and its layer's name.
 
-    Keras' draws depend on the backend, and on how many there were before: two archs with one seed
-    would differ by more than their attention. A kernel's distribution is its initializer's,
-    `U(-l, l)` with `l = sqrt(3 * scale / fan)`.
+    Keras' draws depend on the backend and on the number of draws before. So two archs with one seed
+    would differ by more than their attention. The distribution is `U(-l, l)`, where
+    `l = sqrt(3 * scale / fan)`.
     """
     for layer in model.layers:
         for number, inner in enumerate(layer._flatten_layers()):
@@ -103,14 +103,14 @@ def _draw_weights(model, seed):
 
 
 def synchronize(model):
-    """Makes the normalizations those of the whole batch, of all devices of a strategy."""
+    """Makes each normalization use the whole batch, across all devices of a strategy."""
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True
 
 
 def with_dtype(model, dtype):
-    """Returns a copy of a model of any dtype policies with another, in variables of its own."""
+    """Returns a copy of a model with another dtype policy, and with its own variables."""
 
     def converted(layer):
         return layer.__class__.from_config({**layer.get_config(), "dtype": dtype})

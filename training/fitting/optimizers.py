@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-TINY = 1e-7  # for the norm of a gradient that is 0
+TINY = 1e-7  # added to a norm, since a gradient may be 0
 
 
 @keras.saving.register_keras_serializable(package="keras_nam")
@@ -13,15 +13,15 @@ class SGD(keras.optimizers.Optimizer):
     `g = gradient + weight_decay * p`; `v = momentum * v + g`; `p = p - learning_rate * v`, or
     `p = p - learning_rate * (g + momentum * v)` for Nesterov's.
 
-    Keras' own `SGD` decays decoupled from the gradient, and has the learning rate inside the
-    velocity: two other trainings as soon as the rate changes.
+    Keras' own `SGD` decouples the decay from the gradient, and its velocity contains the learning
+    rate. Both give another training as soon as the rate changes.
 
     Args:
         learning_rate: A float, or a `keras.optimizers.schedules.LearningRateSchedule`.
         momentum: Float.
         weight_decay: Float, added to the gradient of every trainable variable.
         nesterov: Whether the step looks ahead.
-        **kwargs: Those of `keras.optimizers.Optimizer`.
+        **kwargs: Arguments of `keras.optimizers.Optimizer`.
 
     Reference:
 
@@ -50,7 +50,7 @@ class SGD(keras.optimizers.Optimizer):
         self.assign_sub(variable, learning_rate * self._with_momentum(gradient, variable))
 
     def _with_momentum(self, gradient, variable):
-        """Adds a gradient to the variable's velocity and returns the step that they make."""
+        """Adds a gradient to the variable's velocity; returns the step along it."""
         velocity = self.velocities[self._get_variable_index(variable)]
         self.assign(velocity, self.momentum * velocity + gradient)
         return gradient + self.momentum * velocity if self.nesterov else velocity
@@ -66,24 +66,24 @@ class SGD(keras.optimizers.Optimizer):
 class Muon(SGD):
     """Muon for the kernels of convolutions, `SGD` for all other variables.
 
-    A kernel `W`, [h, w, in, out], is a matrix, [h * w * in, out], and so is its step `u`, that of
-    `SGD` without decay. With `O`, about the nearest matrix of orthonormal columns (or rows) to `u`,
-    and `r = learning_rate * kernel_rate`:
+    A kernel `W`, [h, w, in, out], is treated as a matrix, [h * w * in, out], and so is its step
+    `u`, the step of `SGD` without decay. With `O`, an approximation of the nearest matrix of
+    orthonormal columns (or rows) to `u`, and `r = learning_rate * kernel_rate`:
 
     `W = (1 - r**2 / 2) * W - r * norm(W) * O / norm(O)`.
 
-    So a step turns a kernel by about `r` radians, however large the gradient is, and in all of the
-    gradient's directions alike; the first factor takes back by how much a step at right angles
-    lengthens it. Where a normalization follows, a kernel's direction is all that counts. A
-    depthwise kernel, whose `out` is 1, turns as one vector.
+    A step turns a kernel by about `r` radians, whatever the gradient's size, and equally in all
+    directions of the gradient. The first factor cancels the growth of the norm by a step at right
+    angles. A normalization follows the kernel, so only its direction matters. A depthwise kernel,
+    whose `out` is 1, turns as one vector.
 
-    `keras.optimizers.Muon` is for matrices: convolutions, and all other variables, it trains by
-    AdamW.
+    `keras.optimizers.Muon` applies to matrices only, and trains convolutions and all other
+    variables with AdamW.
 
     Args:
         learning_rate: A float, or a `keras.optimizers.schedules.LearningRateSchedule`.
         kernel_rate: Float, the angle of a kernel's step for a learning rate of 1, in radians.
-        **kwargs: Those of `SGD`.
+        **kwargs: Arguments of `SGD`.
 
     Reference:
 
@@ -112,18 +112,11 @@ class Muon(SGD):
 
 
 def orthogonalized(matrix, iterations=4):
-    """Returns about `U @ V.T` of a matrix `U @ S @ V.T`, by Newton and Schulz's iteration.
+    """Returns about `U @ V.T` of a matrix `U @ S @ V.T`, [m, n], by Newton-Schulz iterations.
 
-    `X = a * X + b * X @ G + c * X @ G @ G` with `G = X.T @ X` takes the singular values, 1 at most
-    at the start, to 0.7–1.2, but for the very small ones. Every iteration is a polynomial of the
-    first `G`, which is square and small: so they are multiplied first, `X` by them last.
-
-    Args:
-        matrix: Tensor, [m, n].
-        iterations: Integer.
-
-    Returns:
-        Tensor, [m, n].
+    `X = a * X + b * X @ G + c * X @ G @ G` with `G = X.T @ X` takes the singular values, at most 1
+    at the start, to 0.7–1.2, except for very small ones. Every iteration is a polynomial of the
+    first `G`, which is square and small. So these are multiplied first, and `X` by them last.
     """
     rows, columns = matrix.shape
     if rows < columns:
@@ -142,14 +135,21 @@ def _norm(tensor):
     return ops.norm(ops.reshape(tensor, [-1]))
 
 
+OPTIMIZERS = {
+    "sgd": lambda rate, recipe: SGD(rate, **_shared_settings(recipe)),
+    "muon": lambda rate, recipe: Muon(rate, recipe.kernel_rate, **_shared_settings(recipe)),
+}
+
+
+def _shared_settings(recipe):
+    return {key: getattr(recipe, key) for key in ("momentum", "weight_decay", "nesterov")}
+
+
 def from_recipe(recipe, learning_rate):
-    """Returns the recipe's optimizer.
+    """Returns the optimizer of a `Recipe`.
 
     Args:
         recipe: A `Recipe`.
         learning_rate: A float, or a `keras.optimizers.schedules.LearningRateSchedule`.
     """
-    settings = {key: getattr(recipe, key) for key in ("momentum", "weight_decay", "nesterov")}
-    if recipe.optimizer == "muon":
-        return Muon(learning_rate, recipe.kernel_rate, **settings)
-    return SGD(learning_rate, **settings)
+    return OPTIMIZERS[recipe.optimizer](learning_rate, recipe)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training import console, recipes, settings
+from training import console, recipes
 from training.cli import InputError
 from training.data import streams
 from training.fitting import network
@@ -40,12 +40,10 @@ def report(args):
         InputError: If the run has no gate, or an option does not fit.
     """
     folder = Path(args.run) if args.run else files.newest_finished()
-    config = files.read_json(folder / "config.json")
-    recipe = settings.from_json(recipes.Recipe, config["recipe_settings"])
-    model = _gated_model(folder, config["arch"])
-    dataset = streams.load(
-        config["dataset"], args.data_dir, config["validation_split"], config["seed"]
-    )
+    job = recipes.Job.from_config(files.read_json(folder / "config.json"), folder)
+    recipe = job.recipe
+    model = _gated_model(folder, job.arch)
+    dataset = streams.load(job.dataset, args.data_dir, job.validation_split, job.seed)
     most = len(dataset.test)
     if args.images is not None and not 1 <= args.images <= most:
         raise InputError(f"--images {args.images}: expected 1 to {most}, the test images.")
@@ -61,7 +59,7 @@ def report(args):
 
     findings = {
         "run": str(folder),
-        "arch": config["arch"],
+        "arch": job.arch,
         "images": len(test),
         "constants": f"means over {len(training)} training images",
         "data": dataset.source,
@@ -69,7 +67,7 @@ def report(args):
         "environment": files.environment(),
     }
     findings["verdict"] = verdict(findings)
-    console.say(f"{folder} ({config['arch']}): {dataset.source}")
+    console.say(f"{folder} ({job.arch}): {dataset.source}")
     rows = []
     for row in findings["layers"]:
         numbers = [format(row[part][key], form) for part, key, form in COLUMNS.values()]

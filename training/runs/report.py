@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 import keras_nam  # noqa: F401 - registers the layers that a .keras file names
-from training import console, recipes, settings
+from training import console, recipes
 from training.cli import FailedError, InputError
 from training.data import streams
 from training.runs import files, plots
@@ -43,8 +43,8 @@ def report(run, split_name, flip, data_dir, recipe_name, dataset_name):
     """
     path = Path(run) if run else files.newest_finished()
     file = path / "best.keras" if path.is_dir() else path
-    config = _configuration(file, recipe_name, dataset_name)
-    dataset = streams.load(config["dataset"], data_dir, config["validation_split"], config["seed"])
+    job = _job(file, recipe_name, dataset_name)
+    dataset = streams.load(job.dataset, data_dir, job.validation_split, job.seed)
     split = {"test": dataset.test, "validation": dataset.validation}.get(split_name)
     if split is None:
         raise InputError(
@@ -54,11 +54,10 @@ def report(run, split_name, flip, data_dir, recipe_name, dataset_name):
     model = load_model(file)
     if model.output_shape[-1] != len(dataset.class_names):
         raise InputError(
-            f"{file} has {model.output_shape[-1]} classes and {config['dataset']} "
+            f"{file} has {model.output_shape[-1]} classes and {job.dataset} "
             f"{len(dataset.class_names)}; name its set with --dataset."
         )
-    recipe = settings.from_json(recipes.Recipe, config["recipe_settings"])
-    stream = streams.evaluation_stream(split, 256, recipe.mean, recipe.std)
+    stream = streams.evaluation_stream(split, 256, job.recipe.mean, job.recipe.std)
     scores = evaluate(model, stream, flip)
     flipped = ", each with its mirror image" if flip else ""
     _print(scores, file, f"{split_name}, {len(split)} images{flipped}", dataset)
@@ -93,18 +92,13 @@ def load_model(file):
         raise InputError(f"{file} cannot be loaded as a model: {reason}") from None
 
 
-def _configuration(file, recipe_name, dataset_name):
-    """Returns the configuration of the run, or else of the command line."""
+def _job(file, recipe_name, dataset_name):
+    """Returns the run's job, or the job of the command line without a run."""
     if not file.is_file():
         raise InputError(f"{file} is missing; give a run folder or a .keras file.")
     if (file.parent / "config.json").is_file():
-        return files.read_json(file.parent / "config.json")
-    return {
-        "dataset": dataset_name,
-        "validation_split": 0.0,
-        "seed": 0,
-        "recipe_settings": settings.as_json(recipes.get(recipe_name)),
-    }
+        return recipes.Job.from_config(files.read_json(file.parent / "config.json"), file.parent)
+    return recipes.Job(recipe=recipes.get(recipe_name), dataset=dataset_name)
 
 
 def _print(scores, file, split, dataset):

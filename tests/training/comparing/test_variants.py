@@ -31,8 +31,8 @@ def test_stem_and_tuples():
     ((name, job),) = read(text).items()
     assert job.stem == "imagenet"
     assert job.recipe.milestones == (3, 5)
-    assert job.as_config()["std"] == [0.2, 0.2, 0.3]
-    assert job.as_config()["image_sizes"] == [24, 32]
+    assert job.as_config()["recipe_settings"]["std"] == [0.2, 0.2, 0.3]
+    assert job.as_config()["recipe_settings"]["image_sizes"] == [24, 32]
     assert folder_name(name).endswith("image_sizes-24+32")
 
 

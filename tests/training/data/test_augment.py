@@ -1,7 +1,7 @@
 """Each augmentation against a reference; its draws are read off images of coordinates.
 
-The draws are seeded, so a test that passes goes on passing; the bounds on them are those that a
-right sampler exceeds with the probability stated.
+The draws are seeded, so a test that passes once always passes. A correct sampler exceeds a bound
+with the probability stated.
 """
 
 import math
@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance
 
+from training.cli import InputError
 from training.data import augment
 
 KOLMOGOROV_999 = 1.95  # sqrt(n) times the largest gap of an empirical distribution, p = 0.001
@@ -139,6 +140,9 @@ def test_factor_is_uniform_and_applied_to_half_of_the_images(name):
     used = factors[factors != 1]
     assert abs(len(used) / 4000 - 0.5) < 5 * 0.5 / math.sqrt(4000)
     assert largest_gap(used, 0.9, 1.1) < KOLMOGOROV_999 / math.sqrt(len(used))
+    # Whether and how much are separate draws. The standard deviation of the mean of 2000 draws in
+    # 1 ± 0.1 is 0.0013; here four of them.
+    assert abs(used.mean() - 1) < 0.0052
 
 
 @pytest.mark.parametrize(
@@ -154,14 +158,6 @@ def test_brightness_and_contrast_are_those_that_paddle_takes_from_pillow(name, e
         pillow = enhancer(Image.fromarray(image.astype(np.uint8))).enhance(factor)
         # Pillow truncates its result (below 1) and rounds the grey image and its mean (0.3 * 1).
         np.testing.assert_allclose(ours, np.asarray(pillow), atol=1.3)
-
-
-def test_contrast_keeps_the_mean_of_the_grey_image():
-    images = photographs()
-    changed = augment.parse("random_contrast:probability=1")(images, [11, 12]).numpy()
-    grey = (images @ [0.299, 0.587, 0.114]).mean((1, 2))[:, None, None, None]
-    factors = changed.std((1, 2, 3), keepdims=True) / images.std((1, 2, 3), keepdims=True)
-    np.testing.assert_allclose(changed, grey + factors * (images - grey), atol=1e-3)
 
 
 def test_factor_is_never_negative():
@@ -181,29 +177,11 @@ def test_pixels_stay_in_0_to_255(name):
 
 
 def test_rotation_is_uniform_in_15_degrees():
-    angles = rotation_angles(augment.random_rotation(coordinates(300, 128), [15, 16]))
+    angles = rotation_angles(augment.random_rotation(coordinates(300, 64), [15, 16]))
     # None of 300 draws within a degree of an end of 30 degrees: p = 4e-5.
     assert -15.1 < angles.min() < -14
     assert 14 < angles.max() < 15.1
     assert largest_gap(angles, -15, 15) < KOLMOGOROV_999 / math.sqrt(300)
-
-
-def test_rotation_is_pillows_nearest_about_the_centre():
-    images = coordinates(16, 128)
-    rotated = augment.random_rotation(images, [17, 18]).numpy()
-    angles = rotation_angles(rotated)
-    assert angles.min() < -5
-    assert angles.max() > 5
-    for image, ours, angle in zip(images, rotated, angles, strict=True):
-        pillow = Image.fromarray(image.astype(np.uint8))
-        # The angle drawn is within 0.5 degrees of the one read. At the nearest one tried, 0.0025
-        # degrees off at most, 0.3 pixels of 100 may round the other way; a centre that is half a
-        # pixel off changes 10 of 100.
-        differing = [
-            (ours != np.asarray(pillow.rotate(angle + off))).any(-1).mean()
-            for off in np.arange(-0.5, 0.5, 0.005)
-        ]
-        assert min(differing) < 0.01
 
 
 @pytest.mark.parametrize(
@@ -239,7 +217,28 @@ def test_a_seed_gives_the_same_result_and_another_another():
     assert all((one != two).any() for one, two in zip(first, other, strict=True))
 
 
-def test_fractions_of_a_degree_are_an_option():
+def test_options_reach_the_function():
+    images = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
+    crops = augment.parse("random_crop:padding=0,mode=REFLECT")(images, [28, 29])
+    np.testing.assert_array_equal(crops, images)
     rotated = augment.parse("random_rotation:degrees=7.5")(coordinates(100, 128), [32, 33])
     # None of 100 draws above 7 degrees on either side: p = 0.001.
     assert 7 < np.abs(rotation_angles(rotated)).max() < 7.6
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("random_flop", "'random_flip'"),
+        ("", "augmentation ''"),
+        ("random_crop:pading=2", "random_crop 'pading'.*'padding'"),
+        ("random_flip:probability=1", "there are none"),
+        ("random_crop:padding=two", "'two'; expected a value like 4"),
+        ("random_brightness:amount", "amount is ''"),
+        ("random_crop:mode=wrap", "random_crop:mode=wrap cannot be applied"),
+        ("random_crop:mode=reflect,padding=40", "cannot be applied"),
+    ],
+)
+def test_a_wrong_name_or_option_is_an_input_error(text, message):
+    with pytest.raises(InputError, match=message):
+        augment.check(["random_flip", text], 32)

@@ -26,8 +26,10 @@ def nobodys_data(monkeypatch, tmp_path_factory):
     monkeypatch.setattr(requests, "head", refuse)
 
 
-@pytest.mark.parametrize("name", ["cifar100", "cifar10"])
-@pytest.mark.parametrize("form", ["tar", "unpacked", "the folder itself"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("cifar100", "tar"), ("cifar10", "unpacked"), ("cifar100", "the folder itself")],
+)
 def test_an_archive_is_read_exactly(tmp_path, name, form):
     archive, contents = cifar.ARCHIVES[name], members(name)
     folder = tmp_path
@@ -53,14 +55,14 @@ def test_an_archive_is_read_exactly(tmp_path, name, form):
 
 
 @pytest.mark.parametrize(
-    ("there", "taken"),
+    ("there", "taken", "how"),
     [
-        (("tfds", "tar", "unpacked"), "tfds"),
-        (("tar", "unpacked"), "tar"),
-        (("unpacked",), "unpacked"),
+        (("tfds", "tar", "unpacked"), "tfds", "argument"),
+        (("tfds", "unpacked"), "tfds", "home"),
+        (("tar", "unpacked"), "tar", "argument before environment"),
+        (("unpacked",), "unpacked", "environment"),
     ],
 )
-@pytest.mark.parametrize("how", ["argument", "environment", "argument before environment", "home"])
 def test_sources_have_an_order(tmp_path, monkeypatch, there, taken, how):
     folder = tmp_path / "tensorflow_datasets"
     folder.mkdir()
@@ -131,13 +133,12 @@ def test_without_a_network_nothing_is_left_and_the_message_says_what_to_do(tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("how", ["argument", "environment"])
 @pytest.mark.parametrize(
-    ("path", "expected"),
+    ("how", "path", "expected"),
     [
-        ("nowhere", "nowhere: this is not a folder"),
-        ("file", "file: this is not a folder"),
-        ("empty", "empty: there is none"),
+        ("argument", "nowhere", "nowhere: this is not a folder"),
+        ("argument", "file", "file: this is not a folder"),
+        ("environment", "empty", "empty: there is none"),
     ],
 )
 def test_a_folder_without_the_set_is_refused(tmp_path, monkeypatch, how, path, expected):

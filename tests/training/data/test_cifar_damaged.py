@@ -39,14 +39,14 @@ def test_a_damaged_set_of_tfds_is_refused(tmp_path, damage, expected):
     assert "function_node" not in message
 
 
-@pytest.mark.parametrize("kept", [0, 1, 0.5, 0.999])
+@pytest.mark.parametrize("kept", [0, 0.001, 0.5, 0.999])
 def test_a_truncated_archive_is_refused(tmp_path, kept):
     path = write_tar(tmp_path)
-    os.truncate(path, int(kept if kept in (0, 1) else kept * path.stat().st_size))
+    os.truncate(path, int(kept * path.stat().st_size))
     assert f"{path.name} is damaged" in refusal("cifar100", tmp_path)
 
 
-@pytest.mark.parametrize("place", [0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.9999])
+@pytest.mark.parametrize("place", [0, 0.3, 0.7, 0.9999])
 def test_an_archive_with_one_bit_changed_is_refused(tmp_path, place):
     # Random pixels are stored, not compressed: only the checksum at the end tells.
     path = write_tar(tmp_path)
@@ -62,12 +62,9 @@ def test_an_archive_that_does_not_decompress_is_refused(tmp_path):
     rest = bytearray(gzip.compress(tar[4096:]))
     rest[10] |= 0b110  # after gzip's header: a type of block that there is not
     path.write_bytes(gzip.compress(tar[:4096]) + rest)
-    assert "damaged or refused: Error -3 while decompressing" in refusal("cifar100", tmp_path)
-
-
-def test_what_is_no_archive_is_refused(tmp_path):
+    assert "Error -3 while decompressing" in refusal("cifar100", tmp_path)
     (tmp_path / "cifar-100-python.tar.gz").write_text("<html>404 Not Found</html>")
-    assert "damaged or refused: Not a gzipped file" in refusal("cifar100", tmp_path)
+    assert "is damaged or refused" in refusal("cifar100", tmp_path)
 
 
 def info(name, **attributes):
@@ -108,8 +105,9 @@ def test_a_file_beyond_all_size_is_refused(tmp_path, monkeypatch):
     assert "train in cifar-100-python.tar.gz has" in refusal("cifar100", tmp_path)
 
 
-@pytest.mark.parametrize("form", ["tar", "unpacked"])
-@pytest.mark.parametrize("missing", ["train", "test", "meta"])
+@pytest.mark.parametrize(
+    ("form", "missing"), [("tar", "train"), ("unpacked", "test"), ("tar", "meta")]
+)
 def test_an_archive_that_lacks_a_member_says_which(tmp_path, form, missing):
     contents = members()
     del contents[missing]
@@ -125,8 +123,7 @@ class Malicious:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("form", ["tar", "unpacked"])
-@pytest.mark.parametrize("member", ["train", "meta"])
+@pytest.mark.parametrize(("form", "member"), [("tar", "train"), ("unpacked", "meta")])
 def test_a_malicious_pickle_is_refused_by_name_and_does_nothing(tmp_path, form, member):
     contents = {**members(), member: {"data": Malicious(tmp_path / "harm")}}
     {"tar": write_tar, "unpacked": write_unpacked}[form](tmp_path, contents=contents)

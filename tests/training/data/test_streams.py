@@ -50,6 +50,7 @@ def test_an_unknown_name_is_an_input_error_with_the_nearest():
 def test_without_a_validation_split_the_test_set_is_held_out():
     dataset = streams.load("synthetic")
     assert dataset.name == "synthetic"
+    assert dataset.image_shape == (32, 32, 3)
     assert dataset.validation is None
     assert dataset.held_out is dataset.test
     assert dataset.held_out_name == "500 test images"
@@ -68,15 +69,9 @@ def test_validation_is_the_same_share_of_each_class_and_disjoint():
     assert not parts[1] & parts[2]
     np.testing.assert_array_equal(dataset.test.images, whole.test.images)
     assert dataset.held_out is dataset.validation
-
-
-def test_validation_is_chosen_by_the_seed():
-    chosen = [
-        streams.load("synthetic", validation_split=0.1, seed=seed).validation.images
-        for seed in (1, 1, 2)
-    ]
-    np.testing.assert_array_equal(chosen[0], chosen[1])
-    assert (chosen[0] != chosen[2]).any()
+    again, other = (streams.load("synthetic", None, 0.1, seed).validation for seed in (1, 2))
+    np.testing.assert_array_equal(dataset.validation.images, again.images)
+    assert (dataset.validation.images != other.images).any()
 
 
 @pytest.mark.parametrize("share", [-0.1, 1, 1.5, float("nan"), 0.999999, 1e-6])
@@ -94,29 +89,16 @@ def test_normalize_divides_by_255_and_by_the_deviation(dtype):
     np.testing.assert_allclose(normalized, expected, rtol=0, atol=1e-6)
 
 
-def test_normalize_can_be_traced_for_any_batch():
-    spec = tf.TensorSpec([None, 4, 4, 3], tf.float32)
-    traced = tf.function(lambda x: streams.normalize(x, MEAN, STD), input_signature=[spec])
-    images = np.full((2, 4, 4, 3), 100, np.float32)
-    np.testing.assert_allclose(traced(images), streams.normalize(images, MEAN, STD), atol=1e-6)
-    nodes = traced.get_concrete_function().graph.as_graph_def().node
-    assert not {node.op for node in nodes} & {"PyFunc", "EagerPyFunc"}
-
-
-@pytest.mark.parametrize(("batch_size", "steps"), [(1, 10), (3, 3), (10, 1)])
-def test_an_epoch_has_the_whole_batches(batch_size, steps):
-    assert streams.steps_per_epoch(numbered(10), batch_size) == steps
-
-
 @pytest.mark.parametrize("batch_size", [0, -1, 11])
 def test_a_batch_size_without_a_batch_is_an_input_error(batch_size):
+    assert streams.steps_per_epoch(numbered(10), 3) == 3
     with pytest.raises(InputError, match=f"--batch-size {batch_size}: expected 1 to 10"):
         streams.steps_per_epoch(numbered(10), batch_size)
     with pytest.raises(InputError, match=f"--batch-size {batch_size}"):
         streams.training_stream(numbered(10), batch_size, *UNIT)
 
 
-def test_an_epoch_has_each_image_once_in_an_order_of_its_own():
+def test_an_epoch_has_each_image_once_in_its_own_order():
     batches = take(streams.training_stream(numbered(12), 4, *UNIT), 9)
     epochs = [
         [number for batch in batches[start : start + 3] for number in numbers(batch)]
@@ -176,7 +158,7 @@ def test_the_seed_changes_order_and_draws():
     assert (factors[0] != factors[1]).any()
 
 
-def test_each_batch_has_a_seed_of_its_own():
+def test_each_batch_has_its_own_seed():
     def from_the_seed(images, seed, rows):
         return tf.zeros_like(images) + tf.cast(seed[0] % 100_003, tf.float32)
 
@@ -193,7 +175,7 @@ def test_augmentation_sees_0_to_255_and_normalization_comes_after():
     np.testing.assert_allclose(images, expected, atol=1e-6)
 
 
-def test_streams_normalize_as_the_savedmodel_does_to_the_bit():
+def test_streams_normalize_bit_exactly_as_the_savedmodel_does():
     images = np.random.default_rng(0).integers(0, 256, (12, 4, 6, 3), dtype=np.uint8)
     split = streams.Split(images, np.arange(12))
     expected = streams.normalize(images, MEAN, STD).numpy()
@@ -212,10 +194,36 @@ def test_evaluation_has_each_image_once_in_order_and_a_smaller_last_batch():
         assert [numbers(batch) for batch in stream] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
 
 
-def test_evaluation_is_normalized():
-    images, _ = next(iter(streams.evaluation_stream(numbered(11), 11, MEAN, STD)))
-    expected = (numbered(11).images / 255 - MEAN) / STD
-    np.testing.assert_allclose(images, expected, atol=1e-6)
+NAMES = [*augment.AUGMENTATIONS]
+
+
+@pytest.mark.parametrize("names", [[name] for name in NAMES] + [NAMES], ids=len)
+def test_rows_of_a_batch_are_augmented_as_in_the_batch(names):
+    images, seed = tf.constant(streams.load("synthetic").train.images[:12], tf.float32), [3, 4]
+    function = augment.compose(names)
+    whole = function(images, seed)
+    for first in (0, 8):
+        part = function(images[first : first + 4], seed, (first, 12))
+        np.testing.assert_array_equal(part, whole[first : first + 4])
+    if names == NAMES:
+        assert not np.array_equal(whole[:4], function(images[:4], seed, (4, 12)))
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_the_shards_of_the_stream_are_the_stream(processes):
+    split = streams.load("synthetic").train
+
+    def batches(shard):
+        stream = streams.training_stream(
+            split, 24, MEAN, STD, augment.compose(NAMES), seed=1, steps=2, shard=shard
+        )
+        return [(images.numpy(), labels.numpy()) for images, labels in stream.take(3)]
+
+    parts = [batches((process, processes)) for process in range(processes)]
+    for step, whole in enumerate(batches((0, 1))):
+        for number, expected in enumerate(whole):
+            joined = np.concatenate([part[step][number] for part in parts])
+            np.testing.assert_array_equal(joined, expected)
 
 
 def test_a_preview_shows_the_images_row_by_row():
@@ -235,6 +243,6 @@ def test_cifar100_itself():
     assert np.bincount(dataset.test.labels).tolist() == [100] * 100
     assert dataset.class_names[0] == "apple"
     assert dataset.class_names[99] == "worm"
-    # The recipe's mean, R before B, is that of the official training images.
+    # The recipe's mean, R before B, is the mean of the official training images.
     mean = dataset.train.images.mean((0, 1, 2)) / 255
     np.testing.assert_allclose(mean, MEAN, atol=0.003)

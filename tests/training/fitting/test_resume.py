@@ -1,124 +1,112 @@
-"""A training of a small network again: the same history with one seed, and after interruptions."""
+"""A training of a small network: the same history with one seed, and after interruptions."""
 
-import json
 import os
 import signal
 
+import keras
+import numpy as np
 import pytest
 
-from tests.support import small_network
 from tests.support.small_run import history, run
-from training.cli import FailedError, Terminated
-from training.fitting import callbacks, checkpoints, devices, network
-from training.runs import files as runs
+from training.cli import FailedError, InputError, Terminated
+from training.fitting import callbacks, checkpoints, devices
+from training.runs import files
 
-
-@pytest.fixture(scope="module", autouse=True)
-def of_a_small_network():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network, "initial_model", small_network.initial_model)
-        yield
+pytestmark = pytest.mark.usefixtures("lean")
 
 
 @pytest.fixture(scope="module")
-def finished(of_a_small_network, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    run(folder)
-    return folder
+def whole(lean, tmp_path_factory):
+    """The history of the uninterrupted training."""
+    return run(tmp_path_factory.mktemp("runs") / "whole")
 
 
-def test_one_seed_gives_one_history(finished, tmp_path):
-    assert run(tmp_path / "again") == history(finished)
+def test_another_seed_gives_another_history(whole, tmp_path):
+    assert run(tmp_path / "other", "--seed", "1", "--epochs", "1")[0]["loss"] != whole[0]["loss"]
 
 
-def test_another_seed_gives_another(finished, tmp_path):
-    assert run(tmp_path / "other", "--seed", "1") != history(finished)
-
-
-@pytest.mark.parametrize("step", [5, 8])
-def test_interrupted_and_resumed_equals_uninterrupted(finished, tmp_path, monkeypatch, step):
-    """Ctrl-C in the midst of the second epoch, and in its last step."""
-    interrupt_at(monkeypatch, step)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "run")
-    assert not runs.is_finished(tmp_path / "run")
-    assert len(history(tmp_path / "run")) == 1
-    monkeypatch.undo()
-    assert run(tmp_path / "run", "--resume") == history(finished)
-
-
-@pytest.mark.parametrize(("step", "position"), [(2, (0, 2)), (7, (1, 3)), (8, (2, 0))])
-def test_terminated_and_resumed_equals_uninterrupted(
-    finished, tmp_path, monkeypatch, step, position
+@pytest.mark.parametrize(
+    ("number", "step", "more", "kept"),
+    [
+        (signal.SIGINT, 8, [], (1, 0)),
+        (signal.SIGINT, 7, ["--checkpoint-every", "2"], (1, 2)),
+        (signal.SIGTERM, 7, [], (1, 3)),
+        (signal.SIGTERM, 8, [], (2, 0)),
+    ],
+)
+def test_interrupted_and_resumed_equals_uninterrupted(
+    whole, tmp_path, signal_after, capsys, number, step, more, kept
 ):
-    """SIGTERM in the first epoch, in the second, and in that one's last step."""
-    interrupt_at(monkeypatch, step, terminate)
-    with pytest.raises(Terminated, match="epoch {}, step {}: --resume".format(*position)):
-        run(tmp_path / "run")
-    monkeypatch.undo()
-    assert run(tmp_path / "run", "--resume") == history(finished)
+    """Within an epoch of four steps, and in its last step."""
+    signal_after(step, number)
+    with pytest.raises((KeyboardInterrupt, Terminated)) as ended:
+        run(tmp_path / "run", *more)
+    message = capsys.readouterr().out if number == signal.SIGINT else str(ended.value)
+    assert "--resume" in message
+    assert not files.is_finished(tmp_path / "run")
+    assert len(history(tmp_path / "run")) == kept[0]
+    _, found, _ = checkpoints.load_newest(tmp_path / "run")
+    assert (found.epochs, found.steps) == kept
+    if found.steps:
+        assert found.metrics[1] == found.steps * 64  # the images that the mean of the losses counts
+    assert run(tmp_path / "run", *more, "--resume") == whole
 
 
-def test_checkpoints_between_the_epochs(finished, tmp_path, monkeypatch):
-    interrupt_at(monkeypatch, 7)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "run", "--checkpoint-every", "2")
-    _, position, _ = checkpoints.load_newest(tmp_path / "run")
-    assert (position.epochs, position.steps) == (1, 2)
-    assert position.metrics[1] == 2 * 64  # images that the mean of the losses counts
-    monkeypatch.undo()
-    assert run(tmp_path / "run", "--resume") == history(finished)
-
-
-def test_several_steps_a_call_change_nothing(finished, tmp_path, monkeypatch):
+def test_several_steps_a_call_change_nothing(whole, tmp_path, monkeypatch):
     two = {"jit_compile": False, "steps_per_execution": 2}
     monkeypatch.setattr(devices, "execution", lambda steps: two)
-    assert run(tmp_path / "run") == history(finished)
+    assert run(tmp_path / "run") == whole
 
 
-def interrupt():
-    raise KeyboardInterrupt
+def test_callbacks_in_the_reverse_order_change_nothing(whole, tmp_path, monkeypatch):
+    fit = keras.Model.fit
+    monkeypatch.setattr(
+        keras.Model,
+        "fit",
+        lambda self, *args, callbacks, **more: fit(self, *args, callbacks=callbacks[::-1], **more),
+    )
+    assert run(tmp_path / "run", "--checkpoint-every", "3") == whole
 
 
-def terminate():
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def interrupt_at(monkeypatch, step, how=interrupt):
-    original = callbacks.TimeEstimate.on_train_batch_end
-
-    def on_train_batch_end(self, batch, logs=None):
-        original(self, batch, logs)
-        if int(self.model.optimizer.iterations) == step:
-            how()
-
-    monkeypatch.setattr(callbacks.TimeEstimate, "on_train_batch_end", on_train_batch_end)
-
-
-def test_damaged_checkpoint_falls_back_and_says_so(finished, tmp_path, monkeypatch, capsys):
-    interrupt_at(monkeypatch, 9)
+def test_damaged_checkpoints(whole, tmp_path, signal_after, capsys):
+    """One falls back to the one before; without it, best.keras is not overwritten."""
+    folder = tmp_path / "run"
+    signal_after(9, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "run")
-    monkeypatch.undo()
-    last = tmp_path / "run" / "last.keras"
-    content = bytearray(last.read_bytes())
+        run(folder)
+    content = bytearray((folder / "last.keras").read_bytes())
     content[len(content) // 2] ^= 0xFF
-    last.write_bytes(content)
-    assert run(tmp_path / "run", "--resume") == history(finished)
+    (folder / "last.keras").write_bytes(content)
+    before = (folder / "previous.keras").read_bytes()
+    (folder / "previous.keras").write_bytes(b"PK")
+    best = (folder / "best.keras").read_bytes()
+    with pytest.raises(InputError, match=r"last\.keras is damaged.*best\.keras.*no optimizer"):
+        run(folder, "--resume")
+    assert (folder / "best.keras").read_bytes() == best
+
+    (folder / "previous.keras").write_bytes(before)
+    assert run(folder, "--resume") == whole
     output = capsys.readouterr().out
     assert "last.keras is damaged" in output
     assert "epochs 2–3" in output
 
+    for path in folder.glob("*.keras"):
+        path.write_bytes(b"PK")
+    os.remove(folder / "result.json")
+    assert run(folder, "--resume") == whole
+    assert "from the beginning" in capsys.readouterr().out
 
-def test_nan_stops_with_a_message(tmp_path):
+
+def test_a_loss_that_is_not_finite_is_never_in_a_checkpoint(tmp_path, monkeypatch):
+    """Whichever callback sees it first: the sums of the metrics would be NaN when resumed."""
+    folder = tmp_path / "run"
     with pytest.raises(FailedError, match=r"The loss became (nan|inf).*--learning-rate"):
-        run(tmp_path / "run", "--learning-rate", "1e30")
-    assert not runs.is_finished(tmp_path / "run")
-
-
-def test_a_validation_split_is_held_out_of_the_training_images(tmp_path):
-    run(tmp_path / "run", "--validation-split", "0.1", "--epochs", "1")
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["held_out"] == "200 validation images"
-    assert config["training_images"] == 1800
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["split"].startswith("test")
+        run(folder, "--learning-rate", "1e30")
+    assert not list(folder.glob("*.keras"))
+    monkeypatch.setattr(callbacks.StopOnNaN, "on_train_batch_end", lambda *_, **__: None)
+    with pytest.raises(FailedError, match="The loss became"):
+        run(folder, "--learning-rate", "1e30", "--checkpoint-every", "1", "--resume")
+    for path in folder.glob("*.keras"):
+        checkpoints.check_weights(keras.saving.load_model(path))
+    _, found, _ = checkpoints.load_newest(folder)
+    assert np.isfinite(found.metrics).all()

@@ -8,6 +8,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from training import recipes
 from training.fitting import schedules
@@ -18,14 +19,10 @@ def rates(schedule, steps):
     return np.array([float(schedule(step)) for step in steps])
 
 
-def test_warm_up_is_linear_by_step_and_ends_at_the_peak():
+def test_warm_up_is_linear_by_step_then_the_cosine_counts_epochs_from_the_first_step():
     schedule = schedules.WarmupCosine(0.01, 2000, 90, 195)
     expected = [0.01 / 2000, 0.01 / 1000, 0.005, 0.01]
     np.testing.assert_allclose(rates(schedule, [0, 1, 999, 1999]), expected, rtol=1e-6)
-
-
-def test_after_warm_up_the_cosine_counts_epochs_from_the_first_step():
-    schedule = schedules.WarmupCosine(0.01, 2000, 90, 195)
     for step in (2000, 2144, 2145, 45 * 195, 60 * 195 + 7, 90 * 195 - 1):
         expected = 0.01 * (1 + math.cos(math.pi * (step // 195) / 90)) / 2
         # Near the end 1 + cos is small, and carries the rounding of the cosine: 6e-8 of the peak.
@@ -41,15 +38,12 @@ def test_the_cosine_moves_once_an_epoch():
 
 
 def test_step_decay_multiplies_at_the_first_step_of_each_milestone():
-    schedule = schedules.StepDecay(0.1, (60, 120, 160), 0.2, 391)
+    schedule = schedules.StepDecay(0.1, [60, 120, 160], 0.2, 391)
     steps = [0, 60 * 391 - 1, 60 * 391, 120 * 391 - 1, 120 * 391, 160 * 391 - 1, 160 * 391]
     expected = [0.1, 0.1, 0.02, 0.02, 0.004, 0.004, 0.0008]
     np.testing.assert_allclose(rates(schedule, steps), expected, rtol=1e-6)
-
-
-def test_step_decay_without_milestones_is_constant():
-    schedule = schedules.StepDecay(0.1, (), 0.2, 10)
-    np.testing.assert_allclose(rates(schedule, [0, 1000]), 0.1, rtol=1e-6)
+    constant = schedules.StepDecay(0.1, [], 0.2, 10)
+    np.testing.assert_allclose(rates(constant, [0, 1000]), 0.1, rtol=1e-6)
 
 
 def test_one_cycle_rises_to_the_peak_and_falls_in_straight_lines():
@@ -71,26 +65,19 @@ def test_one_cycle_rises_to_the_peak_and_falls_in_straight_lines():
         ("fast", {"peak": 0.4, "steps": 20 * 195, "warmup": 0.25}),
     ],
 )
-def test_a_recipe_gives_its_schedule(name, settings):
-    assert schedules.from_recipe(recipes.get(name), 195).get_config() == settings
-
-
-@pytest.mark.parametrize("name", recipes.RECIPES)
-def test_a_schedule_survives_serialization_inside_its_optimizer(name):
-    schedule = schedules.from_recipe(recipes.get(name), 7)
+def test_a_recipes_schedule_survives_serialization_inside_its_optimizer(name, settings):
+    schedule = schedules.from_recipe(recipes.get(name), 195)
+    assert schedule.get_config() == settings
     config = keras.optimizers.serialize(SGD(schedule))
     again = keras.optimizers.deserialize(config)
-    steps = [0, 1, 30, 100]
+    assert float(again.learning_rate) == float(schedule(0))
     restored = keras.optimizers.schedules.deserialize(config["config"]["learning_rate"])
     assert type(restored) is type(schedule)
+    steps = [0, 1, 30, 100]
     np.testing.assert_array_equal(rates(restored, steps), rates(schedule, steps))
-    assert float(again.learning_rate) == float(schedule(0))
 
 
 def test_the_rate_follows_the_step_of_a_traced_training():
-    import tensorflow as tf
-
-    schedule = schedules.StepDecay(0.1, (1,), 0.5, 2)
-    traced = tf.function(schedule)
+    traced = tf.function(schedules.StepDecay(0.1, [1], 0.5, 2))
     found = [float(traced(tf.constant(step, tf.int64))) for step in range(4)]
     np.testing.assert_allclose(found, [0.1, 0.1, 0.05, 0.05], rtol=1e-6)

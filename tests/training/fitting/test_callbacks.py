@@ -1,0 +1,198 @@
+"""Times, TensorBoard, and an evaluation that is not finite."""
+
+import json
+import math
+import random
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.support import small_network
+from tests.support.gated_networks import IMAGES
+from tests.support.gated_networks import network as gated_network
+from tests.support.small_run import history, run
+from training import evaluate
+from training.cli import FailedError
+from training.fitting import callbacks, network
+from training.gating import values as gate_values
+from training.runs import files
+
+GRID = np.zeros((1, 8, 8, 3), "float32")
+LABELS = np.arange(len(IMAGES)) % 10
+
+
+class Clock(keras.callbacks.Callback):
+    """A clock by which a step takes 2 s, a batch of the evaluation 1 s and all else nothing."""
+
+    now = 100.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.now += 2
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.now += 1
+
+
+@pytest.mark.parametrize("before", [0.0, 5.0])
+def test_times_follow_the_clock(tmp_path, monkeypatch, before):
+    clock = Clock()
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: clock.now)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(6)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    names = {"top1": 1, "top5": 5}
+    metrics = [keras.metrics.SparseTopKCategoricalAccuracy(k, name) for name, k in names.items()]
+    model.compile(keras.optimizers.SGD(0.1), loss, metrics=metrics)
+    x, y = np.ones((16, 2)), np.arange(16) % 6
+    recorded = callbacks.History(tmp_path, [], len(x), lambda step: 0.5 * step, before)
+    model.fit(
+        x, y, 4, epochs=2, verbose=0, validation_data=(x[:8], y[:8]), callbacks=[clock, recorded]
+    )
+    first, second = files.read_history(tmp_path / "history.csv")
+    assert (first["seconds"], second["seconds"]) == (before + 4 * 2 + 2, 4 * 2 + 2)
+    assert second["images_per_second"] == 16 / 8
+    assert first["images_per_second"] == pytest.approx(16 / (8 + before), rel=1e-6)
+    assert (first["learning_rate"], second["learning_rate"]) == (0.5 * 4, 0.5 * 8)
+
+
+def test_the_remaining_time_counts_pixels(monkeypatch):
+    """A step of 16 pixels takes 1 s: epochs of 10, 10 and 40 s are left."""
+    said = []
+    estimate = callbacks.TimeEstimate(10, [16, 16, 32], said.append)
+    for batch in range(10):
+        monkeypatch.setattr(time, "perf_counter", lambda seconds=batch: seconds)
+        estimate.on_train_batch_end(batch)
+    (line,) = said
+    assert "10 s" in line
+    assert "3 take 60 s (measured on 5 steps)" in line
+
+
+@keras.saving.register_keras_serializable("tests")
+class NotFiniteInInference(keras.layers.Layer):
+    """As a normalization whose statistics have not settled, in float16: NaN for some images."""
+
+    def call(self, x, training=False):
+        bright = keras.ops.mean(x, (1, 2, 3), keepdims=True) > 0
+        return x if training else keras.ops.where(bright, math.nan, x)
+
+
+@pytest.fixture
+def not_finite(monkeypatch):
+    """Makes trainings fit a network whose evaluation is NaN, whatever it has learned."""
+    monkeypatch.setattr(
+        network,
+        "initial_model",
+        lambda job, classes: small_network.initial_model(job, classes, NotFiniteInInference()),
+    )
+
+
+def strict_json(path):
+    def refuse(constant):
+        raise AssertionError(f"{path} is not JSON: {constant}")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def events(folder):
+    return EventAccumulator(str(folder / "train"), size_guidance={"tensors": 0}).Reload()
+
+
+def test_an_evaluation_that_is_not_finite_is_a_warning_and_in_the_end_status_1(
+    tmp_path, not_finite, capsys
+):
+    folder = tmp_path / "run"
+    with pytest.raises(FailedError, match=r"test set.*null.*--precision"):
+        run(folder)
+    output = capsys.readouterr().out
+    for epoch in (1, 2, 3):
+        assert f"warning: the evaluation after epoch {epoch} is not finite" in output
+    assert [math.isnan(row["val_loss"]) for row in history(folder)] == [True] * 3
+    for row in files.read_history(folder / "history.csv"):
+        assert np.isfinite([row["loss"], row["seconds"]]).all()
+    assert strict_json(folder / "result.json")["loss"] is None
+    strict_json(folder / "config.json")
+    assert (folder / "curves.png").stat().st_size > 0
+    assert tf.saved_model.contains_saved_model(folder / "saved_model" / "1")
+
+    # The gates' statistics leave out what is not finite.
+    written = events(folder / "tensorboard")
+    (name,) = (tag for tag in written.Tags()["tensors"] if tag.startswith("gate_values/"))
+    histogram = tf.make_ndarray(written.Tensors(name)[0].tensor_proto)
+    assert np.isfinite(histogram).all()
+    assert histogram[:, 2].sum() > 0
+    mean = written.Tensors(name.replace("values", "mean"))[0]
+    assert 0 < tf.make_ndarray(mean.tensor_proto) < 1
+
+    with pytest.raises(FailedError, match=r"logits of \d+ of 500 images"):
+        evaluate.main([str(folder)])
+    assert "top-1" in capsys.readouterr().out
+    assert (folder / "mistakes.png").stat().st_size > 0
+    with pytest.raises(FailedError, match="test set"):
+        run(folder, "--resume")
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_a_training_resumes_after_an_evaluation_that_is_not_finite(
+    lean, tmp_path, not_finite, signal_after
+):
+    signal_after(5, 2)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", "--epochs", "2", "--checkpoint-every", "3")
+    run(tmp_path / "run", "--epochs", "2", "--checkpoint-every", "3", "--resume")
+    run(tmp_path / "whole", "--epochs", "2")
+    ours, theirs = ([row["loss"] for row in history(tmp_path / f)] for f in ("run", "whole"))
+    assert ours == theirs
+
+
+def trained(folder, gate_images, attention="nam"):
+    """Trains two epochs with the gates' statistics; returns the model and its losses."""
+    model = gated_network(attention)
+    model.compile(
+        keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    extras = callbacks.TensorBoardExtras(folder, model, GRID, gate_images)
+    fitted = model.fit(IMAGES, LABELS, 6, epochs=2, verbose=0, callbacks=[extras])
+    return model, fitted.history["loss"]
+
+
+def random_states():
+    return random.getstate(), np.random.get_state()[1].tolist(), tf.random.uniform([]).numpy()
+
+
+def test_the_gates_in_tensorboard(tmp_path):
+    model, losses = trained(tmp_path, IMAGES[:10], "nam_full")
+    states = random_states()
+    written = events(tmp_path)
+    named = gate_values.named_gates(model)
+    kinds = ("gate_weights", "gate_values", "gate_mean", "gate_std_between", "gate_std_within")
+    tags = {"augmented images", *(f"{kind}/{name}" for kind in kinds for name in named)}
+    assert set(written.Tags()["tensors"]) == tags
+    values = gate_values.value_function(model)(IMAGES[:10])
+    for (name, gate), value in zip(named.items(), values, strict=True):
+        axes = (0, 3) if gate_values.units(gate) == "positions" else (0, 1, 2)
+        of_epochs = written.Tensors(f"gate_std_within/{name}")
+        assert [event.step for event in of_epochs] == [0, 1]
+        last = tf.make_ndarray(of_epochs[-1].tensor_proto)
+        assert last == pytest.approx(value.numpy().std(axes).mean(), rel=1e-3)
+        mean = tf.make_ndarray(written.Tensors(f"gate_mean/{name}")[-1].tensor_proto)
+        assert mean == pytest.approx(value.numpy().mean(), abs=1e-5)
+        histogram = tf.make_ndarray(written.Tensors(f"gate_values/{name}")[-1].tensor_proto)
+        assert histogram[:, 2].sum() == tf.size(value[:8])
+
+    # They change neither the training nor a random state.
+    other, other_losses = trained(tmp_path / "other", None, "nam_full")
+    assert states == random_states()
+    assert losses == other_losses
+    for ours, theirs in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("attention", "gate_images"), [("se", IMAGES[:4]), ("nam", None)])
+def test_nothing_to_show(tmp_path, attention, gate_images):
+    model, _ = trained(tmp_path, gate_images, attention)
+    tags = set(events(tmp_path).Tags()["tensors"])
+    weights = {f"gate_weights/{name}" for name in gate_values.named_gates(model)}
+    assert tags == {"augmented images"} | weights
