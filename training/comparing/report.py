@@ -69,7 +69,6 @@ def content(planned, variants, baseline, options, command):
 
 
 def _settings(job):
-    """Returns the settings that variants may differ in."""
     named = {"arch": job.arch, "recipe": job.recipe_name, "stem": job.stem}
     return {**named, **as_json(job.recipe)}
 
@@ -145,11 +144,10 @@ def notes(report):
     counts = sorted({len(seeds) for seeds in pairs})
     if 1 in counts:
         lines.append("One pair has no interval: a spread takes two seeds, better five.")
-    lines += [
-        f"With {count} pairs the permutation test's p cannot fall below {2 / 2**count:.3g}."
-        for count in counts
-        if count > 1
-    ]
+    for count in counts:
+        if count > 1:
+            p = 2 / 2**count
+            lines.append(f"With {count} pairs the permutation test's p cannot fall below {p:.3g}.")
     if len(pairs) > 1 and max(counts) > 1:
         lines.append(
             f"Each interval is by itself: of {len(pairs)} comparisons without any difference, "

@@ -140,7 +140,7 @@ def difference(values, baseline):
 def _student(ours, theirs):
     """Returns the interval's ends and the p-value of the paired t-test."""
     differences = ours - theirs
-    # Where all differences are equal, t divides by 0: the interval is that one value.
+    # If all differences are equal, t divides by 0: the interval is that one value.
     if np.ptp(differences) < ROUNDING:
         mean = float(differences.mean()) if abs(differences.mean()) > ROUNDING else 0.0
         return mean, mean, float(mean == 0)
