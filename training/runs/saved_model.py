@@ -101,12 +101,9 @@ def _png_shape(picture):
     """Returns (height, width) as the header of a PNG, its bytes 16 to 24, declares them."""
     enough = tf.debugging.Assert(tf.strings.length(picture) >= 24, ["The PNG has no header."])
     with tf.control_dependencies([enough]):
-        words = tf.io.decode_raw(
-            tf.strings.substr(picture, 16, 8), tf.uint8, fixed_length=8, little_endian=False
-        )
-    width, height = tf.unstack(tf.reshape(tf.cast(words, tf.int64), (2, 4)))
-    powers = tf.constant([2**24, 2**16, 2**8, 1], tf.int64)
-    return tf.stack([tf.reduce_sum(height * powers), tf.reduce_sum(width * powers)])
+        header = tf.strings.substr(picture, 16, 8)
+    width_and_height = tf.io.decode_raw(header, tf.int32, little_endian=False)
+    return tf.cast(tf.reshape(width_and_height, [2])[::-1], tf.int64)
 
 
 def save(model, folder, class_names, mean, std, version=1, fold=True):

@@ -205,6 +205,7 @@ def declared(width, height):
         (b"\xff\xd8\xff" + bytes(100), "JPEG"),
         (declared(60_000, 60_000), "declares"),
         (declared(2**31 - 1, 2**31 - 1), "declares"),
+        (declared(2**32 - 1, 2**32 - 1), "PNG"),
     ],
 )
 def test_bytes_that_are_refused(served, picture, message):
