@@ -1,7 +1,7 @@
 """Stands in for train.py in the tests of comparisons: leaves a run's files without training.
 
-Environment: FAIL is the name of a run that fails, HANG that of one that stops after an epoch until
-it is interrupted. Each call's arguments are a line of the file `calls` beside the runs.
+Environment: FAIL names a run that fails, HANG a run that waits after an epoch until it is
+interrupted. Each call's arguments are a line of the file `calls` beside the runs.
 """
 
 import dataclasses

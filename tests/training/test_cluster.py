@@ -37,10 +37,11 @@ case " $* " in
     *" ssh "*) mkdir keras-nam; for last; do :; done; bash -c "${last#--command=}" ;;
 esac""",
 }
+needs_bash = pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
 
 
 def run(script, folder, **environment):
-    """Runs a bash script with the stand-ins; returns its status and the calls of python."""
+    """Runs a bash script with the stand-ins; returns its status and the places in its calls."""
     for name, text in STAND_INS.items():
         path = folder / name
         path.write_text(f"#!/bin/bash\n{text}\n")
@@ -50,65 +51,50 @@ def run(script, folder, **environment):
         ["bash", "-c", script], cwd=folder, env={**os.environ, **environment}, timeout=60
     ).returncode
     (calls,) = folder.rglob("calls")
-    return status, [json.loads(line) for line in calls.read_text().splitlines()]
+    return status, [place(json.loads(line)) for line in calls.read_text().splitlines()]
 
 
-def parsed(command):
-    """Returns the launcher's options of a command, after its and train.py's parser took it."""
+def place(command):
+    """Returns the place in a command, after the launcher's and train.py's parser took it."""
     program, *arguments = command
     assert program == "training/launch.py"
     args = launch.read(arguments)
     assert "--resume" in args.options
-    return args
+    return args.processes, args.process_id, args.coordinator
 
 
-@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@needs_bash
 @pytest.mark.parametrize(("ends", "requeued"), [(0, False), (143, True), (1, False)])
 def test_slurm_starts_each_process_and_queues_again_what_was_terminated(tmp_path, ends, requeued):
-    status, calls = run(
-        SLURM.read_text(),
-        tmp_path,
-        SLURM_JOB_NODELIST="node[7-8]",
-        SLURM_JOB_ID="17",
-        SLURM_NTASKS="2",
-        STATUS=str(ends),
-    )
+    slurm = {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_ID": "17", "SLURM_NTASKS": "2"}
+    status, places = run(SLURM.read_text(), tmp_path, **slurm, STATUS=str(ends))
     assert status == ends
     assert (tmp_path / "requeued").exists() == requeued
-    assert len(calls) == 2
-    for number, call in enumerate(calls):
-        args = parsed(call)
-        assert (args.processes, args.process_id, args.coordinator) == (2, number, "node7:12345")
+    assert places == [(2, 0, "node7:12345"), (2, 1, "node7:12345")]
 
 
-@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@needs_bash
 def test_the_tpu_lines(tmp_path):
     blocks = re.findall(r"```bash\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     (block,) = (block for block in blocks if "gcloud" in block)
-    status, (call,) = run(block, tmp_path)
-    args = parsed(call)
-    assert status == 0
-    assert (args.processes, args.process_id, args.coordinator) == (4, 3, "10.0.0.2:12345")
-
-
-def kubernetes_command(index):
-    """Returns the container's command as the pod with a completion index runs it."""
-    (block,) = re.findall(r"^ +command:\n((?: +- .*\n)+)", KUBERNETES.read_text(), re.MULTILINE)
-    words = [line.strip().removeprefix("- ").strip('"') for line in block.splitlines()]
-    return [word.replace("$(JOB_COMPLETION_INDEX)", str(index)) for word in words]
+    assert run(block, tmp_path) == (0, [(4, 3, "10.0.0.2:12345")])
 
 
 def test_kubernetes_starts_each_process():
     text = KUBERNETES.read_text()
     (count,) = set(re.findall(r"^  (?:completions|parallelism): (\d+)$", text, re.MULTILINE))
+    (block,) = re.findall(r"^ +command:\n((?: +- .*\n)+)", text, re.MULTILINE)
     for index in range(int(count)):
-        python, *call = kubernetes_command(index)
-        args = parsed(call)
+        block_of_pod = block.replace("$(JOB_COMPLETION_INDEX)", str(index))
+        lines = block_of_pod.splitlines()
+        python, *call = [line.strip().removeprefix("- ").strip('"') for line in lines]
         assert python == "python"
-        assert (args.processes, args.process_id) == (int(count), index)
-        assert args.coordinator == "nam-0.nam:12345"
+        assert place(call) == (int(count), index, "nam-0.nam:12345")
     grace = int(re.search(r"terminationGracePeriodSeconds: (\d+)", text)[1])
     assert grace > launch.GRACE
+    source = Path(multihost.__file__).read_text()
+    for name in re.findall(r"KERAS_NAM_\w+", text):
+        assert f'"{name}"' in source
 
 
 def test_kubernetes_names_fit_together():
@@ -121,18 +107,6 @@ def test_kubernetes_names_fit_together():
     assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
     assert pod["subdomain"] == service["metadata"]["name"]
     (container,) = pod["containers"]
-    assert container["command"] == kubernetes_command("$(JOB_COMPLETION_INDEX)")
     assert f"--coordinator={name}-0.{pod['subdomain']}:12345" in container["command"]
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert mounted == {volume["name"] for volume in pod["volumes"]}
-
-
-def test_the_join_timeout_is_the_one_that_is_read():
-    source = Path(multihost.__file__).read_text()
-    for name in re.findall(r"KERAS_NAM_\w+", KUBERNETES.read_text()):
-        assert f'"{name}"' in source
-
-
-@pytest.mark.parametrize("path", [SLURM, KUBERNETES], ids=lambda path: path.name)
-def test_the_guide_links_every_file(path):
-    assert f"({path.name})" in GUIDE.read_text()

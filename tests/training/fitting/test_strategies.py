@@ -1,7 +1,6 @@
 """Each strategy trains as one device does: the same losses, and a run folder like any other."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,13 +19,6 @@ import sys, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from training import cli, train
-cli.run(lambda: train.main(sys.argv[1:]))
-"""
-STOPPED = """
-import sys
-from training import cli, train
-from training.fitting import multihost
-multihost.end_is_asked_for = lambda step: step == 6
 cli.run(lambda: train.main(sys.argv[1:]))
 """
 pytestmark = pytest.mark.slow
@@ -84,40 +76,15 @@ def test_two_processes_are_one_device(one_device, tmp_path):
     assert files.read_json(folder / "config.json")["environment"]["processes"] == 2
 
 
-def test_another_number_of_processes_goes_on(one_device, tmp_path):
-    """Two processes to the middle of an epoch, where they are stopped; one to its end."""
-    folder = tmp_path / "run"
-    whole = tmp_path / "whole"
+def test_another_number_of_processes_resumes(one_device, tmp_path):
+    """Two processes to a checkpoint in the middle of an epoch; one from there to its end."""
+    folder, whole = tmp_path / "run", tmp_path / "whole"
     arguments = [*ARGUMENTS, "--epochs", "2", "--steps-per-epoch", "4"]
     run("training/train.py", *arguments, "--run-dir", whole)
-    stopped = tmp_path / "stopped.py"
-    stopped.write_text(STOPPED)
-    place = {
-        "PYTHONPATH": str(ROOT),
-        "KERAS_BACKEND": "jax",
-        "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
-        "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{free_port()}",
-    }
-    command = [sys.executable, stopped, *arguments, "--strategy", "multihost", "--run-dir", folder]
-    processes = [
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **place, "KERAS_DISTRIBUTION_PROCESS_ID": str(process)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for process in range(2)
-    ]
-    for process in processes:
-        _, error = process.communicate(timeout=300)
-        assert process.returncode == 143, error[-3000:]
-        assert "keeps epoch 1, step 2" in error
-    run("training/train.py", *arguments, "--run-dir", folder, "--resume")
+    more = ("--checkpoint-every", "2", "--run-dir", folder)
+    run("training/launch.py", "--processes", "2", "--", *arguments, *more)
+    for name in ("result.json", "last.keras"):  # previous.keras is of step 6
+        (folder / name).unlink()
+    said = run("training/train.py", *arguments, "--run-dir", folder, "--resume")
+    assert "epochs 2–2" in said
     assert losses(folder) == pytest.approx(losses(whole), abs=1e-4)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
