@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_nam.attention.base import ImageAttention
+from keras_nam.attention.base import ImageAttention, TorchModule
 from keras_nam.normalization import BatchNormalization
 
 
@@ -40,6 +40,22 @@ class BAM(ImageAttention):
 
     - [Park et al., 2018](https://arxiv.org/abs/1807.06514)
     """
+
+    torch_module = TorchModule(
+        "bam",
+        {
+            "channel_fc1": "channel_att.gate_c.gate_c_fc_0",
+            "channel_bn": "channel_att.gate_c.gate_c_bn_1",
+            "channel_fc2": "channel_att.gate_c.gate_c_fc_final",
+            "spatial_reduce_conv": "spatial_att.gate_s.gate_s_conv_reduce0",
+            "spatial_reduce_bn": "spatial_att.gate_s.gate_s_bn_reduce0",
+            "spatial_dilated1_conv": "spatial_att.gate_s.gate_s_conv_di_0",
+            "spatial_dilated1_bn": "spatial_att.gate_s.gate_s_bn_di_0",
+            "spatial_dilated2_conv": "spatial_att.gate_s.gate_s_conv_di_1",
+            "spatial_dilated2_bn": "spatial_att.gate_s.gate_s_bn_di_1",
+            "spatial_conv": "spatial_att.gate_s.gate_s_conv_final",
+        },
+    )
 
     def __init__(self, reduction=16, dilation=4, data_format=None, **kwargs):
         super().__init__(data_format=data_format, **kwargs)

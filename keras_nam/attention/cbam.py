@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_nam.attention.base import ImageAttention
+from keras_nam.attention.base import ImageAttention, TorchModule
 from keras_nam.normalization import BatchNormalization
 
 
@@ -37,6 +37,16 @@ class CBAM(ImageAttention):
 
     - [Woo et al., 2018](https://arxiv.org/abs/1807.06521)
     """
+
+    torch_module = TorchModule(
+        "cbam",
+        {
+            "fc1": "ChannelGate.mlp.1",
+            "fc2": "ChannelGate.mlp.3",
+            "spatial_conv": "SpatialGate.spatial.conv",
+            "spatial_bn": "SpatialGate.spatial.bn",
+        },
+    )
 
     def __init__(self, reduction=16, kernel_size=7, data_format=None, **kwargs):
         super().__init__(data_format=data_format, **kwargs)
