@@ -17,9 +17,9 @@ FOLDER = Path(__file__).parent
 # JAX compiles every operation for every shape, so each promise has one test here.
 CHOSEN = {
     "nam_golden": "golden",
-    "nam": "formulas or float32_under or zero or detached or saved_model",
-    "peers": "formula or gradient",
-    "models": "builds and r18w8_nam_full or fit and r18w16_nam",
+    "nam": "formulas or float32_under or zero and True or detached or saved_model and both",
+    "peers": "formula",
+    "models": "fit and r18",
     "fold": "every_attention and nam_full",
     "fold_graphs": "branches or weights_are_left",
     "fold_state": "not_shared",
