@@ -13,6 +13,8 @@ from keras_nam import convert
 from keras_nam.weights import files, read_checkpoint
 from tests.support.checkpoint_files import CHECKPOINTS, Calls
 
+pytestmark = pytest.mark.usefixtures("without_torch")
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory, state):
@@ -20,11 +22,6 @@ def source(tmp_path_factory, state):
     path = tmp_path_factory.mktemp("source") / "r18w8_nam.npz"
     np.savez(path, **state)
     return path
-
-
-@pytest.fixture(autouse=True)
-def without_torch_to_prove(monkeypatch, without_torch):
-    monkeypatch.setattr(convert.importlib.util, "find_spec", lambda name: None)
 
 
 def run(*arguments, arch="r18w8_nam"):

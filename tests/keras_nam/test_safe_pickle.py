@@ -34,7 +34,7 @@ BESIDE = [
 ]
 
 
-@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("protocol", range(2, 6))
 def test_what_checkpoints_hold(protocol):
     plain = {
         "numbers": [0, -1, 255, 65536, 1 << 70, 2.5, True, None],
@@ -69,7 +69,7 @@ def test_text_of_python_2_is_latin1():
 @pytest.mark.parametrize(
     "function", [os.system, eval, exec, getattr, __import__, open, np.fromfile, pickle.loads]
 )
-@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("protocol", [2, 4])
 def test_every_other_import_is_refused_by_name(tmp_path, function, protocol):
     content = pickle.dumps(Calls(function, f"touch {tmp_path}/touched"), protocol)
     with pytest.raises(ValueError, match=rf"\S+\.{function.__name__}"):
@@ -132,7 +132,7 @@ def test_an_array_that_is_not_of_plain_numbers_is_refused(kind):
         array(shape=b"K\x00\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f\x86", data=b"C\0"),
         array(shape=b"(" + b"K\x01" * 70 + b"t", data=b"C\x04" + bytes(4)),
         array(data=b"]"),
-        array(data=b"(" + b"K\0" * 8 + b"l"),
+        array(data=b"](" + b"K\0" * 8 + b"e"),
         EMPTY + b"N" + b"b.",
         EMPTY + b"}" + text("a") + b"K\x01sb.",
     ],
