@@ -147,7 +147,7 @@ def _check(source, target, target_format):
 
 
 def _summary(report):
-    """Returns what was read, and what was left."""
+    """Returns a line about the weights that were read and ignored."""
     place = f" of {report.weights!r}" if report.weights else ""
     rest = "" if report.fits else f" ({report})"
     named = ", ".join(report.ignored[:5]) + (", ..." if len(report.ignored) > 5 else "")
@@ -156,7 +156,7 @@ def _summary(report):
 
 
 def write(model, path, target_format, names):
-    """Writes a model; returns whose names the file has, or `None` if there is no choice."""
+    """Writes a model; returns the names used, `None` for a format without a choice."""
     from keras_nam.weights import files, to_paddle_state_dict, to_torch_state_dict
 
     is_mobilenet = any(layer.name == "head_conv" for layer in model.layers)

@@ -232,7 +232,7 @@ def _copy_state(source, target, seen=()):
     """
     if source in seen:
         return
-    if source.built and not target.built:  # by a call in training, say
+    if source.built and not target.built:  # for example by a call in training
         target.build_from_config(source.get_build_config())
     _check(source, target)
     store = {}

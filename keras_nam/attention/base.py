@@ -1,4 +1,4 @@
-"""What the attention layers share: the shapes they accept, and pooling over positions."""
+"""Base of the attention layers: the accepted shapes, and pooling over positions."""
 
 from typing import NamedTuple
 
@@ -81,6 +81,14 @@ class ImageAttention(keras.layers.Layer):
         channels = input_shape[self.channels_axis]
         self.input_spec = keras.InputSpec(ndim=4, axes={self.channels_axis: channels})
         self.build_gates(channels)
+
+    def maps_shape(self, channels):
+        """Returns the shape of maps of a number of channels."""
+        return (
+            (None, None, None, channels)
+            if self.channels_axis == -1
+            else (None, channels, None, None)
+        )
 
     def mean_over_positions(self, inputs):
         """Returns the mean of each channel, [N, C]."""

@@ -66,22 +66,12 @@ class CBAM(ImageAttention):
             dtype=self.dtype_policy,
             name="spatial_conv",
         )
-        self.spatial_bn = BatchNormalization(
-            axis=self.channels_axis,
-            momentum=0.99,
-            epsilon=1e-5,
-            dtype=self.dtype_policy,
-            name="spatial_bn",
-        )
+        options = {"momentum": 0.99, "epsilon": 1e-5, "dtype": self.dtype_policy}
+        self.spatial_bn = BatchNormalization(self.channels_axis, name="spatial_bn", **options)
         self.fc1.build((None, channels))
         self.fc2.build((None, hidden))
-        self.spatial_conv.build(self._maps_shape(2))
-        self.spatial_bn.build(self._maps_shape(1))
-
-    def _maps_shape(self, channels):
-        shape = [None] * 4
-        shape[self.channels_axis] = channels
-        return tuple(shape)
+        self.spatial_conv.build(self.maps_shape(2))
+        self.spatial_bn.build(self.maps_shape(1))
 
     def call(self, inputs, training=None):
         means = self.fc2(self.fc1(self.mean_over_positions(inputs)))

@@ -112,7 +112,7 @@ class BAM(nn.Module):
         return x * (1 + torch.sigmoid(channel * self.spatial_att["gate_s"](x)))
 
 
-# What makes the twin of each layer, from the number of channels and of positions.
+# Layer -> the callable that makes its twin from the number of channels and of positions.
 TWINS = {
     attention.NAMChannelAttention: NAM,
     attention.NAMSpatialAttention: partial(NAM, channel=False, spatial=True),
@@ -125,9 +125,10 @@ TWINS = {
 
 
 def attach(module, row, place, channels, positions, number=""):
-    """Gives a module the attention of an `ATTENTIONS` row at a place; returns what applies it.
+    """Adds the attention of an `ATTENTIONS` row to a module, if it belongs to the place.
 
-    The attribute, such as `nam` or `bam1`, has the name of the twin's class.
+    The attribute, such as `nam` or `bam1`, is named after the twin's class. Returns the layer, or
+    an identity.
     """
     if row is None or row.place != place:
         return nn.Identity()

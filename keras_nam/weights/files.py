@@ -12,7 +12,7 @@ import numpy as np
 from keras_nam.weights import keras_files, safe_pickle
 from keras_nam.weights.formats import bfloat16
 
-# What zipfile, zlib, NumPy and h5py raise on a damaged file.
+# Errors of zipfile, zlib, NumPy and h5py on a damaged file.
 DAMAGES = (
     ValueError,
     zipfile.BadZipFile,

@@ -55,7 +55,7 @@ class Format(NamedTuple):
     resnet: dict
     parameters: dict
     layouts: dict
-    # PyTorch's normalizations count their batches, which nothing reads while momentum is fixed.
+    # PyTorch's normalizations count their batches. The count is unused while momentum is fixed.
     counts_batches: bool = True
 
 
@@ -115,7 +115,7 @@ def entries(model, format):
 
 
 def _entry(layer, variable, row, rows, mobilenet):
-    # The layer's name may hold slashes; what follows it is ours.
+    # The layer's name may hold slashes.
     inner = variable.path.removeprefix(layer.path).strip("/")
     part, _, parameter = inner.rpartition("/")
     name = names.layer_name(layer, part, rows)

@@ -97,7 +97,7 @@ def select(entries_by_format, contents, weights=None):
             names = _list_names(_most_alike(candidates))
             raise ValueError(f"There are no weights {weights!r}. {names}")
         candidates = named
-    if not candidates:  # the caller reports what the largest part of it lacks
+    if not candidates:  # the caller reports the keys that the largest part lacks
         largest = max(containers, key=lambda name: len(containers[name]))
         candidates = [_Candidate(largest, "", next(iter(entries_by_format)), 0, 0)]
     best = {}  # of each name, the format that fits best

@@ -1,4 +1,4 @@
-"""Folding in graphs of every form: where it must not fold, what it copies, what it refuses."""
+"""Folding in graphs of every form: where it must not fold, and refused models."""
 
 import keras
 import numpy as np

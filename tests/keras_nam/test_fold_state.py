@@ -1,4 +1,4 @@
-"""Folding copies what Keras saves of a layer, or names the layer that it cannot copy."""
+"""Folding copies the state that Keras saves, or names the layer that it cannot copy."""
 
 import keras
 import numpy as np
@@ -187,7 +187,7 @@ class Forgetful(layers.Conv2D):
 
 
 class Shifted(layers.Layer):
-    """What it adapts to is not saved."""
+    """Its offset is not saved."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

@@ -53,7 +53,7 @@ def assert_round_trips(model, formats=("official", "weiaicunzai", "paddle")):
     return arrays
 
 
-@pytest.mark.parametrize("arch", ["r18w8_nam_full", "r18w8_bam", "mbv2w8_cbam", "mbv2w8_bam"])
+@pytest.mark.parametrize("arch", ["r18w8_nam_full", "r18w8_bam", "mbv2w8_bam"])
 def test_networks_round_trip(arch):
     assert_round_trips(keras_nam.create_model(arch))
 
@@ -64,7 +64,10 @@ def test_layers_round_trip(attention):
     with pytest.raises(ValueError, match="build"):
         keras_nam.load_weights(layer, {})
     layer.build((None, 4, 4, 32))
-    assert_round_trips(layer)
+    arrays = assert_round_trips(layer, ["paddle", "official"])
+    # SE and ECA are in no golden network: the names are of their authors' code.
+    names = {"se": ["fc.0.bias", "fc.0.weight", "fc.2.bias", "fc.2.weight"], "eca": ["conv.weight"]}
+    assert sorted(arrays) == names.get(attention, sorted(arrays))
 
 
 def test_paddle_checkpoint_of_a_layer(layer):

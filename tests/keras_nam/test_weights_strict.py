@@ -1,4 +1,4 @@
-"""Checkpoints that do not fit: the report, what a failed load leaves, and `strict=False`."""
+"""Checkpoints that do not fit: the report, an unchanged model, and `strict=False`."""
 
 import keras
 import numpy as np

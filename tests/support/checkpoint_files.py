@@ -1,4 +1,4 @@
-"""Checkpoint files that PyTorch wrote, and what a malicious one holds."""
+"""Checkpoint files that PyTorch wrote, and a malicious object for others."""
 
 from pathlib import Path
 
