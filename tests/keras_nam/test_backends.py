@@ -20,7 +20,7 @@ CHOSEN = {
     "nam": "formulas or float32_under or zero and True or detached or saved_model and both",
     "peers": "formula",
     "models": "fit and r18",
-    "fold": "every_attention and nam_full",
+    "fold": "last_bit",
     "fold_graphs": "branches or weights_are_left",
     "fold_state": "not_shared",
 }
