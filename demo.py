@@ -1,4 +1,4 @@
-"""The main job at demo size: trains a small NAM network, exports it, proves the export, uses it."""
+"""Demo: trains a small NAM network, exports it, verifies the export, and classifies pictures."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ PICTURES = 8
 
 
 def main():
-    """Trains on CIFAR-100 where it lies on the disk, or else on the embedded synthetic set."""
+    """Trains on CIFAR-100 if it is on the disk, or else on the embedded synthetic set."""
     dataset = "cifar100" if on_disk() else "synthetic"
     print(
         f"Demo: r18w16_nam, a ResNet-18 of width 16 with NAM, on {dataset}, a few epochs only: "
@@ -49,7 +49,7 @@ next:        .venv/bin/python export/predict.py IMAGE.png
 
 
 def classify_pictures(dataset, model):
-    """Classifies some test images as PNG files, and draws what was answered."""
+    """Classifies some test images as PNG files, and draws the predictions."""
     from export.runtime.local_models import open_model
     from training.data import streams
     from training.runs import plots

@@ -11,6 +11,7 @@ Exit status: 0 done, 1 an export failed its verification, 2 bad usage or bad inp
 
 import contextlib
 import io
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -41,28 +42,26 @@ GAINS = {
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = cli.Parser(__doc__)
-    what = parser.add_argument_group("what is measured")
-    what.add_argument(
+    parser = report.Parser(__doc__, "inference")
+    parser.add_argument(
         "--archs",
         nargs="+",
         metavar="ARCH",
         default=["r50", "r50_nam"],
         help="each is compared with the first (default: r50 r50_nam)",
     )
-    report.add_batch_size(what)
-    report.add_rounds(parser, "timed calls of each", default=15, least=LEAST_ROUNDS)
-    report.add_output(parser, "inference")
+    parser.add_number("batch-size", 64, "images per batch")
+    parser.add_number("rounds", 15, "timed calls of each", LEAST_ROUNDS)
+    parser.add_number("threads", os.cpu_count(), "threads of each contender")
     return parser
 
 
 def main(argv=None):
     """Parses, measures, prints and writes."""
-    args = report.parse(parser(), "inference", argv)
-    report.check(args, rounds=LEAST_ROUNDS, threads=1, batch_size=1)
+    args = parser().parse_args(argv)
     with cli.needing("train,export"):
         measured = measure(args)
-    report.write(args.output, "inference", measured, page(measured))
+        report.write(args.output, "inference", measured, page(measured))
 
 
 def measure(args):
@@ -99,7 +98,7 @@ def measure(args):
 def exported(folder, arch):
     """Returns the `Source` of a random network with its ONNX files, and of the same unfolded.
 
-    The float32 file is verified. The accuracy of int8 is a question of trained weights.
+    Only the float32 file is verified: the accuracy of int8 depends on trained weights.
     """
     import onnx
 
@@ -119,12 +118,7 @@ def exported(folder, arch):
 
 
 def results(seconds, first):
-    """Returns a row for each model and arch; `ratio` is to the first arch in the same round.
-
-    Args:
-        seconds: Dictionary, ((arch, model), batch size) to seconds [rounds].
-        first: The first arch.
-    """
+    """Returns a row for each model and arch; `ratio` is to the first arch in the same round."""
     rows = []
     for model in dict.fromkeys(model for (_, model), _ in seconds):
         own = {(arch, n): times for ((arch, name), n), times in seconds.items() if name == model}
@@ -146,30 +140,21 @@ def gains(seconds):
 
 def page(measured):
     """Returns the report's paragraphs and tables."""
+    rows = []
+    for row in measured["results"]:
+        times = row["milliseconds"]
+        mark = rounds.mark(times)
+        speed = [f"{mark}{times['median']:,.1f}", f"{mark}{row['images_per_second']:,.0f}"]
+        rows.append([row["model"], row["arch"], *speed, report.cell(row["ratio"], ".3f")])
+    gain_rows = [[row["gain"], row["arch"], report.cell(row, ".2f")] for row in measured["gains"]]
     numbers = [row[key] for row in measured["results"] for key in ("milliseconds", "ratio")]
+    columns = ["model", "arch", "ms", "images/s", f"time / {measured['archs'][0]} (p10–p90)"]
     return [
         f"# Inference: batch size {measured['batch_size']}, {measured['threads']} threads, CPU",
         report.caption(measured),
         *(f"Left out: {name}: {reason}" for name, reason in measured["left_out"].items()),
-        report.table(
-            ["model", "arch", "ms", "images/s", f"time / {measured['archs'][0]} (p10–p90)"],
-            [
-                [
-                    row["model"],
-                    row["arch"],
-                    f"{rounds.mark(row['milliseconds'])}{row['milliseconds']['median']:,.1f}",
-                    f"{rounds.mark(row['milliseconds'])}{row['images_per_second']:,.0f}",
-                    report.cell(row["ratio"], ".3f"),
-                ]
-                for row in measured["results"]
-            ],
-            words=2,
-        ),
-        report.table(
-            ["gain", "arch", "times as fast (p10–p90)"],
-            [[row["gain"], row["arch"], report.cell(row, ".2f")] for row in measured["gains"]],
-            words=2,
-        ),
+        report.table(columns, rows, words=2),
+        report.table(["gain", "arch", "times as fast (p10–p90)"], gain_rows, words=2),
         *rounds.noise_note([*numbers, *measured["gains"]]),
     ]
 

@@ -2,15 +2,16 @@
 
     python benchmarks/input_pipeline.py
 
-The streams take turns in one process: the recipe's own augmentation, that of the recipe `fast`
-(crop and flip), none, and the nearest stock Keras layers, which are similar but not equal. All draw
-the same images in the same order, and batch, normalize and prefetch them in the same way.
+The streams take turns in one process: the recipe's augmentation, the augmentation of `fast` (crop
+and flip), none, and the nearest stock Keras layers, which are similar but not equal. All draw the
+same images in the same order, and batch, normalize and prefetch them in the same way.
 
 Exit status: 0 done, 2 bad usage or bad input.
 """
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,28 +33,26 @@ SIZE = 32  # pixels per side
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = cli.Parser(__doc__)
-    what = parser.add_argument_group("what is measured")
-    what.add_argument(
+    parser = report.Parser(__doc__, "input_pipeline")
+    parser.add_argument(
         "--recipe",
         default="paddle",
-        help=f"whose augmentation: {', '.join(recipes.RECIPES)} (default: %(default)s)",
+        help=f"the augmentation: {', '.join(recipes.RECIPES)} (default: %(default)s)",
     )
-    report.add_batch_size(what, default=None, described="the recipe's")
-    report.add_rounds(parser, "timed turns of each stream", default=30, least=LEAST_ROUNDS)
-    report.add_output(parser, "input_pipeline")
+    parser.add_number("batch-size", None, "images per batch (default: the recipe's)")
+    parser.add_number("rounds", 30, "timed turns of each stream", LEAST_ROUNDS)
+    parser.add_number("threads", os.cpu_count(), "threads of each stream")
     return parser
 
 
 def main(argv=None):
     """Parses, measures, prints and writes."""
-    args = report.parse(parser(), "input_pipeline", argv)
+    args = parser().parse_args(argv)
     recipe = recipes.get(args.recipe, batch_size=args.batch_size)
     args.batch_size = recipe.batch_size
-    report.check(args, rounds=LEAST_ROUNDS, threads=1)
     with cli.needing("train"):
         measured = measure(args, recipe)
-    report.write(args.output, "input_pipeline", measured, page(measured))
+        report.write(args.output, "input_pipeline", measured, page(measured))
 
 
 def measure(args, recipe):
@@ -62,16 +61,20 @@ def measure(args, recipe):
 
     prepare_tensorflow("CPU", args.threads)
     split, source = training_images()
-    streams = open_streams(split, args.recipe, recipe)
+    augmentations, streams = open_streams(split, args.recipe, recipe)
     check_alike(streams)
+    iterators = {name: iter(stream) for name, stream in streams.items()}
+
+    def draw(name, count):
+        for _ in range(count):
+            next(iterators[name])
 
     def restart():
-        # What was prefetched while others had their turn does not count.
-        for stream in streams.values():
-            stream.restart()
+        # Batches that were prefetched during the others' turns do not count.
+        iterators.update({name: iter(stream) for name, stream in streams.items()})
 
     seconds = rounds.measure(
-        {name: stream.draw for name, stream in streams.items()},
+        {name: partial(draw, name) for name in streams},
         {DRAWS * recipe.batch_size: DRAWS},
         args.rounds,
         after_round=restart,
@@ -81,55 +84,19 @@ def measure(args, recipe):
         **report.new_report(args, PACKAGES),
         "batches_per_turn": DRAWS,
         "data": source,
-        "results": [
-            {**row, "augmentations": list(streams[row["contender"]].augmentations)} for row in rows
-        ],
+        "results": [{**row, "augmentations": augmentations[row["contender"]]} for row in rows],
     }
 
 
-class Stream:
-    """A training stream to draw batches from.
-
-    Args:
-        augmentations: Their names.
-        batches: An endless `tf.data.Dataset`.
-    """
-
-    def __init__(self, augmentations, batches):
-        self.augmentations = augmentations
-        self.batches = batches
-        self.restart()
-
-    def restart(self):
-        """Starts a new iteration."""
-        self._iterator = iter(self.batches)
-
-    def draw(self, count):
-        """Draws `count` batches."""
-        for _ in range(count):
-            next(self._iterator)
-
-
 def open_streams(split, recipe_name, recipe):
-    """Returns the `Stream` of each contender by its name, the recipe's own first.
+    """Returns name -> names of augmentations, and name -> endless stream of a `streams.Split`.
 
-    Args:
-        split: The `data.Split` that all draw from.
-        recipe_name: A key of `recipes.RECIPES`.
-        recipe: Its `Recipe`, whose batch size, mean and deviation all streams have.
-
-    Raises:
-        InputError: If the split has no whole batch, or Keras has no such layer.
+    All streams have the recipe's batch size, mean and deviation; its own stream is the first.
     """
-    from training.data import augment
-    from training.data import streams as data
+    from training.data import augment, streams
 
-    def stream(names, function):
-        batches = data.training_stream(split, recipe.batch_size, recipe.mean, recipe.std, function)
-        return Stream(names, batches)
-
-    ours = {recipe_name: recipe.augment, "fast": recipes.get("fast").augment, "none": ()}
-    streams = {name: stream(names, augment.compose(names)) for name, names in ours.items()}
+    names = {recipe_name: recipe.augment, "fast": recipes.get("fast").augment, "none": ()}
+    functions = {name: augment.compose(augmentations) for name, augmentations in names.items()}
     stock = stock_layers(recipe.augment)
 
     def apply_stock(images, seed, rows):  # the layers have their own generators
@@ -137,8 +104,11 @@ def open_streams(split, recipe_name, recipe):
             images = layer(images, training=True)
         return images
 
-    streams["keras"] = stream([type(layer).__name__ for layer in stock], apply_stock)
-    return streams
+    names["keras"], functions["keras"] = [type(layer).__name__ for layer in stock], apply_stock
+    how = (recipe.batch_size, recipe.mean, recipe.std)
+    return {name: list(augmentations) for name, augmentations in names.items()}, {
+        name: streams.training_stream(split, *how, function) for name, function in functions.items()
+    }
 
 
 def stock_layers(names):
@@ -170,20 +140,18 @@ def stock_layers(names):
 def check_alike(streams):
     """Raises an InputError unless the first batches hold the same images, as finite numbers."""
     first, *others = streams
-    expected, expected_labels = next(iter(streams[first].batches))
+    expected, expected_labels = next(iter(streams[first]))
     for name in others:
-        images, labels = next(iter(streams[name].batches))
-        for what, alike in (
-            ("shape", images.shape == expected.shape),
-            ("dtype", images.dtype == expected.dtype),
-            ("labels", np.array_equal(labels, expected_labels)),
-            ("finite numbers", np.isfinite(images).all()),
-        ):
-            if not alike:
-                raise InputError(
-                    f"the streams {first} and {name} differ: expected the same {what}. Their "
-                    "times cannot be compared."
-                )
+        images, labels = next(iter(streams[name]))
+        alike = {
+            "shape": images.shape == expected.shape,
+            "dtype": images.dtype == expected.dtype,
+            "labels": np.array_equal(labels, expected_labels),
+            "finite numbers": np.isfinite(images).all(),
+        }
+        different = [what for what, equal in alike.items() if not equal]
+        if different:
+            raise InputError(f"the streams {first} and {name}: expected the same {different[0]}")
 
 
 def training_images():
@@ -191,13 +159,13 @@ def training_images():
 
     The time of an augmentation does not depend on the pixels' values.
     """
-    from training.data import streams as data
+    from training.data import streams
 
     folder = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     try:
-        dataset = data.load("cifar100", folder)  # nothing is downloaded into a given folder
+        dataset = streams.load("cifar100", folder)  # nothing is downloaded into a given folder
     except InputError:
-        dataset = data.load("synthetic")
+        dataset = streams.load("synthetic")
     repeated = np.arange(TRAINING_IMAGES) % len(dataset.train)
     return dataset.train.take(repeated), dataset.source
 
@@ -208,23 +176,15 @@ def page(measured):
     for row in measured["results"]:
         times = row["milliseconds"]
         slow, middle, fast = (1e3 * row["batch"] / times[key] for key in ("p90", "median", "p10"))
-        rows.append(
-            [
-                row["contender"],
-                " ".join(row["augmentations"]) or "–",
-                f"{rounds.mark(times)}{middle:,.0f} ({slow:,.0f}–{fast:,.0f})",
-                report.cell(row["speedup"], ".2f"),
-            ]
-        )
+        speed = f"{rounds.mark(times)}{middle:,.0f} ({slow:,.0f}–{fast:,.0f})"
+        augmentations = " ".join(row["augmentations"]) or "–"
+        rows.append([row["contender"], augmentations, speed, report.cell(row["speedup"], ".2f")])
+    columns = ["stream", "augmentations", "images/s (p10–p90)"]
     numbers = [row[key] for row in measured["results"] for key in ("milliseconds", "speedup")]
     return [
         f"# Input pipeline: batch size {measured['batch_size']}, {measured['threads']} CPU threads",
         report.caption(measured),
-        report.table(
-            ["stream", "augmentations", "images/s (p10–p90)", f"× {measured['recipe']} (p10–p90)"],
-            rows,
-            words=2,
-        ),
+        report.table([*columns, f"× {measured['recipe']} (p10–p90)"], rows, words=2),
         "The stock Keras layers are similar to the recipe's augmentations, not equal.",
         *rounds.noise_note(numbers),
     ]

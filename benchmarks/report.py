@@ -1,85 +1,59 @@
-"""What the benchmarks share: their options, and a report as JSON and as Markdown."""
+"""What the benchmarks share: their parser, and a report as JSON and as Markdown."""
 
-import os
 import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 from export.timing import rounds
+from training import cli
 from training.cli import InputError
 from training.runs import files
 
 
-def add_batch_size(group, default=64, described="%(default)s"):
-    """Adds `--batch-size`."""
-    group.add_argument(
-        "--batch-size",
-        type=int,
-        default=default,
-        metavar="N",
-        help=f"images per batch (default: {described})",
-    )
-
-
-def add_rounds(parser, timed, default, least):
-    """Adds `--rounds` and `--threads`; returns their group.
+class Parser(cli.Parser):
+    """A parser of integer options with a minimum, and of `--output`.
 
     Args:
-        parser: The parser.
-        timed: String, what is timed once per round.
-        default: Integer, rounds.
-        least: Integer, the smallest value that `check` accepts.
+        description: String, the help text.
+        name: String, the benchmark's, of its script and its files.
     """
-    group = parser.add_argument_group("how it is measured")
-    group.add_argument(
-        "--rounds",
-        type=int,
-        default=default,
-        metavar="N",
-        help=f"{timed}, at least {least} (default: %(default)s)",
-    )
-    group.add_argument(
-        "--threads",
-        type=int,
-        default=os.cpu_count(),
-        metavar="N",
-        help="threads of each contender (default: %(default)s, the cores of this machine)",
-    )
-    return group
 
+    def __init__(self, description, name):
+        super().__init__(description)
+        self.name, self.least = name, {}
+        self.add_argument(
+            "--output",
+            metavar="DIR",
+            default="benchmarks/results",
+            help=f"folder of {name}.json and {name}.md (default: %(default)s)",
+        )
 
-def add_output(parser, name):
-    """Adds `--output`, the folder of `name.json` and `name.md`."""
-    parser.add_argument_group("output").add_argument(
-        "--output",
-        metavar="DIR",
-        default="benchmarks/results",
-        help=f"folder of {name}.json and {name}.md (default: %(default)s)",
-    )
+    def add_number(self, name, default, text, least=1):
+        """Adds `--name`, an integer of at least `least`."""
+        bound = f", at least {least}" if least > 1 else ""
+        described = "" if default is None else f" (default: {default})"
+        text = f"{text}{bound}{described}"
+        self.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
+        self.least[name] = least
 
-
-def parse(parser, name, argv):
-    """Returns the parsed options, and among them the command line as `command`."""
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser.parse_args(argv)
-    args.command = shlex.join(["python", f"benchmarks/{name}.py", *argv])
-    return args
-
-
-def check(args, **least):
-    """Raises an InputError if an option, given by its attribute's name, is below its minimum."""
-    for option, value in least.items():
-        if getattr(args, option) < value:
-            name = option.replace("_", "-")
-            raise InputError(f"--{name} {getattr(args, option)}: expected {value} or more")
+    def parse_args(self, args=None, namespace=None):
+        """Returns the options, with the command line as `command`; InputError on a bad one."""
+        args = sys.argv[1:] if args is None else args
+        found = super().parse_args(args, namespace)
+        for name, least in self.least.items():
+            value = getattr(found, name.replace("-", "_"))
+            if value is not None and value < least:
+                raise InputError(f"--{name} {value}: expected {least} or more")
+        found.command = shlex.join(["python", f"benchmarks/{self.name}.py", *args])
+        return found
 
 
 def new_report(args, packages):
-    """Returns the first entries of a report: what was run, when, and on what.
+    """Returns the first entries of a report: the options, the date, and the environment.
 
     Args:
-        args: Return value of `parse`; all is in the report except `--output`.
+        args: Parsed options; the report has all except `--output`.
         packages: Names of the packages whose versions matter.
     """
     return {
@@ -103,7 +77,7 @@ def cell(statistics, form):
     """Returns a table's cell: the median, "~" before it if it is noisy, and the percentiles.
 
     Args:
-        statistics: Return value of `timing.percentiles`.
+        statistics: Return value of `rounds.percentiles`.
         form: Format specification of the numbers, such as `",.1f"`.
     """
     median, low, high = (format(statistics[key], form) for key in ("median", "p10", "p90"))
@@ -111,17 +85,10 @@ def cell(statistics, form):
 
 
 def table(columns, rows, words=1):
-    """Returns a table in Markdown. The first `words` columns are left-aligned, the others right."""
-    cells = [columns, *rows]
-    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
-    signs = ["<" if place < words else ">" for place in range(len(columns))]
-    lines = [
-        " | ".join(f"{cell:{s}{w}}" for cell, s, w in zip(row, signs, widths, strict=True))
-        for row in cells
-    ]
-    rules = ["-" * w + ("--" if s == "<" else "-:") for s, w in zip(signs, widths, strict=True)]
-    header, *body = (f"| {line} |" for line in lines)
-    return "\n".join([header, f"|{'|'.join(rules)}|", *body])
+    """Returns a table in Markdown. The first `words` columns hold text, the others numbers."""
+    from training import console  # needs rich, which --help does without
+
+    return "\n".join(console.markdown_table(columns, rows, columns[:words]))
 
 
 def write(folder, name, report, page):

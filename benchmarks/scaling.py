@@ -48,26 +48,17 @@ NAMES = {
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = cli.Parser(__doc__)
-    what = parser.add_argument_group("what is measured")
-    what.add_argument("--arch", default="r18w16_nam", help="default: %(default)s")
-    report.add_batch_size(what, default=128)
-    how = parser.add_argument_group("how it is measured")
-    for name, default, text in (
-        ("rounds", LEAST_ROUNDS, f"turns of each, at least {LEAST_ROUNDS}"),
-        ("steps", 5, f"steps of each of the {EPOCHS} epochs"),
-    ):
-        how.add_argument(
-            f"--{name}", type=int, default=default, metavar="N", help=f"{text} (%(default)s)"
-        )
-    report.add_output(parser, "scaling")
+    parser = report.Parser(__doc__, "scaling")
+    parser.add_argument("--arch", default="r18w16_nam", help="default: %(default)s")
+    parser.add_number("batch-size", 128, "images per batch, an even number", 2)
+    parser.add_number("rounds", LEAST_ROUNDS, "turns of each", LEAST_ROUNDS)
+    parser.add_number("steps", 5, f"steps of each of the {EPOCHS} epochs")
     return parser
 
 
 def main(argv=None):
     """Parses, measures, prints and writes."""
-    args = report.parse(parser(), "scaling", argv)
-    report.check(args, rounds=LEAST_ROUNDS, steps=1, batch_size=2)
+    args = parser().parse_args(argv)
     if args.batch_size % 2:
         raise InputError(
             f"--batch-size {args.batch_size}: expected an even number, two processes share it"
@@ -75,23 +66,21 @@ def main(argv=None):
     cores = two_cores()
     with cli.needing("train,multihost"):
         import jax  # noqa: F401 - for the trainings
-        from rich.progress import Progress
-    with tempfile.TemporaryDirectory() as folder, Progress(transient=True) as progress:
-        turns = [
-            turn(args, cores, Path(folder) / str(number))
-            for number in progress.track(range(args.rounds), description="measuring")
-        ]
+
+        from training import console
+    turns = []
+    progress = console.progress("measuring", args.rounds, background=False)
+    with tempfile.TemporaryDirectory() as folder, progress as advance:
+        for number in range(args.rounds):
+            turns.append(turn(args, cores, Path(folder) / str(number)))
+            advance()
     measured = {**report.new_report(args, PACKAGES), "turns": turns}
     measured["results"] = results(turns)
     report.write(args.output, "scaling", measured, page(measured))
 
 
 def two_cores():
-    """Returns a core of each half of those that this process may use.
-
-    Raises:
-        InputError: If there are fewer than two, or the system cannot pin a process.
-    """
+    """Returns a core of each half of the usable ones; InputError if there are fewer than two."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(cores) < 2:
         raise InputError(f"{len(cores)} cores that processes can be pinned to: expected 2 or more")
@@ -117,26 +106,13 @@ def turn(args, cores, folder):
 
 
 class Training:
-    """A training that runs now, with one process for each of its cores.
-
-    Args:
-        args: The benchmark's options.
-        folder: Path, of its run folder and its output.
-        cores: List of integers.
-        batch_size: Integer, images of all processes together.
-    """
+    """A running training: a process for each core, `batch_size` images in all processes."""
 
     def __init__(self, args, folder, cores, batch_size):
         folder.mkdir(parents=True)
         self.log, self.run = folder / "output.txt", folder / "run"
-        options = {
-            "arch": args.arch,
-            "dataset": "synthetic",
-            "batch-size": batch_size,
-            "epochs": EPOCHS,
-            "steps-per-epoch": args.steps,
-            "run-dir": self.run,
-        }
+        options = {"arch": args.arch, "dataset": "synthetic", "batch-size": batch_size}
+        options |= {"epochs": EPOCHS, "steps-per-epoch": args.steps, "run-dir": self.run}
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, LAUNCH, "--processes", str(len(cores)), "--pin", "--"]
@@ -147,12 +123,7 @@ class Training:
             )
 
     def speed(self):
-        """Waits for its end; returns the median images per second of the epochs after the first.
-
-        Raises:
-            InputError: If the training refused an option.
-            FailedError: If it failed.
-        """
+        """Waits for its end; returns the median images per second of the epochs after the first."""
         status = self.process.wait()
         if status:
             errors = re.findall(r"error: (.*)", self.log.read_text())
@@ -177,13 +148,9 @@ def results(turns):
 
 def page(measured):
     """Returns the report's paragraphs and its table."""
-    keys = ("images_per_second", "efficiency")
+    forms = {"images_per_second": ",.1f", "efficiency": ".0%"}
     rows = [
-        [
-            NAMES[row["contender"]],
-            report.cell(row["images_per_second"], ",.1f"),
-            report.cell(row["efficiency"], ".0%"),
-        ]
+        [NAMES[row["contender"]], *(report.cell(row[key], form) for key, form in forms.items())]
         for row in measured["results"]
     ]
     columns = ["training", "images/s (p10–p90)", "efficiency (p10–p90)"]
@@ -191,7 +158,7 @@ def page(measured):
         f"# Scaling: {measured['arch']}, batch size {measured['batch_size']}",
         report.caption(measured),
         report.table(columns, rows),
-        *rounds.noise_note(row[key] for row in measured["results"] for key in keys),
+        *rounds.noise_note(row[key] for row in measured["results"] for key in forms),
     ]
 
 

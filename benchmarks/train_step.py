@@ -35,27 +35,25 @@ PROCESS = Path("/proc/self/status")
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
-    parser = cli.Parser(__doc__)
-    what = parser.add_argument_group("what is measured")
-    what.add_argument("--arch", default="r50_nam", help="<backbone>_nam (default: %(default)s)")
-    report.add_batch_size(what)
-    how = report.add_rounds(parser, "timed steps of each", default=10, least=LEAST_ROUNDS)
-    how.add_argument(
+    parser = report.Parser(__doc__, "train_step")
+    parser.add_argument("--arch", default="r50_nam", help="<backbone>_nam (default: %(default)s)")
+    parser.add_number("batch-size", 64, "images per batch")
+    parser.add_number("rounds", 10, "timed steps of each", LEAST_ROUNDS)
+    parser.add_number("threads", os.cpu_count(), "threads of each contender")
+    parser.add_argument(
         "--device", default="cpu", help=f"{' or '.join(DEVICES)} (default: %(default)s)"
     )
-    report.add_output(parser, "train_step")
     return parser
 
 
 def main(argv=None):
     """Parses, measures, prints and writes."""
-    args = report.parse(parser(), "train_step", argv)
-    report.check(args, rounds=LEAST_ROUNDS, threads=1, batch_size=1)
+    args = parser().parse_args(argv)
     cli.check_name("device", args.device, DEVICES)
     os.environ["KERAS_BACKEND"] = "tensorflow"  # which the contenders are written for
     with cli.needing("train"):
         measured = measure(args)
-    report.write(args.output, "train_step", measured, page(measured))
+        report.write(args.output, "train_step", measured, page(measured))
 
 
 def measure(args):
@@ -91,12 +89,7 @@ def measure(args):
 
 
 def results(seconds, first_seconds):
-    """Returns a row for each contender: its time and the ratio to ours in the same round.
-
-    Args:
-        seconds: Return value of `timing.measure`.
-        first_seconds: Dictionary, name to seconds of the first step.
-    """
+    """Returns a row for each contender: its time and the ratio to ours in the same round."""
     rows = rounds.summarize(seconds, baseline="ours")
     return [{**row, "first_seconds": round(first_seconds[row["contender"]], 2)} for row in rows]
 
@@ -111,10 +104,7 @@ def ratios(seconds):
 def peak_memory(archs, batch_size, device, threads):
     """Returns arch -> bytes per image at the peak of training; None if the system has no /proc.
 
-    Each network trains in its own process, because a peak is a process's.
-
-    Raises:
-        FailedError: If a process fails, for example for lack of memory.
+    Each network trains in its own process. FailedError if one fails, such as for lack of memory.
     """
     if device == "CPU" and not PROCESS.exists():
         return None
@@ -123,7 +113,7 @@ def peak_memory(archs, batch_size, device, threads):
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
             try:
                 peak = process.submit(peak_bytes, arch, batch_size, device, threads).result()
-            except Exception as error:  # whatever TensorFlow or the kernel ends it with
+            except Exception as error:  # from TensorFlow, or a killed process
                 raise FailedError(
                     f"the memory of {arch} could not be measured: {error}. Try a smaller "
                     "--batch-size."
@@ -162,38 +152,28 @@ def peak_bytes(arch, batch_size, device, threads):
 def page(measured):
     """Returns the report's paragraphs and tables."""
     times, pairs = measured["results"], measured["ratios"]
-    rows = [
-        [
-            row["contender"],
-            report.cell(row["milliseconds"], ",.1f"),
-            f"{rounds.mark(row['milliseconds'])}{row['images_per_second']:,.1f}",
-            report.cell(row["ratio"], ".3f"),
-            f"{row['first_seconds']:,.1f}",
-        ]
-        for row in times
-    ]
+    rows = []
+    for row in times:
+        speed = f"{rounds.mark(row['milliseconds'])}{row['images_per_second']:,.1f}"
+        cells = [report.cell(row["milliseconds"], ",.1f"), speed, report.cell(row["ratio"], ".3f")]
+        rows.append([row["contender"], *cells, f"{row['first_seconds']:,.1f}"])
+    ratio_rows = [[name, report.cell(ratio, ".3f")] for name, ratio in pairs.items()]
+    numbers = [row[key] for row in times for key in ("milliseconds", "ratio")]
     (floor,) = (row for row in times if row["contender"] == "floor")
     flops = measured["floor_flops"] / 1e9
+    speed = 1e3 * flops / floor["milliseconds"]["median"]
     peaks = [[arch, f"{peak / 1e6:.2f}"] for arch, peak in (measured["memory"] or {}).items()]
+    columns = ["contender", "ms (p10–p90)", "images/s", "time / ours (p10–p90)", "first step, s"]
     return [
         f"# Training step: {measured['arch']}, batch size {measured['batch_size']}, "
         f"{measured['dtype']}, {measured['device']}, {measured['threads']} threads",
         report.caption(measured),
         *(f"Left out: {name}: {reason}" for name, reason in measured["left_out"].items()),
-        report.table(
-            ["contender", "ms (p10–p90)", "images/s", "time / ours (p10–p90)", "first step, s"],
-            rows,
-        ),
+        report.table(columns, rows),
         "The first step includes tracing and compilation.",
-        report.table(
-            ["times of one round", "median (p10–p90)"],
-            [[name, report.cell(ratio, ".3f")] for name, ratio in pairs.items()],
-        ),
-        *rounds.noise_note(
-            [*(row[key] for row in times for key in ("milliseconds", "ratio")), *pairs.values()]
-        ),
-        f"Floor: {flops:,.1f} GFLOP per step, "
-        f"{1e3 * flops / floor['milliseconds']['median']:,.0f} GFLOP/s.",
+        report.table(["times of one round", "median (p10–p90)"], ratio_rows),
+        *rounds.noise_note([*numbers, *pairs.values()]),
+        f"Floor: {flops:,.1f} GFLOP per step, {speed:,.0f} GFLOP/s.",
         report.table(["peak memory of training", "MB per image"], peaks),
     ]
 

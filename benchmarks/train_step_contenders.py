@@ -1,8 +1,4 @@
-"""The contenders of the training-step benchmark: steps of one network on the same images.
-
-Ours, the same network as others would write it (on stock Keras normalizations, with the official
-block, in PyTorch), and what bounds them: the network without attention, and the floor.
-"""
+"""The contenders of the training-step benchmark: training steps on the same images."""
 
 import time
 from collections.abc import Callable
@@ -40,23 +36,14 @@ class Task(NamedTuple):
 
 
 class Contender(NamedTuple):
-    """A training step to time.
-
-    Attributes:
-        name: String.
-        step: Callable without arguments; makes a step, waits for its end and returns the loss.
-        settings: Dictionary, equal for all contenders: `batch_size`, `dtype`, `threads`.
-        is_ours: Whether it is our network with our weights, so that its losses are ours.
-        first_loss: Float, the loss of the first step.
-        first_seconds: Float, the duration of the first step, with tracing and compilation.
-    """
+    """A training step to time."""
 
     name: str
-    step: Callable
-    settings: dict
-    is_ours: bool = True
+    step: Callable  # without arguments; makes a step, waits for its end and returns the loss
+    settings: dict  # equal for all contenders
+    is_ours: bool = True  # our network with our weights, and so with our losses
     first_loss: float | None = None
-    first_seconds: float | None = None
+    first_seconds: float | None = None  # of the first step, with tracing and compilation
 
 
 def new_task(arch, batch_size, device, threads):
@@ -91,7 +78,7 @@ def open_contenders(task):
     for contender in opened:
         try:
             contenders.append(started(contender))
-        except Exception as error:  # PyTorch's compilers raise whatever they run into
+        except Exception as error:  # PyTorch's compilers raise errors of many types
             if contender.name != COMPILED:
                 raise
             left_out[COMPILED] = f"torch.compile failed: {one_line(str(error))}"
@@ -111,11 +98,7 @@ def started(contender):
 
 
 def check_alike(contenders):
-    """Checks that all have the same settings, and that those of our network have our first loss.
-
-    Raises:
-        InputError: If they differ.
-    """
+    """Raises an InputError if settings differ, or the first losses of our network."""
     ours, *others = contenders
     for other in others:
         for key, value in ours.settings.items():
@@ -179,10 +162,7 @@ def plain_arch(arch):
 
 
 class StockGate(layers.Layer):
-    """NAM's channel attention as its formula says, on Keras' own normalization.
-
-    `y = x * sigmoid(w * BN(x))`, `w = |gamma| / sum(|gamma|)`
-    """
+    """NAM's channel attention, written from its formula on Keras' own normalization."""
 
     def __init__(self, momentum=0.9, epsilon=1e-5, **kwargs):
         super().__init__(**kwargs)
@@ -213,12 +193,7 @@ class OfficialGate(StockGate):
 
 
 def rewritten(model, gate):
-    """Returns a model's network on Keras' own normalizations, with the same weights.
-
-    Args:
-        model: Return value of `create_model`.
-        gate: Class of the layer that replaces `NAMChannelAttention`.
-    """
+    """Returns a copy of a model on Keras' own normalizations, with `gate` for each NAM layer."""
 
     def replaced(layer):
         if isinstance(layer, keras_nam.NAMChannelAttention):
@@ -233,15 +208,12 @@ def rewritten(model, gate):
 
 
 def torch_step(model, task, compiled):
-    """Returns the training step of the same network in PyTorch, with the official block.
+    """Returns the step of the same network in PyTorch, with the official block, and its settings.
 
     Args:
         model: Keras model, whose weights it starts with.
         task: A `Task`.
         compiled: Whether `torch.compile` compiles the network, forward and backward.
-
-    Returns:
-        Callable without arguments to the loss, and the contender's settings.
     """
     import torch
     from torch import nn
@@ -309,20 +281,18 @@ def products(model):
 def floor_flops(model):
     """Returns the floor's floating-point operations per image: two per multiply-add."""
     return sum(
-        # Forward, for the kernel's gradient, and except for the images for that of the inputs.
+        # Forward, the kernel's gradient, and the inputs' gradient except for the images.
         2 * prod(layer.output.shape[1:-1]) * prod(layer.kernel.shape) * (3 if place else 2)
         for place, layer in enumerate(products(model))
     )
 
 
 def floor_step(model, batch_size):
-    """Returns a `tf.function` of a model's products and their gradients, and of nothing else.
-
-    Inputs are variables, and the outputs serve as their own gradient, so that TensorFlow can
-    neither precompute a product nor merge two.
-    """
+    """Returns a `tf.function` of a model's products and their gradients, and of nothing else."""
     found = products(model)
     rng = np.random.default_rng(0)
+    # Variables as inputs, and the outputs as their own gradient: TensorFlow can neither precompute
+    # a product nor merge two.
     inputs = {
         shape: tf.Variable(rng.normal(size=(batch_size, *shape)), dtype=model.compute_dtype)
         for shape in {layer.input.shape[1:] for layer in found}
@@ -339,7 +309,7 @@ def floor_step(model, batch_size):
                 outputs = layer(x)
             sources = [layer.kernel.value, x] if place else [layer.kernel.value]
             gradients = tape.gradient(outputs, sources, output_gradients=outputs)
-            # A number of each result, so that none is removed as unused.
+            # A number of each result: TensorFlow removes an unused result.
             total += tf.add_n([tf.reshape(result, [-1])[0] for result in [outputs, *gradients]])
         return total
 

@@ -18,7 +18,7 @@ _console = Console(highlight=False, width=None if sys.stdout.isatty() else UNLIM
 
 
 def say(line=""):
-    """Prints a line as it is, however long, so that a command in it can be copied."""
+    """Prints a line without wrapping, so that a command in it can be copied."""
     _console.print(Text(line), soft_wrap=True)
 
 
@@ -28,8 +28,8 @@ def table(header, rows, words=None, title=None, caption=None):
     Args:
         header: The columns' names.
         rows: Lists of strings, one for each column. A row of `None` is an empty line.
-        words: The columns of text, which are aligned left and may wrap; only the first by default.
-            The others hold numbers, are aligned right and never wrap.
+        words: The columns of text, aligned left and wrapped; the first by default. The others hold
+            numbers, are aligned right and never wrap.
         title: String above the table.
         caption: String below it.
     """
@@ -55,7 +55,7 @@ def table(header, rows, words=None, title=None, caption=None):
 
 
 def markdown_table(header, rows, words=None):
-    """Returns the lines of a table in Markdown; the arguments are those of `table`."""
+    """Returns the lines of a table in Markdown, from the same arguments as `table`."""
     rule = ["---" if _is_words(name, header, words) else "---:" for name in header]
     return [f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)]
 
@@ -65,24 +65,22 @@ def _is_words(name, header, words):
 
 
 @contextlib.contextmanager
-def progress(label, total, estimate=True, background=True):
+def progress(label, total, background=True):
     """Shows a progress bar on a terminal while the block runs, and removes it at its end.
 
     Args:
         label: String before the bar.
         total: Integer, the steps.
-        estimate: Whether the time left is estimated from the steps that are done.
-        background: Whether a thread redraws the bar. Without one, a timing is not disturbed
-            between two steps.
+        background: Whether a thread redraws the bar; `False` where it would disturb a timing.
 
     Yields:
-        Function `advance(steps=1, note=None)`; the note, a string, stands after the bar.
+        Function `advance(steps=1, note=None)`; the note, a string, is shown after the bar.
     """
-    columns = [TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn()]
-    if estimate:
-        columns.append(TimeRemainingColumn())
     bar = Progress(
-        *columns,
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=_console,
         transient=True,

@@ -2,8 +2,8 @@
 
     python training/gates.py
 
-takes the newest finished run, and leaves `gates/gates.json`, `gates/gates.png` and
-`gates/gate_maps.png` in it.
+takes the newest finished run and writes gates.json, gates.png and gate_maps.png into its folder
+gates/. Pruning closes the units of the smallest, the largest and random |gamma|.
 """
 
 import sys
@@ -34,7 +34,7 @@ def main(argv=None):
     args = parser().parse_args(argv)
     with cli.needing("train"):
         from training.gating.report import report
-    report(args.run, args.images, args.data_dir, args.out)
+    report(args)
 
 
 if __name__ == "__main__":

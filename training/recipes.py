@@ -112,11 +112,6 @@ class Recipe:
         return self.image_sizes[-1 - left * len(self.image_sizes) // self.epochs]
 
 
-def work(sizes):
-    """Returns the work of training on an image of each of these sizes, in pixels."""
-    return sum(size**2 for size in sizes)
-
-
 PADDLE = Recipe(
     augment=(
         "random_crop",

@@ -23,15 +23,12 @@ def seconds():
     return {(key, 8): np.array(values) for key, values in times.items()}
 
 
-def test_the_ratio_is_the_median_of_the_rounds(seconds):
+def test_ratios_and_gains_are_medians_over_the_rounds(seconds):
     rows = inference.results(seconds, "r50")
     found = {(row["arch"], row["model"]): row for row in rows}
     assert found["r50", "savedmodel"]["ratio"]["median"] == 1
     assert found["r50_nam", "savedmodel"]["ratio"]["median"] == 1.2
     assert found["r50_nam", "savedmodel"]["images_per_second"] == pytest.approx(8 / 3, abs=0.01)
-
-
-def test_a_gain_is_the_ratio_of_two_models_of_one_arch(seconds):
     folding, int8 = inference.gains(seconds)
     assert (folding["gain"], folding["arch"], folding["median"]) == ("folding", "r50", 1.5)
     assert (int8["gain"], int8["arch"], int8["median"]) == ("int8", "r50", 3)
@@ -67,7 +64,7 @@ def test_the_command_writes_its_report(seconds, monkeypatch, tmp_path):
     assert [row["gain"] for row in report["gains"]] == ["folding", "int8"]
     page = (tmp_path / "inference.md").read_text()
     assert "Left out: openvino: openvino is not installed" in page
-    assert "| savedmodel-unfolded | r50  | ~3,000.0 |" in page
+    assert "| savedmodel-unfolded | r50 | ~3,000.0 |" in page
     assert "3.00 (3.00–3.00) |" in page
 
 
@@ -88,15 +85,7 @@ def test_the_command_measures_real_exports(tmp_path, monkeypatch):
     assert all(row["ratio"]["median"] == 1 for row in report["results"] if row["arch"] == "r18w4")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--archs", "r51"], r"--archs r51: Unknown arch\."),
-        (["--rounds", "4"], "--rounds 4: expected 5"),
-        (["--batch-size", "0"], "--batch-size 0: expected 1"),
-    ],
-)
-def test_bad_usage(arguments, message, tmp_path):
-    with pytest.raises(InputError, match=message):
-        inference.main([*arguments, "--output", str(tmp_path / "out")])
+def test_an_unknown_arch(tmp_path):
+    with pytest.raises(InputError, match=r"--archs r51: Unknown arch\."):
+        inference.main(["--archs", "r51", "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()

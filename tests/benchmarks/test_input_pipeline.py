@@ -1,9 +1,5 @@
 """The benchmark of the input pipeline: what is compared, the report, what is refused."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,30 +9,30 @@ from export.runtime import devices
 from export.timing import rounds
 from training import recipes
 from training.cli import InputError
-from training.data import augment
-from training.data import streams as data
+from training.data import augment, streams
 from training.runs import files
 
-ROOT = Path(__file__).parents[2]
 STREAMS = ["paddle", "fast", "none", "keras"]
 
 
 @pytest.fixture(scope="module")
 def split():
-    return data.load("synthetic").train
+    return streams.load("synthetic").train
 
 
 @pytest.fixture
 def command(monkeypatch, tmp_path):
-    """Runs the command here, where TensorFlow runs already, with short turns; returns its JSON."""
+    """Runs the command in this process on synthetic images, with short turns; returns its JSON."""
     prepared = []
     monkeypatch.setattr(devices, "prepare_tensorflow", lambda *args: prepared.append(args))
     monkeypatch.setattr(input_pipeline, "DRAWS", 2)
+    monkeypatch.setattr(input_pipeline, "LEAST_ROUNDS", 2)
     monkeypatch.setattr(input_pipeline, "TRAINING_IMAGES", 500)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
 
     def command(*arguments):
         output = tmp_path / "results"
-        small = ["--rounds", "10", "--batch-size", "8", "--output", str(output)]
+        small = ["--rounds", "2", "--batch-size", "8", "--output", str(output)]
         input_pipeline.main([*small, *arguments])
         return files.read_json(output / "input_pipeline.json")
 
@@ -44,9 +40,8 @@ def command(monkeypatch, tmp_path):
     return command
 
 
-def test_the_command_writes_its_report(command, capsys, monkeypatch):
-    monkeypatch.setattr(input_pipeline, "LEAST_ROUNDS", 2)
-    report = command("--threads", "1", "--rounds", "2")
+def test_the_command_writes_its_report(command, capsys):
+    report = command("--threads", "1")
     assert command.prepared == [("CPU", 1)]
     augmentations = {row["contender"]: row["augmentations"] for row in report["results"]}
     assert list(augmentations) == STREAMS
@@ -72,53 +67,52 @@ def test_the_page_has_images_per_second_and_the_ratio():
         "results": [{**row, "augmentations": ["crop"] * number} for number, row in enumerate(rows)],
     }
     page = "\n".join(input_pipeline.page(measured))
-    lines = [" ".join(line.split()) for line in page.splitlines()]
-    assert "| a | – | ~853 (512–2,560) | 1.00 (1.00–1.00) |" in lines
-    assert "| b | crop | ~3,413 (2,048–10,240) | 4.00 (4.00–4.00) |" in lines
+    assert "| a | – | ~853 (512–2,560) | 1.00 (1.00–1.00) |" in page
+    assert "| b | crop | ~3,413 (2,048–10,240) | 4.00 (4.00–4.00) |" in page
     assert "~ noisy" in page
 
 
-def test_each_round_starts_again(command, monkeypatch):
+def test_each_round_starts_a_new_iteration(command, monkeypatch):
     drawn = []
 
-    class Recorded(input_pipeline.Stream):
-        def draw(self, count):
-            drawn.extend(int(next(self._iterator)) for _ in range(count))
+    def recorded():
+        for number in range(10**6):
+            drawn.append(number)
+            yield number
 
-    streams = {"paddle": Recorded((), tf.data.Dataset.range(10**6))}
-    monkeypatch.setattr(input_pipeline, "open_streams", lambda *args: streams)
+    class Endless:
+        def __iter__(self):
+            return recorded()
+
+    endless = ({"paddle": []}, {"paddle": Endless()})
+    monkeypatch.setattr(input_pipeline, "open_streams", lambda *args: endless)
     monkeypatch.setattr(input_pipeline, "check_alike", lambda streams: None)
-    command()
+    command("--rounds", "10")
     # Two batches in an untimed turn and two in a timed one, in each of 10 rounds.
     assert drawn[-9 * 4 :] == 9 * [0, 1, 2, 3]
 
 
 def test_streams_are_alike_and_augmented(split):
-    streams = input_pipeline.open_streams(split, "paddle", recipes.PADDLE)
-    input_pipeline.check_alike(streams)
-    first = {name: next(iter(stream.batches))[0].numpy() for name, stream in streams.items()}
+    small = recipes.get("paddle", batch_size=64)
+    _, opened = input_pipeline.open_streams(split, "paddle", small)
+    input_pipeline.check_alike(opened)
+    first = {name: next(iter(stream))[0].numpy() for name, stream in opened.items()}
     for name in ("paddle", "fast", "keras"):
         changed = (first[name] != first["none"]).any((1, 2, 3))
         assert changed.mean() > 0.9, name
 
 
-@pytest.mark.parametrize(
-    ("what", "change"),
-    [
-        ("shape", lambda images, labels: (images[:, :16], labels)),
-        ("dtype", lambda images, labels: (tf.cast(images, tf.float16), labels)),
-        ("labels", lambda images, labels: (images, labels[::-1])),
-        ("finite", lambda images, labels: (images / 0, labels)),
-    ],
-)
-def test_different_streams_are_refused(split, what, change):
-    plain = data.training_stream(split, 16, (0, 0, 0), (1, 1, 1))
-    streams = {
-        name: input_pipeline.Stream((), batches)
-        for name, batches in {"one": plain, "two": plain, "three": plain.map(change)}.items()
+def test_different_streams_are_refused(split):
+    plain = streams.training_stream(split, 16, (0, 0, 0), (1, 1, 1))
+    changes = {
+        "shape": lambda images, labels: (images[:, :16], labels),
+        "dtype": lambda images, labels: (tf.cast(images, tf.float16), labels),
+        "labels": lambda images, labels: (images, labels[::-1]),
+        "finite": lambda images, labels: (images / 0, labels),
     }
-    with pytest.raises(InputError, match=f"three .*{what}"):
-        input_pipeline.check_alike(streams)
+    for what, change in changes.items():
+        with pytest.raises(InputError, match=f"one and two: .*{what}"):
+            input_pipeline.check_alike({"one": plain, "two": plain.map(change)})
 
 
 def test_each_augmentation_has_a_stock_layer_that_is_similar(split):
@@ -131,9 +125,6 @@ def test_each_augmentation_has_a_stock_layer_that_is_similar(split):
         ]
         # Stock brightness adds to every image what ours multiplies half of them by: 4.5 times.
         assert changes[0] / 1.5 < changes[1] < changes[0] * (6 if "bright" in name else 1.5), name
-
-
-def test_the_options_of_an_augmentation_reach_the_stock_layer():
     crop, brightness = input_pipeline.stock_layers(
         ["random_crop:mode=reflect,padding=8", "random_brightness:amount=0.3"]
     )
@@ -142,21 +133,11 @@ def test_the_options_of_an_augmentation_reach_the_stock_layer():
     assert brightness.get_config()["factor"] in (0.3, [-0.3, 0.3], (-0.3, 0.3))
 
 
-def test_without_cifar_there_are_as_many_synthetic_images(monkeypatch, tmp_path):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    images, source = input_pipeline.training_images()
-    assert images.images.shape == (50_000, 32, 32, 3)
-    assert "synthetic" in source
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rounds", "9"], "--rounds 9: expected 10"),
-        (["--threads", "0"], "--threads 0: expected 1"),
+        (["--rounds", "1"], "--rounds 1: expected 2"),
         (["--recipe", "padle"], "Did you mean 'paddle'"),
-        (["--batch-size", "0"], "--batch-size 0: expected"),
         (["--batch-size", "501"], "--batch-size 501: expected 1 to 500"),
     ],
 )
@@ -164,14 +145,3 @@ def test_bad_input_writes_nothing(command, tmp_path, arguments, message):
     with pytest.raises(InputError, match=message):
         command(*arguments)
     assert not list(tmp_path.rglob("*.json"))
-
-
-def test_the_process_refuses_in_one_line():
-    process = subprocess.run(
-        [sys.executable, "benchmarks/input_pipeline.py", "--rounds", "1"],
-        cwd=ROOT,
-        env={"PATH": "", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert (process.returncode, process.stderr) == (2, "error: --rounds 1: expected 10 or more\n")

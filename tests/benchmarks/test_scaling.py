@@ -44,8 +44,9 @@ def log(tmp_path, monkeypatch):
     return lambda: [json.loads(line) for line in log.read_text().splitlines()]
 
 
-def test_the_figures_are_those_of_the_trainings(log, tmp_path):
-    scaling.main(["--output", str(tmp_path / "out")])
+def test_the_contenders_take_turns_on_two_cores(log, tmp_path):
+    arguments = ["--arch", "r18w8_nam", "--steps", "4", "--output", str(tmp_path / "out")]
+    scaling.main(arguments)
     report = files.read_json(tmp_path / "out" / "scaling.json")
     assert report["turns"] == 3 * [{"one": 100, "apart": 160, "weak": 140, "strong": 120}]
     efficiency = {row["contender"]: row["efficiency"]["median"] for row in report["results"]}
@@ -54,10 +55,6 @@ def test_the_figures_are_those_of_the_trainings(log, tmp_path):
     assert "| 140.0 (140.0–140.0) |" in page
     assert " 70% (70%–70%) |" in page
     assert "~" not in page
-
-
-def test_the_contenders_take_turns_on_two_cores(log, tmp_path):
-    scaling.main(["--arch", "r18w8_nam", "--steps", "4", "--output", str(tmp_path)])
     low, high = scaling.two_cores()
     names, arguments, cores = zip(*log(), strict=True)
     alone, apart = [f"one-{low}", f"one-{high}"], {f"apart-{low}", f"apart-{high}"}
@@ -90,18 +87,9 @@ def test_the_error_of_a_training_is_the_error(log, tmp_path, monkeypatch, status
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--batch-size", "0"], "--batch-size 0: expected 2"),
-        (["--batch-size", "7"], "--batch-size 7: expected an even"),
-        (["--rounds", "2"], "--rounds 2: expected 3"),
-        (["--steps", "0"], "--steps 0: expected 1"),
-    ],
-)
-def test_bad_usage(arguments, message, tmp_path):
-    with pytest.raises(InputError, match=message):
-        scaling.main([*arguments, "--output", str(tmp_path / "out")])
+def test_bad_usage(tmp_path):
+    with pytest.raises(InputError, match="--batch-size 7: expected an even"):
+        scaling.main(["--batch-size", "7", "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 

@@ -1,9 +1,6 @@
 """The benchmark of the training step: its figures, its page, what it refuses."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +8,6 @@ import pytest
 from benchmarks import train_step
 from training.cli import FailedError, InputError
 from training.runs import files
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -49,7 +44,7 @@ def test_the_page(seconds):
         "environment": files.environment(["keras"]),
     }
     page = "\n".join(train_step.page(measured))
-    lines = [" ".join(line.split()) for line in page.splitlines()]
+    lines = page.splitlines()
     assert "| ours | ~2,000.0 (2,000.0–3,600.0) | ~32.0 | 1.000 (1.000–1.000) | 2.0 |" in lines
     assert any("torch.compile" in line and line.endswith("| 90.0 |") for line in lines)
     assert "| floor / ours | 0.500 (0.500–0.500) |" in lines
@@ -65,9 +60,7 @@ def test_the_page(seconds):
         (["--arch", "r51_nam"], r"--arch r51_nam: Unknown arch\."),
         (["--arch", "r50"], "--arch r50 has no attention: expected .* r50_nam"),
         (["--arch", "r50_se"], "--arch r50_se has se: expected"),
-        (["--batch-size", "0"], "--batch-size 0: expected 1"),
         (["--rounds", "4"], "--rounds 4: expected 5"),
-        (["--threads", "0"], "--threads 0: expected 1"),
         (["--device", "gpus"], "Unknown device 'gpus'.*Did you mean 'gpu'"),
     ],
 )
@@ -77,33 +70,17 @@ def test_bad_usage(arguments, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_process_refuses_in_one_line():
-    process = subprocess.run(
-        [sys.executable, "benchmarks/train_step.py", "--batch-size", "-3"],
-        cwd=ROOT,
-        env={"PATH": "", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    expected = (2, "error: --batch-size -3: expected 1 or more\n")
-    assert (process.returncode, process.stderr) == expected
-
-
 def peak_of(arch, batch_size, device, threads):
-    """Stands in for a training, in a process of its own."""
+    """Replaces a training, in another process."""
     if arch == "r152":
         os.kill(os.getpid(), 9)
     return {"r50": 6400, "r50_nam": 7040}[arch]
 
 
-def test_the_memory_is_per_image(monkeypatch):
+def test_the_memory_is_per_image_and_a_killed_process_an_error(monkeypatch):
     monkeypatch.setattr(train_step, "peak_bytes", peak_of)
     memory = train_step.peak_memory(["r50_nam", "r50"], 64, "CPU", 2)
     assert memory == {"r50_nam": 110, "r50": 100}
-
-
-def test_a_process_that_is_killed_for_lack_of_memory(monkeypatch):
-    monkeypatch.setattr(train_step, "peak_bytes", peak_of)
     with pytest.raises(FailedError, match=r"memory of r152 .*smaller --batch-size"):
         train_step.peak_memory(["r152"], 64, "CPU", 2)
 

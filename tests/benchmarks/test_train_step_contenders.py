@@ -17,6 +17,19 @@ from training.runs import files
 BATCH = 8
 
 
+def small_network(arch, num_classes=100):
+    """Stands in for `create_model`: a network of two blocks."""
+    images = x = keras.Input((32, 32, 3))
+    for _ in range(2):
+        x = keras.layers.Conv2D(8, 3, strides=2, padding="same", use_bias=False)(x)
+        x = keras_nam.BatchNormalization()(x)
+        if arch.endswith("_nam"):
+            x = keras_nam.NAMChannelAttention()(x)
+        x = keras.layers.ReLU()(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(images, keras.layers.Dense(num_classes)(x))
+
+
 @pytest.fixture(scope="module")
 def opened():
     """The contenders without PyTorch, and what was left out; each has made its first step."""
@@ -32,7 +45,9 @@ def opened():
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(contenders, "torch_step", torch_step)
-        return contenders.open_contenders(contenders.new_task("r18w8_nam", BATCH, "CPU", 1))
+        monkeypatch.setattr(contenders, "LEARNING_RATE", 0.1)
+        monkeypatch.setattr(keras_nam, "create_model", small_network)
+        return contenders.open_contenders(contenders.new_task("r18_nam", BATCH, "CPU", 1))
 
 
 def test_stock_and_ported_train_as_ours(opened):
@@ -41,8 +56,8 @@ def test_stock_and_ported_train_as_ours(opened):
         name: [of[name].first_loss, *(of[name].step() for _ in range(3))]
         for name in ("ours", "stock Keras BN", "official, ported")
     }
-    # The loss falls by more than 1e-4 of itself in these steps: another gradient would show.
-    assert losses["ours"][3] < losses["ours"][0] * (1 - 1e-4)
+    # The loss falls by more than 1e-3 of itself in these steps: another gradient would show.
+    assert losses["ours"][3] < losses["ours"][0] * (1 - 1e-3)
     for name in ("stock Keras BN", "official, ported"):
         # Float32 rounding is 6e-8; through the layers 5e-7 was measured.
         np.testing.assert_allclose(losses[name], losses["ours"], rtol=5e-6)
@@ -53,7 +68,8 @@ def test_the_command_writes_its_report(opened, monkeypatch, tmp_path):
     monkeypatch.setattr(devices, "prepare_tensorflow", lambda *args: prepared.append(args))
     monkeypatch.setattr(contenders, "open_contenders", lambda task: opened)
     monkeypatch.setattr(train_step, "peak_memory", lambda *args: None)
-    arguments = ["--arch", "r18w8_nam", "--batch-size", str(BATCH), "--rounds", "5"]
+    monkeypatch.setattr(keras_nam, "create_model", small_network)
+    arguments = ["--arch", "r18_nam", "--batch-size", str(BATCH), "--rounds", "5"]
     train_step.main([*arguments, "--threads", "1", "--output", str(tmp_path)])
     report = files.read_json(tmp_path / "train_step.json")
     assert prepared == [("CPU", 1)]
@@ -61,8 +77,10 @@ def test_the_command_writes_its_report(opened, monkeypatch, tmp_path):
     assert [row["contender"] for row in report["results"]] == names
     assert report["left_out"]["PyTorch"] == "torch is not installed"
     assert "No working C++ compiler" in report["left_out"]["PyTorch, torch.compile"]
-    assert report["command"].startswith("python benchmarks/train_step.py --arch r18w8_nam")
-    assert report["floor_flops"] == BATCH * HAND_COUNT
+    assert report["command"].startswith("python benchmarks/train_step.py --arch r18_nam")
+    # Two convolutions and the logits; the first has no gradient of its inputs.
+    flops = 2 * 16**2 * 9 * 3 * 8 * 2 + 2 * 8**2 * 9 * 8 * 8 * 3 + 2 * 8 * 100 * 3
+    assert report["floor_flops"] == BATCH * flops
     assert (report["rounds"], report["threads"], report["dtype"]) == (5, 1, "float32")
     assert report["device"] == "CPU"
     assert all(row["first_seconds"] > 0 for row in report["results"])
@@ -113,43 +131,25 @@ def test_other_settings_are_refused(opened, key, other):
         contenders.check_alike([first, changed])
 
 
-@pytest.mark.parametrize(
-    ("factor", "refused"), [(1 + 5e-5, False), (1 - 2e-4, True), (np.nan, True)]
-)
-def test_another_first_loss_is_refused(factor, refused):
-    ours, other = (
-        contenders.Contender(name, None, {}, first_loss=loss)
-        for name, loss in (("ours", 4.6), ("other", 4.6 * factor))
-    )
-    if refused:
+def test_another_first_loss_is_refused():
+    ours = contenders.Contender("ours", None, {}, first_loss=4.6)
+    contenders.check_alike([ours, ours._replace(first_loss=4.6 * (1 + 5e-5))])
+    for factor in (1 - 2e-4, np.nan):
+        other = ours._replace(name="other", first_loss=4.6 * factor)
         with pytest.raises(InputError, match="the first loss of other"):
             contenders.check_alike([ours, other])
-    else:
-        contenders.check_alike([ours, other])
-    contenders.check_alike([ours, other._replace(is_ours=False)])
+        contenders.check_alike([ours, other._replace(is_ours=False)])
 
 
 def test_the_rewritten_network_has_no_normalization_of_ours():
-    model = keras_nam.create_model("r18w8_nam", contenders.CLASSES)
+    model = small_network("r18_nam")
     copy = contenders.rewritten(model, contenders.OfficialGate)
     assert not [layer for layer in copy.layers if isinstance(layer, keras_nam.BatchNormalization)]
     gates = [layer for layer in copy.layers if type(layer) is contenders.OfficialGate]
-    assert len(gates) == 8
+    assert len(gates) == 2
     assert copy.count_params() == model.count_params()
     assert {gate.normalization.momentum for gate in gates} == {0.9}
     assert {gate.normalization.epsilon for gate in gates} == {1e-5}
-
-
-# r18w8, multiply-adds per image. The stem; stage 1 at 32², 8 channels; in the stages 2 to 4, with
-# 16, 32 and 64 channels at 16², 8² and 4², a convolution and a shortcut from half the channels.
-STEM = 32**2 * 9 * 3 * 8
-STAGE_1 = 4 * 32**2 * 9 * 8 * 8
-LATER = sum(
-    side**2 * (9 * width // 2 * width + 3 * 9 * width * width + width // 2 * width)
-    for side, width in ((16, 16), (8, 32), (4, 64))
-)
-# Two operations each; the stem has no gradient of its inputs.
-HAND_COUNT = 2 * (2 * STEM + 3 * (STAGE_1 + LATER + 64 * 100))
 
 
 def executed(graph):
@@ -163,30 +163,25 @@ def executed(graph):
     return found
 
 
-def test_the_floor_is_the_products_and_their_gradients_and_nothing_else_that_takes_time():
-    model = keras_nam.create_model("r18w8", 100)
-    assert contenders.floor_flops(model) == HAND_COUNT == 52_827_648
-    graph = contenders.floor_step(model, BATCH).get_concrete_function().graph
-    ran = Counter(operation.type for operation in executed(graph))
-    # A stem; 8 blocks of two convolutions, 3 of them with a shortcut's; the logits.
-    assert ran["Conv2D"] == ran["Conv2DBackpropFilter"] == 1 + 8 * 2 + 3
-    assert ran["Conv2DBackpropInput"] == 8 * 2 + 3
-    assert ran["MatMul"] == 3
-    # Besides: sums of single numbers, constants, reading of variables, the bias of the logits.
-    rest = {name for name in ran if "Conv2D" not in name and "MatMul" not in name}
-    assert rest <= {
-        *("StridedSlice", "ReadVariableOp", "AddN", "AddV2", "Reshape", "Identity", "Const"),
-        *("Placeholder", "NoOp", "Shape", "ShapeN", "BiasAdd"),
-    }
-
-
-def test_depthwise_convolutions_count_each_channel_by_itself():
+def test_the_floor_has_all_products_and_their_gradients_and_no_other_work():
     layers = [
-        keras.layers.Conv2D(6, 1, padding="same"),
+        keras.layers.Conv2D(6, 1),
         keras.layers.DepthwiseConv2D(3, strides=2, padding="same"),
         keras.layers.Flatten(),
         keras.layers.Dense(10),
     ]
     model = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    # Two operations per multiply-add; the first product has no gradient of its inputs.
     flops = 4 * 8 * 8 * 3 * 6 + 6 * 4 * 4 * 9 * 6 + 6 * 4 * 4 * 6 * 10
     assert contenders.floor_flops(model) == flops
+    graph = contenders.floor_step(model, BATCH).get_concrete_function().graph
+    ran = Counter(operation.type for operation in executed(graph))
+    depthwise = "DepthwiseConv2dNative"
+    products = {"Conv2D": 1, "Conv2DBackpropFilter": 1, "MatMul": 3, depthwise: 1}
+    products |= {f"{depthwise}BackpropFilter": 1, f"{depthwise}BackpropInput": 1}
+    assert {name: ran.pop(name) for name in products} == products
+    # Besides: sums of single numbers, constants, reading of variables, the biases.
+    assert ran.keys() <= {
+        *("StridedSlice", "ReadVariableOp", "AddN", "AddV2", "Reshape", "Identity", "Const"),
+        *("Placeholder", "NoOp", "Shape", "ShapeN", "BiasAdd", "Squeeze"),
+    }

@@ -13,7 +13,7 @@ SETTINGS = ["--recipe", "fast", "--dataset", "synthetic", "--epochs", "3", "--ba
 
 @pytest.fixture(scope="session")
 def load_once():
-    """A function: `data.load`, once for the same arguments."""
+    """`streams.load`, which loads a data set only once."""
     from training.data import streams
 
     return functools.cache(streams.load)
@@ -21,20 +21,19 @@ def load_once():
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, load_once):
-    """A function: compares into tmp_path, without a picture, and returns compare.json."""
+    """Function that compares into tmp_path, without a picture, and returns compare.json."""
     from tests.support import stand_in_train
     from training import compare
-    from training.comparing import grid
-    from training.comparing import report as compare_report
+    from training.comparing import grid, report
     from training.data import streams
 
     monkeypatch.setattr(streams, "load", load_once)
-    monkeypatch.setattr(compare_report, "draw", lambda report, path: path.touch())
+    monkeypatch.setattr(report, "draw", lambda report, path: path.touch())
     monkeypatch.setattr(grid, "TRAIN", Path(stand_in_train.__file__))
     monkeypatch.setattr(grid, "POLL", 0.02)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
-    def compare_into(*more, archs="r18w4,r18w4_nam", seeds="0,1", out="out", runs_dir="runs"):
+    def compare_into(*more, archs="r18w4,r18w4_nam", seeds="0", out="out", runs_dir="runs"):
         where = ["--out", str(tmp_path / out), "--runs-dir", str(tmp_path / runs_dir)]
         compare.main(["--archs", archs, "--seeds", seeds, *SETTINGS, *where, *more])
         return json.loads((tmp_path / out / "compare.json").read_text())
@@ -44,7 +43,7 @@ def run(tmp_path, monkeypatch, load_once):
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
-    """A folder in which the comparison of one seed is finished: made by the first that asks."""
+    """Folder of a finished comparison of seed 0, which the first `finished` fills."""
     return tmp_path_factory.mktemp("prepared")
 
 
@@ -52,7 +51,7 @@ def prepared(tmp_path_factory):
 def finished(run, prepared, tmp_path):
     """The `run` function, after the comparison of seed 0."""
     if not list(prepared.iterdir()):
-        run(seeds="0")
+        run()
         shutil.copytree(tmp_path, prepared, dirs_exist_ok=True)
     else:
         shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)

@@ -40,7 +40,7 @@ def test_a_table_on_a_terminal_fits_it_and_breaks_no_number(terminal):
     assert "10.25" in terminal.getvalue()
 
 
-def test_a_line_is_printed_as_it_is(terminal, capsys):
+def test_a_line_is_not_wrapped_and_no_markup(terminal, capsys):
     console.say("[bold] " + "x" * 200)
     assert terminal.getvalue() == "[bold] " + "x" * 200 + "\n"
 
@@ -54,7 +54,7 @@ def test_markdown():
 
 
 def test_progress_shows_steps_and_note_on_a_terminal_only(terminal, capsys, monkeypatch):
-    with console.progress("runs", 4, estimate=False, background=False) as advance:
+    with console.progress("runs", 4, background=False) as advance:
         advance(2)
         advance(0, "of r18")
         advance()

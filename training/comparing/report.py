@@ -1,7 +1,7 @@
-"""The files of a comparison: JSON, a row a run as CSV, a table to read, a picture."""
+"""The report on a comparison: JSON, a CSV row a run, a Markdown table, a picture."""
 
 import csv
-from pathlib import Path
+from datetime import UTC, datetime
 
 import matplotlib
 
@@ -10,18 +10,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from training import console
-from training.comparing.statistics import smallest_p
+from training.comparing import statistics
+from training.fitting.multiply_adds import multiply_adds
 from training.runs import files
+from training.settings import as_json
 
 # The columns of the table: what each has of a variant's row in compare.json.
 COLUMNS = {
     "variant": lambda row: row["name"],
     "n": lambda row: str(row["n"]),
-    "top-1 ± sd, %": lambda row: _percent(row["mean"]) + _deviation(row["std"]),
-    "range, %": lambda row: (
-        f"{_percent(row['min'])}–{_percent(row['max'])}" if row["n"] > 1 else "–"
-    ),
-    "difference, points [95%]": lambda row: difference_text(row["difference"]),
+    "top-1 ± sd, %": lambda row: _joined(" ± ", row["mean"], row["std"]),
+    "range, %": lambda row: _joined("–", row["min"], row["max"]) if row["n"] > 1 else "–",
+    "difference, points [95%]": lambda row: _difference(row["difference"]),
     "p, permutation": lambda row: _number((row["difference"] or {}).get("p_permutation"), ".3g"),
     "verdict": lambda row: row["verdict"],
     "parameters": lambda row: _number(row["parameters"], ",.0f"),
@@ -31,15 +31,50 @@ COLUMNS = {
 }
 WORDS = ("variant", "verdict")
 SHOWN = ("variant", "n", "top-1 ± sd, %", "difference, points [95%]", "verdict")
-RUNS_ABOVE, MEAN_BELOW = (
-    (-0.3, -0.05),
-    0.2,
-)  # a variant's row in the picture, in parts of its height
+# Where a variant's row of the picture has its runs and their mean, as shares of its height.
+RUNS_ABOVE, MEAN_BELOW = (-0.3, -0.05), 0.2
+
+
+def content(planned, variants, baseline, options, command):
+    """Returns the content of `compare.json`, from the runs that are finished.
+
+    Args:
+        planned: List of `grid.Run`, at least one finished.
+        variants: Dictionary, name to `recipes.Job`.
+        baseline: The name of a variant.
+        options: Dictionary, the command's options that all runs share.
+        command: String, the command line.
+    """
+    finished = [run for run in planned if run.finished]
+    rows = [statistics.figures(run) for run in finished]
+    costs = {
+        name: multiply_adds(job.arch, job.stem, rows[0]["classes"])
+        for name, job in variants.items()
+    }
+    part = "validation split" if options["validation_split"] else "test set"
+    return {
+        "measure": f"top-1 on the {part}, last epoch",
+        "baseline": baseline,
+        "recipe": planned[0].job.recipe_name,
+        "data": rows[0]["data"],
+        "variants": statistics.compare(rows, baseline, costs),
+        "runs": rows,
+        "missing": [run.folder.name for run in planned if run not in finished],
+        "settings": {name: _settings(job) for name, job in variants.items()},
+        "options": options,
+        "command": command,
+        "environment": files.environment((*files.PACKAGES, "scipy")),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _settings(job):
+    named = {"arch": job.arch, "recipe": job.recipe_name, "stem": job.stem}
+    return {**named, **as_json(job.recipe)}
 
 
 def write(report, folder):
     """Writes the comparison's files into a folder, each atomically."""
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(folder / "compare.json", report)
     files.write_atomically(folder / "compare.csv", lambda path: _write_csv(report["runs"], path))
@@ -58,7 +93,7 @@ def _write_csv(rows, path):
 
 
 def show(report):
-    """Prints the table of a comparison and what a reader must know beside it."""
+    """Prints the table of a comparison and its notes."""
     console.table(SHOWN, table(report, SHOWN), WORDS, title=report["measure"])
     for line in notes(report):
         console.say(line)
@@ -68,10 +103,9 @@ def table(report, columns):
     """Returns a row of strings a variant; accuracies and differences in percent."""
     rows = []
     for variant in report["variants"]:
-        verdict = (variant["difference"] or {"verdict": "no common seed"})["verdict"]
-        if variant["name"] == report["baseline"]:
-            verdict = "baseline"
-        row = {**variant, "verdict": verdict}
+        found = variant["difference"] or {"verdict": "no common seed"}
+        is_baseline = variant["name"] == report["baseline"]
+        row = {**variant, "verdict": "baseline" if is_baseline else found["verdict"]}
         rows.append([COLUMNS[name](row) for name in columns])
     return rows
 
@@ -84,24 +118,25 @@ def _percent(share):
     return _number(None if share is None else 100 * share, ".2f")
 
 
-def _deviation(share):
-    return "" if share is None else f" ± {_percent(share)}"
+def _joined(sign, first, second):
+    return _percent(first) + ("" if second is None else sign + _percent(second))
 
 
-def difference_text(difference):
+def _difference(difference):
     """Returns a paired difference and its interval, if it has one, in percentage points."""
     if difference is None:
         return "–"
-    # What rounds to nothing has no sign.
-    mean, low, high = (
-        share if share is None else round(100 * share, 2) + 0.0
-        for share in (difference["mean"], difference["low"], difference["high"])
-    )
-    return f"{mean:+.2f}" if low is None else f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+    mean, low, high = (_points(difference[key]) for key in ("mean", "low", "high"))
+    return mean if low is None else f"{mean} [{low}, {high}]"
+
+
+def _points(share):
+    # Adding 0.0 makes -0.0, which a small number may round to, 0.0.
+    return None if share is None else f"{round(100 * share, 2) + 0.0:+.2f}"
 
 
 def notes(report):
-    """Returns what a reader must know beside the table, a line each."""
+    """Returns the notes on the table, one line each."""
     lines = [f"Measured: {report['measure']}."]
     if report["missing"]:
         lines.append(f"Not finished: {', '.join(report['missing'])}.")
@@ -109,11 +144,10 @@ def notes(report):
     counts = sorted({len(seeds) for seeds in pairs})
     if 1 in counts:
         lines.append("One pair has no interval: a spread takes two seeds, better five.")
-    lines += [
-        f"With {count} pairs the permutation test's p cannot fall below {smallest_p(count):.3g}."
-        for count in counts
-        if count > 1
-    ]
+    for count in counts:
+        if count > 1:
+            p = 2 / 2**count
+            lines.append(f"With {count} pairs the permutation test's p cannot fall below {p:.3g}.")
     if len(pairs) > 1 and max(counts) > 1:
         lines.append(
             f"Each interval is by itself: of {len(pairs)} comparisons without any difference, "
@@ -127,53 +161,40 @@ def notes(report):
 
 
 def markdown(report):
-    """Returns the table with how to read it and the command that makes it."""
-    versions = report["environment"]["versions"]
+    """Returns the content of `compare.md`: the table, its notes, and the command."""
+    machine, versions = (report["environment"][key] for key in ("machine", "versions"))
     packages = ", ".join(f"{name} {versions[name]}" for name in ("tensorflow", "keras", "python"))
-    lines = [
-        f"# {' · '.join(row['name'] for row in report['variants'])}",
-        "",
-        *console.markdown_table(COLUMNS, table(report, COLUMNS), WORDS),
-        "",
-        "![Top-1 of every run and the paired differences](compare.png)",
-        "",
-        "## How to read it",
-        "",
-        *(f"- {line}" for line in notes(report)),
-        "- A seed gives every variant the same images in the same order with the same augmentation "
+    bullets = [
+        *notes(report),
+        "A seed gives every variant the same images in the same order with the same augmentation "
         "draws, and the same initial weights to the layers that they share. So the difference is "
         f"taken seed by seed: variant minus `{report['baseline']}`, in percentage points, over the "
         "seeds that both have.",
-        "- The interval is Student's t on these differences; where it holds 0, no difference is "
+        "The interval is Student's t on these differences; where it holds 0, no difference is "
         "shown, which is not to say that there is none: its width says how large a difference "
         "could have hidden. The permutation test (exact, two-sided, flips the differences' signs) "
         "is a check that assumes no normal distribution.",
-        "- sd: sample standard deviation over seeds. Multiply-adds: of convolutions and dense "
+        "sd: sample standard deviation over seeds. Multiply-adds: of convolutions and dense "
         "layers, an image. ms/step: median over the epochs of full size, training alone; minutes: "
         "a run's; both with whatever else the machine did, runs beside it (--jobs) included.",
-        "- `compare.csv` has a row a run, `compare.json` everything, `runs/` each run's settings, "
+        "`compare.csv` has a row a run, `compare.json` everything, `runs/` each run's settings, "
         "result and epochs.",
-        "",
-        "## How it was made",
-        "",
-        "```",
-        report["command"],
-        "```",
-        "",
-        f"Recipe `{report['recipe']}`; {report['data']}; "
-        f"{report['environment']['machine']}; {packages}.",
-        "",
     ]
-    return "\n".join(lines)
+    blocks = [
+        f"# {' · '.join(row['name'] for row in report['variants'])}",
+        "\n".join(console.markdown_table(COLUMNS, table(report, COLUMNS), WORDS)),
+        "![Top-1 of every run and the paired differences](compare.png)",
+        "## How to read it",
+        "\n".join(f"- {bullet}" for bullet in bullets),
+        "## How it was made",
+        f"```\n{report['command']}\n```",
+        f"Recipe `{report['recipe']}`; {report['data']}; {machine}; {packages}.\n",
+    ]
+    return "\n\n".join(blocks)
 
 
 def draw(report, path):
-    """Draws every run's top-1, and the paired differences with their mean and 95% interval.
-
-    Args:
-        report: Dictionary, the content of `compare.json`.
-        path: Where the PNG is written.
-    """
+    """Draws every run's top-1, and the paired differences with their mean and 95% interval."""
     variants = report["variants"]
     names = [row["name"] for row in variants]
     seeds = sorted({row["seed"] for row in report["runs"]})
@@ -183,20 +204,21 @@ def draw(report, path):
         1, 2, figsize=(12, 1.8 + 0.6 * len(names)), layout="constrained", sharey=True
     )
     for place, row in enumerate(variants):
-        points = {run["seed"]: run["top1"] for run in report["runs"] if run["name"] == row["name"]}
-        panels = [(left, points, row, _percent(row["mean"]))] if points else []
+        runs = {run["seed"]: run["top1"] for run in report["runs"] if run["name"] == row["name"]}
+        panels = [(left, runs, row, _percent(row["mean"]))] if runs else []
         found = row["difference"]
         if found:
             pairs = dict(zip(found["seeds"], found["differences"], strict=True))
-            panels.append((right, pairs, found, difference_text(found)))
+            panels.append((right, pairs, found, _difference(found)))
         for axes, points, summary, text in panels:
             for seed, share in points.items():
                 axes.plot(100 * share, place + heights[seed], "o", color=colours[seed], ms=5.5)
             _draw_mean(axes, place + MEAN_BELOW, summary, text)
     baseline = variants[names.index(report["baseline"])]
+    dashed = {"color": "0.5", "ls": "--", "lw": 1}
     if baseline["n"]:
-        left.axvline(100 * baseline["mean"], color="0.5", ls="--", lw=1)
-    right.axvline(0, color="0.5", ls="--", lw=1)
+        left.axvline(100 * baseline["mean"], **dashed)
+    right.axvline(0, **dashed)
     left.set(
         yticks=range(len(names)),
         yticklabels=[name.replace(":", "\n:") for name in names],
@@ -226,12 +248,5 @@ def _draw_mean(axes, height, summary, text):
         ends = [100 * summary["low"], 100 * summary["high"]]
         axes.plot(ends, [height, height], color="black", lw=1.5)
     axes.plot(100 * summary["mean"], height, "|", color="black", ms=10, mew=2)
-    axes.text(
-        1.01,
-        height,
-        text,
-        transform=axes.get_yaxis_transform(),
-        va="center",
-        fontsize=8,
-        color="0.25",
-    )
+    style = {"va": "center", "fontsize": 8, "color": "0.25"}
+    axes.text(1.01, height, text, transform=axes.get_yaxis_transform(), **style)

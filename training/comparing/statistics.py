@@ -1,6 +1,5 @@
 """The statistics of a comparison: figures of each run and variant, and paired differences."""
 
-import math
 import statistics
 
 import numpy as np
@@ -10,20 +9,15 @@ from training.cli import InputError
 from training.runs import files
 
 CONFIDENCE = 0.95
-RESAMPLES = 2**16  # every sign flip of up to 16 seeds; draws of them beyond
-ROUNDING = 1e-9  # figures are stored with 6 decimals: smaller differences are rounding errors
+RESAMPLES = 2**16  # every sign flip of up to 16 seeds, random ones beyond
+ROUNDING = 1e-9  # figures are stored with 6 decimals
 COSTS = ("parameters", "step_milliseconds", "minutes")
 
 
 def figures(run):
-    """Returns the figures of a finished run, from its record.
+    """Returns the figures of a finished `grid.Run`: its scores, costs, folder and machine.
 
-    Args:
-        run: A `grid.Run`. If its job has a validation split, the figures are the last epoch's on
-            it, and the test set is not looked at.
-
-    Returns:
-        A dictionary: `top1`, `top5` and `loss`, the run's costs, its folder and its machine.
+    With a validation split the scores are the last epoch's on it, not those on the test set.
 
     Raises:
         InputError: If a file of the run is missing or damaged.
@@ -44,13 +38,9 @@ def figures(run):
         )
         return {
             "name": run.variant,
-            "arch": config["arch"],
-            "stem": config["stem"],
-            "seed": run.job.seed,
+            **{key: config[key] for key in ("arch", "stem", "seed")},
             **measured,
-            "parameters": result["parameters"],
-            "epochs": result["epochs"],
-            "minutes": result["minutes"],
+            **{key: result[key] for key in ("parameters", "epochs", "minutes")},
             "step_milliseconds": round(1e3 * recipe.batch_size / speed, 3),
             "classes": config["classes"],
             "data": result["data"],
@@ -75,8 +65,7 @@ def compare(rows, baseline, costs):
         costs: Dictionary from each variant, in order, to its multiply-adds.
 
     Returns:
-        A list of dictionaries. `difference` is `None` for the baseline and where no seed is
-        finished in both.
+        A list of dictionaries. `difference` is `None` for the baseline and without a common seed.
     """
     runs_of = {name: [row for row in rows if row["name"] == name] for name in costs}
     top1 = {name: {row["seed"]: row["top1"] for row in own} for name, own in runs_of.items()}
@@ -93,31 +82,28 @@ def compare(rows, baseline, costs):
 
 
 def summarize(values):
-    """Returns count, mean, sample standard deviation (ddof 1; `None` of one), and range."""
-    if not values:
-        return {"n": 0, "mean": None, "std": None, "min": None, "max": None}
+    """Returns count, mean, sample standard deviation (`None` for one value), and range."""
     return {
         "n": len(values),
-        "mean": statistics.fmean(values),
+        "mean": statistics.fmean(values) if values else None,
         "std": statistics.stdev(values) if len(values) > 1 else None,
-        "min": min(values),
-        "max": max(values),
+        "min": min(values, default=None),
+        "max": max(values, default=None),
     }
 
 
 def difference(values, baseline):
     """Returns the paired difference of two variants over the seeds that both have.
 
-    The interval is Student's t on the differences. Beside it stands the exact two-sided permutation
-    test, which flips the differences' signs and assumes no normal distribution.
+    The interval is Student's t on the differences. The exact two-sided permutation test flips their
+    signs and assumes no normal distribution.
 
     Args:
         values: Dictionary from seed to figure.
         baseline: The same for the baseline.
 
     Returns:
-        A dictionary, or `None` without a common seed. Its `verdict` is better, worse, or no
-        difference shown. A single pair has no interval: `low` and `high` are `None`.
+        A dictionary, or `None` without a common seed. `low` and `high` are `None` for one pair.
     """
     seeds = sorted(set(values) & set(baseline))
     if not seeds:
@@ -128,11 +114,7 @@ def difference(values, baseline):
         "seeds": seeds,
         "differences": differences.tolist(),
         "mean": float(differences.mean()),
-        "std": None,
-        "low": None,
-        "high": None,
-        "p_t": None,
-        "p_permutation": None,
+        **dict.fromkeys(("std", "low", "high", "p_t", "p_permutation")),
         "verdict": "one pair: no interval",
     }
     if len(seeds) == 1:
@@ -141,10 +123,8 @@ def difference(values, baseline):
     permutation = stats.permutation_test(
         (differences,),
         lambda sample, axis: sample.mean(axis),
-        vectorized=True,
         permutation_type="samples",
         n_resamples=RESAMPLES,
-        batch=RESAMPLES // 16,
         random_state=0,
     )
     return found | {
@@ -158,19 +138,12 @@ def difference(values, baseline):
 
 
 def _student(ours, theirs):
-    """Returns the interval's ends and the p-value of the paired t-test.
-
-    Where all differences are equal, t divides by 0: the interval is that one value.
-    """
+    """Returns the interval's ends and the p-value of the paired t-test."""
     differences = ours - theirs
+    # If all differences are equal, t divides by 0: the interval is that one value.
     if np.ptp(differences) < ROUNDING:
         mean = float(differences.mean()) if abs(differences.mean()) > ROUNDING else 0.0
         return mean, mean, float(mean == 0)
     test = stats.ttest_rel(ours, theirs)
     interval = test.confidence_interval(CONFIDENCE)
     return float(interval.low), float(interval.high), float(test.pvalue)
-
-
-def smallest_p(count):
-    """Returns the smallest two-sided p-value that a permutation test of `count` pairs can have."""
-    return 2 / math.pow(2, count)

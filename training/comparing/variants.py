@@ -14,14 +14,7 @@ KINDS = {"stem": recipes.Job} | {
 
 
 def read_variants(text, base):
-    """Returns the variants of `--archs`.
-
-    Args:
-        text: String, `arch[:key=value…],…`; a key is a setting of the recipe, or `stem`.
-        base: `recipes.Job` with the settings that all variants share.
-
-    Returns:
-        Dictionary from each entry, which names the variant in tables, to its `recipes.Job`.
+    """Returns each entry of `--archs` -> its `recipes.Job`; `base` has the shared settings.
 
     Raises:
         InputError: On an empty, repeated or unknown entry, or a setting that does not fit.
@@ -33,12 +26,12 @@ def read_variants(text, base):
 
 
 def folder_name(variant):
-    """Returns a variant's name with characters replaced that are special in a path or a shell."""
+    """Returns a variant's name without the special characters of paths and shells."""
     return re.sub(r"[^\w.+-]", "-", variant)
 
 
 def read_seeds(text):
-    """Returns the seeds of `--seeds`, integers from 0 to 2^32 - 1; InputError on any other."""
+    """Returns the seeds of `--seeds`; InputError unless they are integers from 0 to 2^32 - 1."""
     try:
         seeds = [int(entry) for entry in text.split(",")]
     except ValueError:
@@ -58,7 +51,7 @@ def _refuse_duplicates(option, entries):
 def _job(entry, base):
     arch, *pairs = entry.split(":")
     if not arch:
-        raise InputError("--archs has an empty entry; expected arch[:key=value…],…")
+        raise InputError("--archs: empty entry, expected arch[:key=value…],…")
     own = {}
     try:
         for pair in pairs:

@@ -118,14 +118,6 @@ class TimeEstimate(keras.callbacks.Callback):
             self.sizes = None
 
 
-def duration(seconds):
-    """Returns a rounded duration with its unit, such as "3 min"."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 class TensorBoardExtras(keras.callbacks.Callback):
     """Writes a grid of augmented images, and the gates' weights and values after each epoch.
 

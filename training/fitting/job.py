@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from keras_nam.attention import ATTENTIONS
 from keras_nam.models import parse_arch
@@ -179,21 +178,12 @@ def check(job):
     except ValueError as error:
         raise InputError(f"--arch {job.arch}: {error}") from None
     augment.check(job.recipe.augment, job.recipe.network_size)
-    if attention and len({*job.recipe.image_sizes}) > 1 and _has_positions(attention):
+    several_sizes = len({*job.recipe.image_sizes}) > 1
+    if several_sizes and attention and ATTENTIONS[attention].per_position:
         raise InputError(
             f"--arch {job.arch} has parameters for each position, so all images must have one "
             f"size. Give --image-sizes {job.recipe.network_size}."
         )
-
-
-def _has_positions(attention):
-    """Whether the shapes of an attention's weights depend on the size of its input."""
-    shapes = []
-    for size in (4, 8):
-        layer = ATTENTIONS[attention].layer()
-        layer(np.zeros((1, size, size, 16), "float32"))
-        shapes.append([weight.shape for weight in layer.weights])
-    return shapes[0] != shapes[1]
 
 
 def _check_size(recipe, dataset):

@@ -1,61 +1,43 @@
 """The accuracy of a network whose gates are replaced by constants, or closed for some units.
 
-The trials run on the folded network, whose gates are `x * sigmoid(scale * x + offset)`: a constant
+The trials run on the folded network, whose gates are `x * sigmoid(scale * x + offset)`. A constant
 gate has the scale 0, and a closed one an offset whose sigmoid is 0.
 """
 
-import dataclasses
-import math
+from typing import NamedTuple
 
 import numpy as np
 
 import keras_nam
-from training.gating import values as gate_values
+from training.gating.values import named_gates, units
 from training.runs.scores import evaluate
 
 SHARES = (0.1, 0.3, 0.5)
 DRAWS = 3  # of the random order
 CLOSED = -1e4  # float32's sigmoid of it is 0
-Z_95 = 1.96  # of the normal distribution
 
 
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """The score of a network, or the mean of several networks', on the same images.
-
-    Attributes:
-        top1: Share, 0–1.
-        loss: Cross-entropy, nats.
-        hits: Float [N], 1 for a right prediction.
-    """
+class Score(NamedTuple):
+    """The score of a network, or the mean of several networks', on the same images."""
 
     top1: float
-    loss: float
-    hits: np.ndarray
+    loss: float  # nats
+    hits: np.ndarray  # float [N], 1 for a right prediction
 
     @classmethod
     def of(cls, model, stream):
-        """Evaluates a model."""
         scores = evaluate(model, stream)
         hits = (scores["labels"] == scores["predictions"]).astype(float)
         return cls(scores["top1"], scores["loss"], hits)
 
     @classmethod
     def mean(cls, scores):
-        """Returns the mean of some scores."""
-        fields = dataclasses.fields(cls)
-        return cls(
-            *(np.mean([getattr(score, field.name) for score in scores], 0) for field in fields)
-        )
+        return cls(*(np.mean(values, 0) for values in zip(*scores, strict=True)))
 
     def compared_to(self, other):
-        """Returns the numbers of `gates.json`: top-1, loss, and the change of top-1 from `other`.
-
-        The 95% interval is paired, and over images like these; the draws behind a mean are fixed.
-        """
+        """Returns top-1, loss, and the paired change of top-1 with its 95% interval over images."""
         changes = self.hits - other.hits
-        error = Z_95 * float(changes.std()) / math.sqrt(len(changes))
-        change = float(changes.mean())
+        change, error = float(changes.mean()), 1.96 * float(changes.std()) / len(changes) ** 0.5
         return {
             "top1": float(self.top1),
             "loss": float(self.loss),
@@ -65,30 +47,22 @@ class Score:
 
 
 class Trials:
-    """A copy of a network whose gates can be set.
-
-    Args:
-        model: A functional `keras.Model` with gates; it is not changed.
-        stream: A finite `tf.data.Dataset` of (normalized images, labels).
-        advance: Function, called after each of `count` trials.
-    """
+    """A copy of a model whose gates can be set, and a stream that it is evaluated on."""
 
     def __init__(self, model, stream, advance=lambda: None):
-        self.named = gate_values.named_gates(model)
+        self.named = named_gates(model)
+        # Of `replacements` and `prunings`; each trial calls `advance`.
+        self.count = 3 + len(set(map(units, self.named.values()))) * len(SHARES) * (2 + DRAWS)
         self.stream = stream
         self.advance = advance
         self.folded = keras_nam.fold(model)
-        self.trained = {}
-        for name in self.named:
-            layer = self.folded.get_layer(name)
-            self.trained[name] = (np.array(layer.scale), np.array(layer.offset))
+        self.gates = {name: self.folded.get_layer(name) for name in self.named}
+        self.trained = {
+            name: (np.array(gate.scale), np.array(gate.offset)) for name, gate in self.gates.items()
+        }
 
     def replaced(self, constants):
-        """Returns the score with each gate a constant.
-
-        Args:
-            constants: Dictionary name -> values in 0–1, [units] or a number.
-        """
+        """Returns the score with each gate a constant in 0–1: name -> number or [units]."""
         settings = {}
         for name, (scale, _) in self.trained.items():
             values = np.clip(np.broadcast_to(constants[name], scale.size), 1e-7, 1 - 1e-7)
@@ -96,73 +70,48 @@ class Trials:
         return self._score(settings)
 
     def closed(self, masks):
-        """Returns the score with the outputs of some units 0.
-
-        Args:
-            masks: Dictionary name -> Boolean [units], the units that are closed. The other gates
-                stay as trained.
-        """
-        settings = dict(self.trained)
+        """Returns the score with the outputs of some units 0: name -> Boolean [units]."""
+        closed = {}
         for name, mask in masks.items():
             scale, offset = self.trained[name]
             mask = mask.reshape(scale.shape)
-            settings[name] = (np.where(mask, 0, scale), np.where(mask, CLOSED, offset))
-        return self._score(settings)
+            closed[name] = (np.where(mask, 0, scale), np.where(mask, CLOSED, offset))
+        return self._score(self.trained | closed)
 
     def _score(self, settings):
         for name, (scale, offset) in settings.items():
-            layer = self.folded.get_layer(name)
-            layer.scale.assign(scale)
-            layer.offset.assign(offset)
+            self.gates[name].scale.assign(scale)
+            self.gates[name].offset.assign(offset)
         score = Score.of(self.folded, self.stream)
         self.advance()
         return score
 
 
-def count(model):
-    """Returns the number of trials of `replacements` and `prunings`."""
-    kinds = {gate_values.units(gate) for gate in gate_values.gates(model)}
-    return 3 + len(kinds) * len(SHARES) * (2 + DRAWS)
-
-
 def replacements(trials, means, trained):
-    """Returns a row of `gates.json` for each constant that the gates are replaced by.
-
-    Args:
-        trials: `Trials`.
-        means: Dictionary name -> the units' means, [units], over other images.
-        trained: The network's `Score`.
-    """
+    """Returns a row of `gates.json` for each constant; `means` is name -> the units' means."""
     constants = {
         "unit mean": means,
         "layer mean": {name: values.mean() for name, values in means.items()},
         "0.5": dict.fromkeys(means, 0.5),
     }
-    return [
-        {"by": by, **trials.replaced(values).compared_to(trained)}
-        for by, values in constants.items()
-    ]
+    scores = {by: trials.replaced(values) for by, values in constants.items()}
+    return [{"by": by, **score.compared_to(trained)} for by, score in scores.items()]
 
 
 def prunings(trials, trained):
     """Returns a row of `gates.json` for each kind of unit and share of them that is closed.
 
-    The same share is closed in each gate that has these units: those of the smallest gammas, random
-    ones (the mean over `DRAWS` draws), and those of the largest gammas.
+    The same share is closed in each gate: the units of the smallest gammas, random ones (the mean
+    over `DRAWS` draws), and the units of the largest gammas.
     """
     rows = []
-    for kind in dict.fromkeys(map(gate_values.units, trials.named.values())):
-        sizes = {
-            name: np.abs(np.array(gate.gamma))
-            for name, gate in trials.named.items()
-            if gate_values.units(gate) == kind
-        }
+    for kind in dict.fromkeys(map(units, trials.named.values())):
+        gates = {name: gate for name, gate in trials.named.items() if units(gate) == kind}
+        sizes = {name: np.abs(np.array(gate.gamma)) for name, gate in gates.items()}
+        generators = map(np.random.default_rng, range(DRAWS))
         orders = {
             "smallest": [sizes],
-            "random": [
-                {name: rng.random(size.size) for name, size in sizes.items()}
-                for rng in map(np.random.default_rng, range(DRAWS))
-            ],
+            "random": [{n: rng.random(s.size) for n, s in sizes.items()} for rng in generators],
             "largest": [{name: -size for name, size in sizes.items()}],
         }
         for share in SHARES:
@@ -170,24 +119,15 @@ def prunings(trials, trained):
                 order: Score.mean([trials.closed(_lowest(each, share)) for each in keys])
                 for order, keys in orders.items()
             }
-            rows.append(
-                {
-                    "units": kind,
-                    "share": share,
-                    **{order: score.compared_to(trained) for order, score in scores.items()},
-                    **{
-                        f"{order}_against_random": scores[order].compared_to(scores["random"])
-                        for order in ("smallest", "largest")
-                    },
-                }
-            )
+            row = {"units": kind, "share": share}
+            row |= {order: score.compared_to(trained) for order, score in scores.items()}
+            for order in ("smallest", "largest"):
+                row[f"{order}_against_random"] = scores[order].compared_to(scores["random"])
+            rows.append(row)
     return rows
 
 
 def _lowest(keys, share):
     """Returns name -> a mask of the share of units with the lowest keys [units]."""
-    masks = {}
-    for name, key in keys.items():
-        masks[name] = np.zeros(key.size, bool)
-        masks[name][np.argsort(key, kind="stable")[: round(share * key.size)]] = True
-    return masks
+    ranks = {name: key.argsort(kind="stable").argsort() for name, key in keys.items()}
+    return {name: rank < round(share * rank.size) for name, rank in ranks.items()}

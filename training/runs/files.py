@@ -15,19 +15,10 @@ from training.cli import InputError, needing
 ROOT = "runs"
 CONFIG, LOCK = "config.json", ".lock"
 HISTORY_COLUMNS = (
-    "epoch",
-    "loss",
-    "top1",
-    "top5",
-    "val_loss",
-    "val_top1",
-    "val_top5",
-    "learning_rate",
-    "seconds",
-    "images_per_second",
+    *("epoch", "loss", "top1", "top5", "val_loss", "val_top1", "val_top5"),
+    *("learning_rate", "seconds", "images_per_second"),
 )
 PACKAGES = ("keras-nam", "keras", "tensorflow", "numpy", "tensorflow-datasets")
-ONEDNN = "TF_ENABLE_ONEDNN_OPTS"  # whose convolutions are fast, and which may be off
 
 
 def write_atomically(path, write):
@@ -49,7 +40,7 @@ def _temporary(path):
 
 
 def write_json(path, content):
-    """Writes JSON atomically, readable by a person; NaN and infinity become `null`."""
+    """Writes indented JSON atomically; NaN and infinity become `null`."""
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
@@ -86,7 +77,7 @@ def write_history(path, rows):
 
 
 def read_history(path):
-    """Returns the rows of a `history.csv`, numbers as numbers; none if there is no file.
+    """Returns the rows of a `history.csv`, or an empty list without the file.
 
     Raises:
         InputError: If it is damaged.
@@ -101,44 +92,42 @@ def read_history(path):
             for row in rows
         ]
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}). Delete it, or train anew.") from None
+        raise InputError(f"{path} is damaged ({error}). Delete it, or train again.") from None
 
 
 def environment(packages=PACKAGES):
-    """Returns what a number depends on beside its settings: the packages' versions, the machine."""
-    versions = {}
+    """Returns the packages' versions, the machine and the git revision."""
+    versions = {"python": platform.python_version()}
     for package in packages:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
-    return {
-        "versions": {"python": platform.python_version(), **versions},
-        "machine": machine(),
-        "git_revision": git_revision(),
-    }
+    return {"versions": versions, "machine": machine(), "git_revision": git_revision()}
 
 
 def machine():
-    """Returns the system, its CPU and what was asked of TensorFlow's convolutions on it."""
-    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    """Returns the system, its CPU, and whether oneDNN's fast convolutions were switched."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
     fields = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
-    parts = [system, fields.get("model name")]
+    parts = [
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        fields.get("model name"),
+    ]
     if fields.get("flags"):
         parts.append("AVX-512" if "avx512f" in fields["flags"].split() else "no AVX-512")
-    if ONEDNN in os.environ:
-        parts.append(f"{ONEDNN}={os.environ[ONEDNN]}")
-    return ", ".join(part for part in parts if part)
+    if "TF_ENABLE_ONEDNN_OPTS" in os.environ:
+        parts.append(f"TF_ENABLE_ONEDNN_OPTS={os.environ['TF_ENABLE_ONEDNN_OPTS']}")
+    return ", ".join(filter(None, parts))
 
 
 def git_revision():
     """Returns the commit of the checkout, with `+changes` if files differ from it.
 
-    `None` outside a checkout, and where the project lies within the checkout of another project.
+    `None` outside a checkout, and where the project lies within another project's checkout.
     """
     root, here = Path(__file__).parents[2], Path(__file__).parent
 
@@ -161,21 +150,20 @@ def git_revision():
 def opened(folder, config, resume):
     """Creates a run folder, or opens an unfinished one to resume it, and holds its lock.
 
-    A refusal changes nothing in the folder. A finished run is not locked, since nothing more is
-    written there.
+    A finished run is not locked, since nothing more is written there.
 
     Args:
         folder: Path of the run folder.
-        config: Dictionary, every setting that the numbers depend on; what is under the key
-            `"environment"` may differ when a run is resumed.
-        resume: Whether an existing folder is continued.
+        config: Dictionary, every setting that the numbers depend on. Its `"environment"` may differ
+            when a run is resumed.
+        resume: Whether an existing folder is resumed.
 
     Yields:
         The path of the folder.
 
     Raises:
         InputError: If another training writes into the folder, or it cannot be written, exists
-            without `resume`, or was started with other settings; the message says which.
+            without `resume`, or has other settings. Nothing in the folder is changed then.
     """
     folder = Path(folder)
     busy = f"Another training writes into {folder}. Wait for its end, or give another --run-dir."
@@ -200,7 +188,12 @@ def _check(folder, config, resume):
     """Raises an InputError unless a training with this configuration may use the folder."""
     path = folder / CONFIG
     if path.exists():
-        differences = _differences(read_json(path), config)
+        old, new = flat(read_json(path)), flat(json.loads(json.dumps(config)))
+        differences = [
+            f"{key}: {old.get(key)} there, {new.get(key)} now"
+            for key in sorted({*old, *new})
+            if old.get(key) != new.get(key)
+        ]
         if differences:
             raise InputError(
                 f"{folder} was started with other settings: {'; '.join(differences)}. "
@@ -208,11 +201,11 @@ def _check(folder, config, resume):
             )
         if not resume:
             raise InputError(
-                f"{folder} exists. Continue it with --resume, or give another --run-dir."
+                f"{folder} exists. Resume it with --resume, or give another --run-dir."
             )
     # A process that was killed as it began left its lock and the temporary file at most.
     elif folder.is_dir() and {*folder.iterdir()} - {folder / LOCK, _temporary(path)}:
-        raise InputError(f"{folder} is not empty and no run folder. Give another --run-dir.")
+        raise InputError(f"{folder} is not empty, and not a run folder. Give another --run-dir.")
 
 
 @contextlib.contextmanager
@@ -221,13 +214,13 @@ def lock(path, busy=None):
 
     Args:
         path: Path of the file, which stays.
-        busy: The message if another process has the lock; `None` to wait for it.
+        busy: The error message if another process has the lock; `None` waits for it.
 
     Yields:
-        The file's descriptor; a child that inherits it holds the lock on.
+        The file's descriptor. A child process that inherits it holds the lock too.
 
     Raises:
-        InputError: If another process has it, and it is not to be waited for.
+        InputError: If another process has the lock, with the message `busy`.
     """
     with needing("train"):
         import filelock
@@ -237,35 +230,21 @@ def lock(path, busy=None):
         yield file.fileno()
 
 
-def _differences(old, new):
-    """Returns "key: old → new" for each setting, nested ones included, that is not the same."""
-    old, new = flat(old), flat(json.loads(json.dumps(new)))
-    return [
-        f"{key}: {old.get(key)} there, {new.get(key)} now"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-    ]
-
-
 def flat(config):
-    """Returns the settings of a `config.json`, the recipe's among them; not its environment."""
+    """Returns the settings of a `config.json` and its recipe, without the environment."""
     settings = {key: value for key, value in config.items() if key != "environment"}
     recipe = settings.pop("recipe_settings", {})
     return {**settings, **recipe}
 
 
 def is_finished(folder):
-    """Whether a run has its result: `result.json` is what a training writes last."""
+    """Whether a run has its `result.json`, which a training writes last."""
     return (Path(folder) / "result.json").is_file()
 
 
 def newest_finished(root=ROOT):
-    """Returns the folder of the run that finished last.
-
-    Raises:
-        InputError: If no run under `root` has finished.
-    """
-    results = Path(root).glob("*/result.json") if Path(root).is_dir() else ()
+    """Returns the folder of the run that finished last; InputError if none under `root` has."""
+    results = Path(root).glob("*/result.json")
     newest = max(results, key=lambda path: path.stat().st_mtime, default=None)
     if newest is None:
         raise InputError(

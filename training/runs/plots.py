@@ -14,20 +14,13 @@ PANELS = (
 
 
 def curves(rows, title, path):
-    """Draws loss, top-1 and learning rate by epoch.
-
-    Args:
-        rows: The history, dictionaries of `runs.HISTORY_COLUMNS`.
-        title: String.
-        path: Where the PNG is written.
-    """
+    """Draws loss, top-1 and learning rate of a history's rows, by epoch."""
     figure, panels = plt.subplots(1, len(PANELS), figsize=(12, 3.6), layout="constrained")
     epochs = [row["epoch"] for row in rows]
+    marker = "." if len(rows) < 40 else ""
     for axes, (name, lines) in zip(panels, PANELS, strict=True):
         for key, label in lines:
-            axes.plot(
-                epochs, [row[key] for row in rows], marker="." * (len(rows) < 40), label=label
-            )
+            axes.plot(epochs, [row[key] for row in rows], marker=marker, label=label)
         axes.set(xlabel="epoch", title=name)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""The report on a trained network: a table of its classes, a picture of its mistakes."""
+"""The report on a trained network: a table of its classes and a picture of its mistakes."""
 
 import itertools
 import zipfile
@@ -29,16 +29,17 @@ def report(run, split_name, flip, data_dir, recipe_name, dataset_name):
     Args:
         run: Path of a run folder or a `.keras` file; the newest finished run if `None`.
         split_name: `"test"` or `"validation"`.
-        flip: Whether logits are averaged with those of the mirrored images.
-        data_dir: Where the data set lies, or `None`.
-        recipe_name: Whose normalization is used where no run folder says it.
-        dataset_name: The data set where no run folder says it.
+        flip: Whether each image's logits are averaged with its mirror image's.
+        data_dir: The data set's folder, or `None`.
+        recipe_name: The recipe, for its normalization, of a file without a run.
+        dataset_name: The data set of a file without a run.
 
     Returns:
-        The scores, as `evaluation.evaluate` gives them.
+        The scores, from `scores.evaluate`.
 
     Raises:
-        FailedError: If some logits are not finite, after all was printed.
+        InputError: If the model or the split is missing, or the model has other classes.
+        FailedError: If some logits are not finite, after the report.
     """
     path = Path(run) if run else files.newest_finished()
     file = path / "best.keras" if path.is_dir() else path
@@ -73,11 +74,11 @@ def report(run, split_name, flip, data_dir, recipe_name, dataset_name):
 
 
 def check_backend():
-    """Raises an InputError unless Keras is on TensorFlow, for what reads a training's results."""
+    """Raises an InputError unless Keras is on TensorFlow, which evaluates and exports models."""
     if keras.backend.backend() != "tensorflow":
         raise InputError(
-            f"KERAS_BACKEND is {keras.backend.backend()}. What a training left, on whichever "
-            "backend, is evaluated and exported on TensorFlow: unset it."
+            f"KERAS_BACKEND is {keras.backend.backend()}: expected tensorflow, for a training's "
+            "results of every backend. Unset it."
         )
 
 
@@ -88,7 +89,7 @@ def load_model(file):
         return keras.saving.load_model(file, compile=False)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{file} is no model that can be loaded: {reason}") from None
+        raise InputError(f"{file} cannot be loaded as a model: {reason}") from None
 
 
 def _job(file, recipe_name, dataset_name):
@@ -102,18 +103,13 @@ def _job(file, recipe_name, dataset_name):
 
 def _print(scores, file, split, dataset):
     console.say(f"{file} on {split}: {dataset.source}")
-    console.say(
-        f"loss {scores['loss']:.4f}   top-1 {scores['top1']:.2%}   top-5 {scores['top5']:.2%}"
-    )
-    classes = [
-        (name, f"{top1:.0%}") for name, top1 in accuracy_by_class(scores, dataset.class_names)
-    ]
-    confusions = worst_confusions(scores, dataset.class_names, SHOWN)
+    console.say("loss {loss:.4f}   top-1 {top1:.2%}   top-5 {top5:.2%}".format(**scores))
+    names = dataset.class_names
+    classes = [(name, f"{top1:.0%}") for name, top1 in accuracy_by_class(scores, names)]
+    parts = (classes[:SHOWN], classes[: -SHOWN - 1 : -1], worst_confusions(scores, names, SHOWN))
     rows = [
         (*worst, *best, *map(str, confusion))
-        for worst, best, confusion in itertools.zip_longest(
-            classes[:SHOWN], classes[: -SHOWN - 1 : -1], confusions, fillvalue=("", "", "")
-        )
+        for worst, best, confusion in itertools.zip_longest(*parts, fillvalue=("", "", ""))
     ]
     console.table(
         ("worst classes", "top-1", "best classes", "top-1", "label", "taken for", "images"),
@@ -129,12 +125,6 @@ def _draw(scores, split, class_names, path):
         f"({scores['probabilities'][i].max():.0%})"
         for i in chosen
     ]
-    files.write_atomically(
-        path,
-        lambda temporary: plots.image_grid(
-            split.images[chosen],
-            captions,
-            "the mistakes it was surest of" if len(chosen) else "no mistakes",
-            temporary,
-        ),
-    )
+    title = "the mistakes with the highest probabilities" if len(chosen) else "no mistakes"
+    images = split.images[chosen]
+    files.write_atomically(path, lambda path: plots.image_grid(images, captions, title, path))

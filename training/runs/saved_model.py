@@ -19,13 +19,7 @@ MAX_PIXELS = 4096 * 4096
 
 
 class Served(tf.Module):
-    """A float32 Keras model behind the two signatures.
-
-    Args:
-        model: A `keras.Model` from normalized images to logits.
-        mean: Of R, G and B, 0–1.
-        std: Of R, G and B, 0–1.
-    """
+    """A float32 Keras model from normalized images to logits, behind the two signatures."""
 
     def __init__(self, model, mean, std):
         super().__init__()
@@ -61,7 +55,7 @@ class Served(tf.Module):
 
 
 def not_empty(batch):
-    """Returns the operation that refuses a batch without pictures, of whatever rank."""
+    """Returns the operation that refuses an empty batch, of any rank."""
     message = "Expected one picture or more; received an empty batch, of shape"
     return tf.debugging.Assert(tf.size(batch) > 0, [message, tf.shape(batch)], summarize=8)
 
@@ -107,23 +101,19 @@ def _png_shape(picture):
     """Returns (height, width) as the header of a PNG, its bytes 16 to 24, declares them."""
     enough = tf.debugging.Assert(tf.strings.length(picture) >= 24, ["The PNG has no header."])
     with tf.control_dependencies([enough]):
-        words = tf.io.decode_raw(
-            tf.strings.substr(picture, 16, 8), tf.uint8, fixed_length=8, little_endian=False
-        )
-    width, height = tf.unstack(tf.reshape(tf.cast(words, tf.int64), (2, 4)))
-    powers = tf.constant([2**24, 2**16, 2**8, 1], tf.int64)
-    return tf.stack([tf.reduce_sum(height * powers), tf.reduce_sum(width * powers)])
+        header = tf.strings.substr(picture, 16, 8)
+    width_and_height = tf.io.decode_raw(header, tf.int32, little_endian=False)
+    return tf.cast(tf.reshape(width_and_height, [2])[::-1], tf.int64)
 
 
 def save(model, folder, class_names, mean, std, version=1, fold=True):
-    """Writes `folder/<version>/`, by a rename: the server never sees half a version.
+    """Writes `folder/<version>/` by a rename: the server never sees half a version.
 
     Args:
         model: A `keras.Model` of dtype float32.
         folder: Path, TensorFlow Serving's base path of the model.
         class_names: List of strings, by label.
-        mean: Of R, G and B, 0–1.
-        std: Of R, G and B, 0–1.
+        mean, std: Tuples of R, G and B, 0–1.
         version: Integer.
         fold: Whether the normalizations are folded, see `keras_nam.fold`.
 
@@ -131,11 +121,11 @@ def save(model, folder, class_names, mean, std, version=1, fold=True):
         The path of the version.
 
     Raises:
-        OSError: If the disk is full; the folder is as it was then.
+        OSError: If the disk is full. The folder is then unchanged.
     """
     folder = Path(folder)
     final = folder / str(version)
-    # No numbers: the server takes only those for versions.
+    # The server takes only numbers for versions.
     temporary, old = (folder / f".version-{version}.{word}" for word in ("writing", "old"))
     for left in (temporary, old):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
@@ -146,10 +136,10 @@ def save(model, folder, class_names, mean, std, version=1, fold=True):
         labels = "".join(f"{name}\n" for name in class_names)
         (temporary / "assets" / "labels.txt").write_text(labels, encoding="utf-8")
         _write_warmup(temporary / "assets.extra", model.input_shape[1:])
-        if final.exists():  # to delete it in its place would be to show parts of it
+        if final.exists():  # a server would see parts of it if it were deleted here
             os.replace(final, old)
         os.replace(temporary, final)
-    except tf.errors.ResourceExhaustedError:  # TensorFlow's word for a full disk
+    except tf.errors.ResourceExhaustedError:  # a full disk
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a trained network gets right and wrong."""
+"""Correct and wrong predictions of a trained network."""
 
 import numpy as np
 import tensorflow as tf
@@ -10,7 +10,7 @@ def evaluate(model, stream, flip=False):
     Args:
         model: A `keras.Model` from normalized images to logits.
         stream: A finite `tf.data.Dataset` of (normalized images, integer labels).
-        flip: Whether the logits are the mean of an image's and of its mirror image's.
+        flip: Whether each image's logits are averaged with its mirror image's.
 
     Returns:
         Dictionary: `loss` (cross-entropy, nats), `top1`, `top5` (0–1), and the arrays `labels`,
@@ -49,21 +49,16 @@ def accuracy_by_class(scores, class_names):
 
 
 def worst_confusions(scores, class_names, count=10):
-    """Returns (label, prediction, images) of the class pairs that are mistaken most often."""
-    classes = len(class_names)
-    indices = scores["labels"] * classes + scores["predictions"]
-    pairs = np.bincount(indices[answered(scores)], minlength=classes**2).reshape(classes, classes)
-    np.fill_diagonal(pairs, 0)
-    order = np.argsort(-pairs, axis=None, kind="stable")[:count]
-    return [
-        (class_names[index // classes], class_names[index % classes], int(pairs.flat[index]))
-        for index in order
-        if pairs.flat[index]
-    ]
+    """Returns (label, prediction, images) of the most frequent confusions."""
+    wrong = (scores["labels"] != scores["predictions"]) & answered(scores)
+    pairs = np.stack([scores["labels"], scores["predictions"]], 1)[wrong]
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:count]
+    return [(*(class_names[label] for label in found[i]), int(counts[i])) for i in order]
 
 
 def surest_mistakes(scores, count=32):
-    """Returns the indices of the mistakes that the network was surest of."""
+    """Returns the indices of the mistakes with the highest probabilities."""
     wrong = np.flatnonzero((scores["labels"] != scores["predictions"]) & answered(scores))
     sureness = scores["probabilities"][wrong].max(-1)
     return wrong[np.argsort(-sureness, kind="stable")[:count]]

@@ -1,4 +1,4 @@
-"""Gates replaced and closed, against networks that are made so by hand."""
+"""Gates replaced and closed, against networks that are changed by hand."""
 
 import keras
 import numpy as np
@@ -22,25 +22,24 @@ def assert_equal(score, model):
     assert score.top1 == pytest.approx(expected.top1, abs=1e-7)
 
 
-def with_open_gates(model, factors):
-    """Sets each channel gate to 0.5, and the normalization before it to 2 * its factor."""
-    for name, gate in values.named_gates(model).items():
-        gate.gamma.assign(np.zeros(gate.gamma.shape))
+def scale_normalizations(model, factors):
+    """Multiplies the outputs of the normalization before each channel gate."""
+    for name, factor in factors.items():
         normalization = model.get_layer(name.replace("nam", "bn"))
         for variable in (normalization.gamma, normalization.beta):
-            variable.assign(variable * 2 * factors[name])
+            variable.assign(variable * factor)
 
 
-def test_nothing_closed_is_the_network_as_trained():
-    model = network("nam_full")
-    trials = Trials(model, STREAM)
-    nothing = {
-        name: np.zeros(gate.gamma.shape[0], bool)
-        for name, gate in values.named_gates(model).items()
-    }
-    trials.replaced(dict.fromkeys(nothing, 0.9))  # is not left behind
+def test_a_closed_unit_is_zero_and_the_other_gates_as_trained():
+    model = network()
+    steps = []
+    trials = Trials(model, STREAM, lambda: steps.append(1))
+    masks = {name: np.arange(gate.gamma.shape[0]) % 3 == 1 for name, gate in trials.named.items()}
+    score = trials.closed(masks)
     assert_equal(trials.closed({}), model)
-    assert_equal(trials.closed(nothing), model)
+    scale_normalizations(model, {name: ~mask for name, mask in masks.items()})
+    assert_equal(score, model)
+    assert len(steps) == 2
 
 
 def test_half_is_a_network_whose_gammas_are_zero():
@@ -48,6 +47,7 @@ def test_half_is_a_network_whose_gammas_are_zero():
     trials = Trials(model, STREAM)
     score = trials.replaced(dict.fromkeys(trials.named, 0.5))
     assert score.loss != pytest.approx(Score.of(model, STREAM).loss, rel=1e-3)
+    assert_equal(trials.closed({}), model)
     for gate in values.gates(model):
         gate.gamma.assign(np.zeros(gate.gamma.shape))
     assert_equal(score, model)
@@ -61,19 +61,9 @@ def test_constants_scale_the_normalization_before():
         name: rng.uniform(0.1, 0.9, gate.gamma.shape[0]) for name, gate in trials.named.items()
     }
     score = trials.replaced(factors)
-    with_open_gates(model, factors)
-    assert_equal(score, model)
-
-
-def test_closed_channels_are_zero():
-    model = network()
-    trials = Trials(model, STREAM)
-    masks = {name: np.arange(gate.gamma.shape[0]) % 3 == 1 for name, gate in trials.named.items()}
-    score = trials.closed(masks)
-    for name, mask in masks.items():
-        normalization = model.get_layer(name.replace("nam", "bn"))
-        for variable in (normalization.gamma, normalization.beta):
-            variable.assign(np.where(mask, 0, variable))
+    for gate in values.gates(model):
+        gate.gamma.assign(np.zeros(gate.gamma.shape))  # a gate of 0.5
+    scale_normalizations(model, {name: 2 * factor for name, factor in factors.items()})
     assert_equal(score, model)
 
 
@@ -90,62 +80,48 @@ def test_closed_positions_are_zero():
     assert np.argwhere(zero).tolist() == [[0, 1], [1, 2]]
 
 
-class Recorded:
-    """Stands in for `Trials`: keeps what it was asked for, and returns one score."""
-
-    def __init__(self, model):
-        self.named = values.named_gates(model)
-        self.asked = []
-
-    def ask(self, settings):
-        self.asked.append(settings)
-        return SCORE
-
-    replaced = closed = ask
-
-
 SCORE = Score(0.5, 1.0, np.ones(4))
 
 
-def test_the_replacements_are_the_means():
-    trials = Recorded(network())
+@pytest.fixture(scope="module")
+def recorded():
+    """A `Trials` that keeps what it is asked for in `asked`, and returns one score."""
+    trials = Trials(network("nam_full"), STREAM)
+    trials.asked = []
+    trials.replaced = trials.closed = lambda settings: (trials.asked.append(settings), SCORE)[1]
+    return trials
+
+
+def test_the_replacements_are_the_means(recorded):
+    recorded.asked.clear()
     means = {"a": np.array([0.4, 0.6, 0.8]), "b": np.array([0.5, 0.3])}
-    rows = gate_trials.replacements(trials, means, SCORE)
+    rows = gate_trials.replacements(recorded, means, SCORE)
     assert [row["by"] for row in rows] == ["unit mean", "layer mean", "0.5"]
-    by_unit, by_layer, half = trials.asked
+    by_unit, by_layer, half = recorded.asked
     assert by_unit is means
     assert by_layer == pytest.approx({"a": 0.6, "b": 0.4})
     assert half == {"a": 0.5, "b": 0.5}
 
 
-def test_which_units_are_pruned():
-    model = network("nam_full")
-    trials = Recorded(model)
-    rows = gate_trials.prunings(trials, SCORE)
+def test_which_units_are_pruned(recorded):
+    recorded.asked.clear()
+    rows = gate_trials.prunings(recorded, SCORE)
     shares = list(gate_trials.SHARES)
     expected = [(kind, share) for kind in ("channels", "positions") for share in shares]
     assert [(row["units"], row["share"]) for row in rows] == expected
     name = "stage1_block1_nam_full_channel"
-    sizes = np.abs(np.array(trials.named[name].gamma))
-    smallest, *draws, largest = [masks[name] for masks in trials.asked[5:10]]  # at 30%
+    sizes = np.abs(np.array(recorded.named[name].gamma))
+    smallest, *draws, largest = [masks[name] for masks in recorded.asked[5:10]]  # at 30%
     assert all(mask.sum() == round(0.3 * 16) for mask in (smallest, *draws, largest))
     assert sizes[smallest].max() < sizes[~smallest].min()
     assert sizes[largest].min() > sizes[~largest].max()
     assert len({tuple(draw) for draw in draws}) == 3
-    spatial = {name for name in trials.named if "spatial" in name}
-    assert all(set(masks) == spatial for masks in trials.asked[15:])
-    assert gate_trials.count(model) == 3 + len(trials.asked)
+    spatial = {name for name in recorded.named if "spatial" in name}
+    assert all(set(masks) == spatial for masks in recorded.asked[15:])
+    assert recorded.count == 3 + len(recorded.asked)
 
 
-def test_each_trial_advances_the_progress():
-    steps = []
-    trials = Trials(network(), STREAM, lambda: steps.append(1))
-    trials.closed({})
-    trials.replaced(dict.fromkeys(trials.named, 0.5))
-    assert len(steps) == 2
-
-
-def test_change_of_top1_is_paired():
+def test_the_change_of_top1_is_paired():
     before = Score(0.5, 1.0, np.array([1.0, 1, 0, 0]))
     after = Score(0.75, 2.0, np.array([1.0, 1, 1, 0]))
     error = 1.96 * np.sqrt(3) / 4 / 2  # of the changes 0, 0, 1, 0
@@ -153,9 +129,5 @@ def test_change_of_top1_is_paired():
     assert (row["top1"], row["loss"], row["top1_change"]) == (0.75, 2, 0.25)
     assert row["top1_change_95"] == pytest.approx([0.25 - error, 0.25 + error])
     assert before.compared_to(before)["top1_change_95"] == [0, 0]
-
-
-def test_mean_of_scores():
-    mean = Score.mean([Score(0.5, 1.0, np.array([1.0, 0])), Score(1.0, 2.0, np.array([1.0, 1]))])
-    assert (mean.top1, mean.loss) == (0.75, 1.5)
-    assert mean.hits.tolist() == [1, 0.5]
+    mean = Score.mean([before, after])
+    assert (mean.top1, mean.loss, mean.hits.tolist()) == (0.625, 1.5, [1, 1, 0.5, 0])

@@ -26,23 +26,6 @@ def test_values_are_what_the_folded_gates_multiply_by(attention):
         np.testing.assert_allclose(value.numpy()[where], (y / x).numpy()[where], atol=2e-5)
 
 
-@pytest.mark.parametrize("layer", [keras_nam.NAMChannelAttention, keras_nam.NAMSpatialAttention])
-def test_channels_first(layer):
-    images = keras.Input((5, 3, 4))
-    model = keras.Model(images, layer(data_format="channels_first")(images))
-    (gate,) = gate_values.gates(model)
-    gate.gamma.assign(np.arange(1, 1 + gate.gamma.shape[0]))
-    x = np.random.default_rng(0).normal(size=(2, 5, 3, 4)).astype("float32")
-    (value,) = gate_values.value_function(model)(x)
-    np.testing.assert_allclose(value, model(x) / x, rtol=1e-4)
-    found = gate_values.distribution(gate, value)
-    means = value.numpy().mean((0, 2, 3) if gate.axis == 1 else (0, 1)).ravel()
-    np.testing.assert_allclose(found.unit_means, means, atol=1e-6)
-    np.testing.assert_allclose(
-        gate_values.over_positions(gate, value), value.numpy().mean(1), atol=1e-6
-    )
-
-
 def test_distribution_by_hand():
     """Two channels, w = 1/2: one at 0.5, the other at 0.6 in one image and 0.8 in the next."""
     images = keras.Input((2, 3, 2))
@@ -54,7 +37,6 @@ def test_distribution_by_hand():
     (found,) = gate_values.distributions(model, stream).values()
     assert found.unit_means == pytest.approx([0.5, 0.7], abs=1e-6)
     numbers = found.numbers
-    assert sum(numbers["histogram"]["counts"]) == 24
     expected = {
         "mean": 0.6,
         "std_between_units": 0.1,
@@ -65,7 +47,6 @@ def test_distribution_by_hand():
         "share_near_half": 0.5,
     }
     assert {key: numbers[key] for key in expected} == pytest.approx(expected, abs=1e-6)
-    assert numbers["share_of_variance_between_units"] == pytest.approx(2 / 3, abs=1e-5)
 
 
 def test_distributions_equal_numpy_over_all_batches():
@@ -86,7 +67,6 @@ def test_distributions_equal_numpy_over_all_batches():
         assert numbers["share_near_half"] == pytest.approx(near.mean(), abs=1e-4)
         ends = (value.min(), value.max())
         assert (numbers["min"], numbers["max"]) == pytest.approx(ends, abs=1e-6)
-        assert sum(numbers["histogram"]["counts"]) == value.size
         deviations = np.array(list(numbers["quantiles"].values())) - 0.5
         shares = list(map(float, numbers["quantiles"]))
         np.testing.assert_allclose(
