@@ -52,13 +52,13 @@ def parse_arguments(argv=None):
         "--names",
         choices=("official", "weiaicunzai"),
         default="official",
-        help="whose names a torch or safetensors OUT has (default: official)",
+        help="the names in a torch or safetensors OUT (default: official)",
     )
     formats.add_argument(
         "--weights",
         metavar="KEY",
-        help="which weights to take where IN holds several, such as state_dict_ema "
-        "(default: those that are not averaged)",
+        help="the weights to take where IN holds several, such as state_dict_ema "
+        "(default: weights that are not averaged)",
     )
     formats.add_argument(
         "--no-strict",
@@ -78,7 +78,7 @@ def parse_arguments(argv=None):
 
 def _positive(text):
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"a positive integer is expected, not {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a positive integer, received {text!r}")
     return int(text)
 
 
@@ -99,14 +99,9 @@ def main(argv=None):
 
 
 def convert(arguments):
-    """Converts, prints what was done and proved; returns `False` where the networks differ."""
-    target_format = arguments.target_format or _format_of(arguments.target)
-    if arguments.source.resolve() == arguments.target.resolve():
-        raise ValueError(f"IN and OUT are the same file, {arguments.source}")
-    if not arguments.source.is_file():
-        raise ValueError(f"There is no file {arguments.source}")
-    if not arguments.target.parent.is_dir():
-        raise ValueError(f"There is no folder {arguments.target.parent} to write into")
+    """Converts, and prints the steps; returns `False` where the networks differ."""
+    source, target = arguments.source, arguments.target
+    target_format = _check(source, target, arguments.target_format)
 
     from keras_nam import create_model
     from keras_nam.weights import find, load_weights
@@ -116,32 +111,43 @@ def convert(arguments):
     model = create_model(
         arguments.arch, arguments.num_classes, input_shape=(size, size, 3), stem=arguments.stem
     )
-    proofs = {}
-    contents = read_checkpoint(arguments.source)
+    contents = read_checkpoint(source)
     options = {"format": arguments.source_format, "weights": arguments.weights}
     report = load_weights(model, contents, strict=arguments.strict, **options)
-    print(f"read {arguments.source}: {_summary(report)}")
+    print(f"read {source}: {_summary(report)}")
+    checkpoints = {}
     if report.format != "keras" and not report.missing and not report.mismatched:
         arrays = find(model, contents, **options).arrays
-        proofs[arguments.source] = ({key: arrays[key] for key in report.loaded}, report.format)
-    names = write(model, arguments.target, target_format, arguments.names)
-    print(f"wrote {arguments.target}: {target_format}" + (f", {names} names" if names else ""))
+        checkpoints[source] = ({key: arrays[key] for key in report.loaded}, report.format)
+    names = write(model, target, target_format, arguments.names)
+    print(f"wrote {target}: {target_format}" + (f", {names} names" if names else ""))
     if target_format != "keras":
-        written = find(model, arguments.target, format=names or "paddle")
-        proofs[arguments.target] = (written.arrays, written.format)
-    return prove(model, proofs, arguments, size)
+        written = find(model, target, format=names or "paddle")
+        checkpoints[target] = (written.arrays, written.format)
+    return prove(model, checkpoints, arguments)
 
 
-def _format_of(path):
-    for name, suffixes in TARGETS.items():
-        if path.name.endswith(suffixes):
-            return name
-    known = ", ".join(suffix for suffixes in TARGETS.values() for suffix in suffixes)
-    raise ValueError(f"{path} has none of the suffixes {known}: say --to, and name OUT after it")
+def _check(source, target, target_format):
+    """Checks the paths; returns the format to write."""
+    suffixes = [suffix for known in TARGETS.values() for suffix in known]
+    found = [name for name, known in TARGETS.items() if target.name.endswith(known)]
+    if not found and not target_format:
+        raise ValueError(f"{target} has none of the suffixes {', '.join(suffixes)}. Rename OUT")
+    target_format = target_format or found[0]
+    if source.resolve() == target.resolve():
+        raise ValueError(f"IN and OUT are the same file, {source}")
+    if not source.is_file():
+        raise ValueError(f"There is no file {source}")
+    if not target.parent.is_dir():
+        raise ValueError(f"There is no folder {target.parent} to write into")
+    if target_format not in found:
+        known = " or ".join(TARGETS[target_format])
+        raise ValueError(f"{target}: expected a name that ends in {known} for {target_format}")
+    return target_format
 
 
 def _summary(report):
-    """Returns what was read, and what was left."""
+    """Returns a line about the weights that were read and ignored."""
     place = f" of {report.weights!r}" if report.weights else ""
     rest = "" if report.fits else f" ({report})"
     named = ", ".join(report.ignored[:5]) + (", ..." if len(report.ignored) > 5 else "")
@@ -150,49 +156,42 @@ def _summary(report):
 
 
 def write(model, path, target_format, names):
-    """Writes a model in a format; returns whose names the file has, if there is a choice."""
+    """Writes a model; returns the names used, `None` for a format without a choice."""
     from keras_nam.weights import files, to_paddle_state_dict, to_torch_state_dict
 
-    if not path.name.endswith(TARGETS[target_format]):
-        raise ValueError(
-            f"{path} is to be a {target_format} file, and these end in "
-            f"{' or '.join(TARGETS[target_format])}"
-        )
     is_mobilenet = any(layer.name == "head_conv" for layer in model.layers)
     names = "weiaicunzai" if is_mobilenet else names
-    writers = {
-        "keras": lambda part: (model.save if path.suffix == ".keras" else model.save_weights)(part),
-        "torch": lambda part: files.write_torch(to_torch_state_dict(model, names), part),
-        "paddle": lambda part: files.write_paddle(to_paddle_state_dict(model), part),
-        "safetensors": lambda part: files.write_safetensors(
-            to_torch_state_dict(model, names), part
-        ),
-    }
-    # Under its own name only once it is whole.
+    # The file has its name only when it is complete.
     part = path.with_name(f".part-{path.name}")
     try:
-        writers[target_format](part)
+        if target_format == "torch":
+            files.write_torch(to_torch_state_dict(model, names), part)
+        elif target_format == "safetensors":
+            files.write_safetensors(to_torch_state_dict(model, names), part)
+        elif target_format == "paddle":
+            files.write_paddle(to_paddle_state_dict(model), part)
+        else:
+            (model.save if path.suffix == ".keras" else model.save_weights)(part)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
     return names if target_format in ("torch", "safetensors") else None
 
 
-def prove(model, proofs, arguments, size):
+def prove(model, checkpoints, arguments):
     """Runs the same images through the model and through PyTorch's network of each checkpoint."""
-    if not proofs:
-        print("not proved: there is no whole checkpoint of another framework to compare with")
+    if not checkpoints:
+        print("not proved: there is no complete checkpoint of another framework to compare with")
         return True
     if importlib.util.find_spec("torch") is None:
-        print("not proved: PyTorch is not installed, so nothing else has run these weights")
+        print("not proved: PyTorch is not installed")
         return True
     from keras_nam.torch_twin import largest_difference
 
     is_equal = True
-    for path, (arrays, format) in proofs.items():
+    for path, (arrays, format) in checkpoints.items():
         difference = largest_difference(model, arrays, format, arguments.arch, arguments.stem)
-        # Written so that NaN, from weights that hold it, is not within the tolerance.
-        within = difference <= arguments.tolerance
+        within = difference <= arguments.tolerance  # false for NaN
         is_equal = is_equal and within
         print(
             f"{'proved' if within else 'DIFFERENT'}: {path} in PyTorch and the model in Keras give "

@@ -1,4 +1,4 @@
-"""The gate in training where the inputs' batch statistics are known: no pass to find them.
+"""The gate in training where the inputs' batch statistics are known, without a pass for them.
 
 A gate stands after a batch normalization, `x = beta + gamma * (u - mean(u)) / sqrt(var(u) + eps)`.
 Over the same batch its outputs have the mean `beta` and the variance
@@ -6,8 +6,8 @@ Over the same batch its outputs have the mean `beta` and the variance
 
     a = scale / sqrt(variance + epsilon),  b = offset - a * mean
 
-and the gate's output, `y = x * s` with `s = sigmoid(z)`, is elementwise. So is its gradient, but
-for two sums of `dz = dy * x * s * (1 - s)`, by which z's own normalization takes part in it:
+and the gate's output, `y = x * s` with `s = sigmoid(z)`, is elementwise. So is its gradient, except
+for two sums of `dz = dy * x * s * (1 - s)`, which come from z's normalization:
 
     doffset = sum(dz),  dscale = sum(dz * (x - mean)) / sqrt(variance + epsilon)
     dx = dy * s + a * (dz - doffset / n - (x - mean) / sqrt(variance + epsilon) * dscale / n)
@@ -15,7 +15,7 @@ for two sums of `dz = dy * x * s * (1 - s)`, by which z's own normalization take
 The gradient recomputes `x` from `u`, which the normalization before keeps, instead of storing it.
 TensorFlow's operation for a normalization's gradient computes the sums, faster than XLA does.
 Higher derivatives come from plain operations. On a GPU, where XLA compiles the whole step, and in
-forward mode, the gate is Keras' operations.
+forward mode, Keras' operations compute the gate.
 """
 
 import functools
@@ -29,12 +29,12 @@ if keras.backend.backend() == "tensorflow":
 
 
 class Normalized(NamedTuple):
-    """What is known of a batch that was normalized, `x = mean + scale * (inputs - center)`.
+    """The statistics of a normalized batch, `x = mean + scale * (inputs - center)`.
 
     Attributes:
         inputs: Tensor [N, H, W, C].
         center, scale: [C].
-        mean, variance: Those of x over the batch, [C], the variance biased.
+        mean, variance: Mean and biased variance of x over the batch, [C].
     """
 
     inputs: object
@@ -45,12 +45,12 @@ class Normalized(NamedTuple):
 
 
 def remember(outputs, inputs, gamma, beta, mean, variance, epsilon):
-    """Leaves a `Normalized` with a normalization's outputs, as Keras leaves masks.
+    """Sets a `Normalized` on a normalization's outputs, as Keras sets masks.
 
     Args:
         outputs, inputs: Tensors [N, H, W, C].
         gamma, beta: Scale and offset, [C].
-        mean, variance: Those of the inputs over the batch, [C], the variance biased.
+        mean, variance: Mean and biased variance of the inputs over the batch, [C].
         epsilon: Float, added to the variance.
     """
     scale = gamma * tf.math.rsqrt(variance + epsilon)
@@ -59,11 +59,7 @@ def remember(outputs, inputs, gamma, beta, mean, variance, epsilon):
 
 
 def recall(x, scale, offset):
-    """Returns the `Normalized` of a tensor that a normalization put out, or `None`.
-
-    Args:
-        x, scale, offset: The arguments of `gate`, which needs it.
-    """
+    """Returns the `Normalized` of a normalization's output x, or `None` if `gate` cannot use it."""
     known = getattr(x, "_normalized", None)  # on the TensorFlow backend only
     return None if known is None or _gpus() or _has_tangents(x, scale, offset) else known
 
@@ -129,7 +125,7 @@ def gate(x, scale, offset, known, epsilon):
 
 
 def _gradient(x, scale, offset, dy, epsilon):
-    """The gate's gradient, of operations that TensorFlow differentiates again."""
+    """Returns the gate's gradient by operations that TensorFlow can differentiate again."""
     # `tf.nn.moments` stops the gradient at the mean, which is right for the first order alone.
     centered = x - tf.reduce_mean(x, [0, 1, 2])
     variance = tf.reduce_mean(centered**2, [0, 1, 2])

@@ -1,4 +1,4 @@
-"""Folding: a trained model becomes an equal one for inference, without its normalizations."""
+"""Folding: turns a trained model into an equal one for inference, without normalizations."""
 
 import inspect
 import tempfile
@@ -14,7 +14,7 @@ from keras_nam.attention import NAM, NAMChannelAttention, NAMSpatialAttention, w
 from keras_nam.normalization import BatchNormalization, _fused_batch_norm
 
 NORMALIZATIONS = (keras.layers.BatchNormalization, BatchNormalization)
-# A linear layer: its kernel, and the kernel's axes that number the output channels.
+# Linear layer -> its kernel, and the kernel's axes of the output channels.
 KERNELS = {
     layers.Dense: ("kernel", (-1,)),
     layers.Conv1D: ("kernel", (-1,)),
@@ -43,27 +43,28 @@ def fold(model):
     `y = x * sigmoid(a * x + b)`, with `a = w * s`, `b = w * beta - a * mean`,
     `w = |gamma| / sum(|gamma|)`
 
-    The numbers are computed in float64 and rounded once. A normalization is folded if it is
-    Keras' or this package's own (no subclass, no renormalization) over the output channels of a
-    Dense or convolution layer without activation, if nothing else uses that layer's output, each
-    is called once, and both have one dtype policy. All other layers are copied, inside nested
-    models too, with what Keras saves of them: weights and vocabularies, but not the states of a
-    stateful recurrent layer. Every normalization is in inference mode, also where it was called
-    with `training=True`.
+    The numbers are computed in float64 and rounded once. A normalization is folded under these
+    conditions: it is Keras' or this package's (no subclass, no renormalization); it normalizes the
+    output channels of a Dense or convolution layer without activation; nothing else uses that
+    layer's output; each is called once; both have the same dtype policy.
+
+    All other layers are copied, inside nested models too, with the state that Keras saves: weights
+    and vocabularies, but not the states of a stateful recurrent layer. Every normalization is in
+    inference mode, also where it was called with `training=True`.
 
     Args:
         model: A `keras.Model`, functional or a built `Sequential`. It is not changed.
 
     Returns:
-        A functional `keras.Model` of the same name, inputs, outputs and dtype policies, with
-        variables of its own, neither trainable nor compiled. In float32 its outputs are the
-        model's but for rounding. Under mixed precision they differ by the half type's rounding:
-        it is the folded kernel that is cast.
+        A functional `keras.Model` of the same name, inputs, outputs and dtype policies. It shares
+        no variables with the model, and is neither trainable nor compiled. In float32 its outputs
+        are equal except for rounding. Under mixed precision they differ by the half type's
+        rounding, since the folded kernel is cast.
 
     Raises:
-        ValueError: If the model is not a graph of layers: a subclassed model with its own
-            `call`, a `Sequential` that is not built, or not a model. If a layer cannot be copied:
-            its `get_config` or its saved state does not describe it. The message names the layer.
+        ValueError: If the model is not a graph of layers: a subclassed model with a `call`, a
+            `Sequential` that is not built, or not a model. If a layer cannot be copied because
+            `get_config` or its saved state does not describe it. The message names the layer.
 
     Example:
 
@@ -84,7 +85,7 @@ def fold(model):
 
 
 def _is_graph(model):
-    """Whether calling a model runs a graph of layers, and nothing else."""
+    """Whether a model is a graph of layers, without other code in its `call`."""
     return (
         isinstance(model, keras.Model)
         and isinstance(model, keras.Function | keras.Sequential)
@@ -94,7 +95,7 @@ def _is_graph(model):
 
 
 def _graphs(model):
-    """Returns model -> its graph as a functional model, of it and of all models nested in it."""
+    """Returns model -> its graph as a functional model, for a model and all nested ones."""
     if isinstance(model, keras.Sequential):
         ends = [ends[0] if len(ends) == 1 else ends for ends in (model.inputs, model.outputs)]
     else:
@@ -111,7 +112,7 @@ def _nodes(graph):
 
 
 def _foldable(graphs):
-    """Returns linear layer -> the normalization that can become a part of it."""
+    """Returns linear layer -> the normalization that can be folded into it."""
     calls = Counter(node.operation for graph in graphs for node in _nodes(graph))
     found = {}
     for graph in graphs:
@@ -126,13 +127,13 @@ def _foldable(graphs):
             (tensor,) = node.input_tensors
             layer = producers[id(tensor)]
             once = uses[id(tensor)] == calls[layer] == calls[normalization] == 1
-            if once and takes(layer, normalization, rank=len(tensor.shape)):
+            if once and _takes(layer, normalization, rank=len(tensor.shape)):
                 found[layer] = normalization
     return found
 
 
 class _Copying:
-    """Copies graphs, model -> graph, and each layer once, with linear layer -> normalization."""
+    """Copies models, given model -> graph and linear layer -> normalization."""
 
     def __init__(self, graphs, normalizations):
         self.graphs = graphs
@@ -144,7 +145,7 @@ class _Copying:
         """Returns the copy of a model, with its state."""
         self.current = model
         try:
-            # The configurations are not from a file: the lambdas in them are the caller's.
+            # The configurations come from the model, not from a file: their lambdas are trusted.
             with SafeModeScope(False):
                 copy = self.graph(model)
             for layer, transfer, *arguments in self.transfers:
@@ -156,13 +157,12 @@ class _Copying:
         return copy
 
     def graph(self, model):
-        """Returns the copy of a model's graph."""
         graph = self.graphs[model]
         inputs = keras.tree.map_structure(_copy_input, graph.input)
         return keras.models.clone_model(graph, inputs, clone_function=self.layer)
 
     def layer(self, layer):
-        """Returns what is called in a layer's place."""
+        """Returns the callable that replaces a layer."""
         self.current = layer
         if layer not in self.copies:
             self.copies[layer] = self._copy(layer)
@@ -173,17 +173,17 @@ class _Copying:
             return self.graph(layer)
         if layer in self.normalizations.values():
             return partial(_through, [])
-        gates = folded_gates(layer)
+        gates = _folded_gates(layer)
         if gates:
             self.transfers += [(layer, _assign, *gate) for gate in gates]
             return partial(_through, [gate for gate, _ in gates])
         if layer in self.normalizations:
             copy = _again(layer, use_bias=True)
-            weights = folded_weights(layer, self.normalizations[layer])
+            weights = _folded_weights(layer, self.normalizations[layer])
             self.transfers.append((layer, _assign, copy, weights))
             return copy
         copy = _again(layer)
-        if isinstance(layer, layers.Layer):  # else an operation of keras.ops
+        if isinstance(layer, layers.Layer):  # not an operation of keras.ops
             self.transfers.append((layer, _copy_state, layer, copy))
         return copy
 
@@ -194,7 +194,7 @@ def _copy_input(tensor):
 
 
 def _through(layers, inputs, *unused_args, **unused_kwargs):
-    """Calls layers in turn, without the `training` and `mask` that those replaced took."""
+    """Calls layers in turn, without the `training` and `mask` of the replaced layer."""
     for layer in layers:
         inputs = layer(inputs)
     return inputs
@@ -216,7 +216,7 @@ def _again(layer, **changes):
     custom = {type(part).__name__: type(part) for part in parts if not _is_of_keras(part)}
     with keras.saving.custom_object_scope(custom):
         config = layer.get_config()
-        # The functions themselves: a configuration has the code of a lambda, without its globals.
+        # A configuration has the code of a lambda without its globals, so the function is passed.
         functions = {k: v for k, v in vars(layer).items() if k in config and inspect.isfunction(v)}
         return type(layer).from_config({**config, **functions, **changes})
 
@@ -226,13 +226,13 @@ def _is_of_keras(layer):
 
 
 def _copy_state(source, target, seen=()):
-    """Sets what a layer and those in it keep, as if they were saved and loaded.
+    """Copies the state of a layer and its inner layers, as if they were saved and loaded.
 
-    The arrays are copies: Keras' JAX trainer gives its variables' arrays away.
+    The arrays are copied because Keras' JAX trainer donates its variables' arrays.
     """
     if source in seen:
         return
-    if source.built and not target.built:  # by a call in training, say
+    if source.built and not target.built:  # for example by a call in training
         target.build_from_config(source.get_build_config())
     _check(source, target)
     store = {}
@@ -248,7 +248,7 @@ def _copy_state(source, target, seen=()):
 
 
 def _check(source, target):
-    """Raises unless a copy has the parts and plain attributes that its source has."""
+    """Raises unless a copy has the parts and plain attributes of its source."""
     own = () if _is_of_keras(source) or isinstance(source, keras.Model) else vars(source)
     own = [name for name in own if name[0] != "_" and name not in ("name", "built")]
     pairs = {name: (getattr(source, name), getattr(target, name, None)) for name in own}
@@ -263,15 +263,15 @@ def _check(source, target):
 
 
 def _equal(value, copied):
-    """Whether two attributes are equal, as far as they are plain values."""
+    """Whether two attributes are equal; other than plain values always are."""
     if isinstance(value, list | tuple) and isinstance(copied, list | tuple):
         return len(value) == len(copied) and all(map(_equal, value, copied))
     plain = bool | int | float | str | None | np.ndarray | np.generic | keras.DTypePolicy
     return not isinstance(value, plain) or np.array_equal(value, copied)
 
 
-def takes(layer, normalization, rank):
-    """Whether a linear layer can do the work of a normalization of its outputs, of a rank."""
+def _takes(layer, normalization, rank):
+    """Whether a normalization can be folded into the layer before it, with outputs of a rank."""
     if type(layer) not in KERNELS or getattr(normalization, "renorm", False):
         return False
     channels = 1 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
@@ -279,13 +279,13 @@ def takes(layer, normalization, rank):
         layer.activation in (None, keras.activations.linear)
         and normalization.axis % rank == channels
         and layer.dtype_policy == normalization.dtype_policy
-        # A quantized or LoRA layer has others besides.
+        # A quantized or LoRA layer has other weights too.
         and {variable.name for variable in layer.weights} <= WEIGHTS
     )
 
 
-def folded_weights(layer, normalization):
-    """Returns attribute -> float64 array, for a linear layer with its normalization's work."""
+def _folded_weights(layer, normalization):
+    """Returns attribute -> float64 array for a linear layer with a normalization folded in."""
     gamma, beta, mean, inverse = _statistics(normalization)
     scale = gamma * inverse
     kernel_name, axes = KERNELS[type(layer)]
@@ -300,23 +300,21 @@ def folded_weights(layer, normalization):
     }
 
 
-def folded_gates(layer):
-    """Returns a list of (`FoldedGate`, attribute -> float64 array): none if it is no NAM layer."""
+def _folded_gates(layer):
+    """Returns the (`FoldedGate`, attribute -> float64 array) of a NAM layer; else an empty list."""
     if type(layer) is NAM:
         gates = list(layer.gates.values())
     else:
         gates = [layer] if type(layer) in (NAMChannelAttention, NAMSpatialAttention) else []
-    names = [layer.name] if len(gates) == 1 else [f"{layer.name}_{gate.name}" for gate in gates]
-    return [
-        (FoldedGate(_axis(gate), dtype=gate.dtype_policy, name=name), _gate_weights(gate))
-        for gate, name in zip(gates, names, strict=True)
-    ]
-
-
-def _axis(gate):
-    if isinstance(gate, NAMChannelAttention):
-        return gate.axis
-    return [1, 2] if gate.data_format == "channels_last" else [2, 3]
+    folded = []
+    for gate in gates:
+        name = layer.name if len(gates) == 1 else f"{layer.name}_{gate.name}"
+        axis = gate.axis
+        if isinstance(gate, NAMSpatialAttention):
+            axis = [1, 2] if gate.data_format == "channels_last" else [2, 3]
+        copy = FoldedGate(axis, dtype=gate.dtype_policy, name=name)
+        folded.append((copy, _gate_weights(gate)))
+    return folded
 
 
 def _gate_weights(gate):
@@ -342,10 +340,10 @@ def _float64(variable):
 class FoldedGate(layers.Layer):
     """`y = x * sigmoid(scale * x + offset)`: a NAM gate with its statistics folded in.
 
-    It is computed in float32 under every dtype policy, as the gate is.
+    It is computed in float32 under every dtype policy, like the gate.
 
     Args:
-        axis: Integer or list of integers, the axes of the inputs that have a weight an index.
+        axis: Integer or list of integers, the axes of the inputs that the weights are along.
         **kwargs: Base layer keyword arguments (`name`, `dtype`).
 
     Call arguments:
@@ -366,7 +364,7 @@ class FoldedGate(layers.Layer):
         axes = {axis % rank for axis in axes}
         self._broadcast = tuple(n if i in axes else 1 for i, n in enumerate(input_shape))
         shape = (input_shape[self.axis],) if isinstance(self.axis, int) else self._broadcast[1:]
-        # As a normalization's, the weights keep their precision whatever the policy computes in.
+        # Like a normalization's, the weights are float32 under every policy.
         self.scale = self.add_weight(name="scale", shape=shape, autocast=False)
         self.offset = self.add_weight(name="offset", shape=shape, autocast=False)
 
@@ -374,7 +372,7 @@ class FoldedGate(layers.Layer):
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         scale, offset = (ops.cast(weight, x.dtype) for weight in (self.scale, self.offset))
         if self._is_fusable(x):
-            # One operation, and one in ONNX, where a product and a sum are slower.
+            # One operation, also in ONNX, where a product and a sum are slower.
             zeros = np.zeros(scale.shape, "float32")
             z, *_ = _fused_batch_norm(x, scale, offset, zeros, zeros + 1, 0.0, training=False)
         else:

@@ -12,7 +12,7 @@ if keras.backend.backend() == "tensorflow":
 def _fused_batch_norm(inputs, scale, offset, mean, variance, epsilon, training):
     """Normalizes `inputs` [N, H, W, C] in one operation.
 
-    Returns the outputs, and the batch's mean and biased variance (`training`) or the given ones.
+    Returns the outputs, mean and biased variance: the batch's if `training`, else the given ones.
     """
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=inputs,
@@ -45,14 +45,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
     batch mean.
 
     Args:
-        **kwargs: Those of `keras.layers.BatchNormalization`.
+        **kwargs: Arguments of `keras.layers.BatchNormalization`.
 
     Reference:
 
     - [Ioffe and Szegedy, 2015](https://arxiv.org/abs/1502.03167).
     """
 
-    renorm = False  # Keras below 3.14 has no such setting
+    renorm = False  # Keras below 3.14 has no such attribute
 
     def call(self, inputs, training=None, mask=None):
         if mask is not None or not self._is_fusable(inputs):
@@ -69,14 +69,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
 
     def _normalize(self, inputs, gamma, beta, training):
-        """Normalizes with the given scale and offset, and moves the statistics in training.
-
-        Args:
-            inputs: Tensor; the outputs have its shape and dtype.
-            gamma: Scale, [C], or `None` for 1.
-            beta: Offset, [C], or `None` for 0.
-            training: Whether to normalize by the batch's own statistics.
-        """
+        """Normalizes with the given scale and offset; `None` is 1 or 0. Moves the statistics."""
         training = bool(training and self.trainable)
         mean, variance = (
             ops.cast(moving, keras.backend.result_type(inputs.dtype, "float32"))

@@ -112,11 +112,6 @@ class Recipe:
         return self.image_sizes[-1 - left * len(self.image_sizes) // self.epochs]
 
 
-def work(sizes):
-    """Returns the work of training on an image of each of these sizes, in pixels."""
-    return sum(size**2 for size in sizes)
-
-
 PADDLE = Recipe(
     augment=(
         "random_crop",
@@ -292,13 +287,8 @@ class Job:
         return {key: settings[name] for key, name in CONFIG.items()}
 
     @classmethod
-    def from_config(cls, config, folder, **more):
-        """Returns the job of a `config.json`; a setting that it lacks has its default.
-
-        Args:
-            config: Dictionary, the file's content.
-            folder: Path of its run folder.
-            **more: Other settings of the job, which the file does not have.
+    def from_config(cls, config, folder):
+        """Returns the job of the `config.json` of a run folder; what it lacks has its default.
 
         Raises:
             InputError: If the content is not a training's.
@@ -308,22 +298,13 @@ class Job:
             settings["recipe"] = from_json(Recipe, config["recipe_settings"])
         except (AttributeError, KeyError, TypeError):
             raise InputError(f"{folder}/config.json is not a training's.") from None
-        return cls(**settings, **more, run_dir=str(folder))
+        return cls(**settings, run_dir=str(folder))
 
 
 # Entry of `config.json` -> field of a job.
-CONFIG = {
-    "arch": "arch",
-    "recipe": "recipe_name",
-    "recipe_settings": "recipe",
-    "stem": "stem",
-    "seed": "seed",
-    "dataset": "dataset",
-    "validation_split": "validation_split",
-    "steps_per_epoch": "steps_per_epoch",
-    "precision": "precision",
-    "sync_bn": "sync_bn",
-}
+CONFIG = {"arch": "arch", "recipe": "recipe_name", "recipe_settings": "recipe"}
+_SAME = "stem seed dataset validation_split steps_per_epoch precision sync_bn"
+CONFIG |= {name: name for name in _SAME.split()}
 
 
 def read_job(args):

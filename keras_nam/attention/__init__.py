@@ -1,4 +1,4 @@
-"""Attention by name: one file a mechanism, one row here."""
+"""Attention by name: one file per mechanism, one row here."""
 
 from functools import partial
 from typing import NamedTuple
@@ -11,10 +11,12 @@ from keras_nam.attention.squeeze_excite import SqueezeExcite
 
 
 class Attention(NamedTuple):
-    """A row of the table: what makes the layer, and where it stands in a network.
+    """A row of the table.
 
-    `place` is `"block"`: after a block's last normalization, before the residual sum; or
-    `"stage"`: after a stage that is followed by a strided one.
+    Attributes:
+        layer: Callable that makes the layer.
+        place: Where it stands in a network. `"block"`: after a block's last normalization, before
+            the residual sum. `"stage"`: after a stage that is followed by a strided one.
     """
 
     layer: type
@@ -24,7 +26,7 @@ class Attention(NamedTuple):
 ATTENTIONS = {
     "nam": Attention(NAMChannelAttention),
     "nam_spatial": Attention(NAMSpatialAttention),
-    "nam_full": Attention(partial(NAM, channel=True, spatial=True)),
+    "nam_full": Attention(partial(NAM, spatial=True)),
     "se": Attention(SqueezeExcite),
     "cbam": Attention(CBAM),
     "bam": Attention(BAM, place="stage"),

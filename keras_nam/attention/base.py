@@ -1,4 +1,6 @@
-"""What the attention layers share: the shapes they accept, and pooling over positions."""
+"""Base of the attention layers: the accepted shapes, and pooling over positions."""
+
+from typing import NamedTuple
 
 import keras
 from keras import ops
@@ -6,8 +8,20 @@ from keras import ops
 CHANNEL_AXES = {"channels_last": -1, "channels_first": 1}
 
 
+class TorchModule(NamedTuple):
+    """A layer in the PyTorch code of its authors (NAM, CBAM, BAM: in the official NAM repository).
+
+    Attributes:
+        name: String, the module's name in a block.
+        parts: Dictionary, inner layer here -> module there; `""` is the layer itself.
+    """
+
+    name: str
+    parts: dict
+
+
 def resolve_data_format(data_format=None):
-    """Returns a data format, Keras' setting for `None`. A layer saves what this returns."""
+    """Returns a data format, Keras' setting for `None`. A layer saves the result."""
     data_format = keras.config.image_data_format() if data_format is None else data_format
     if data_format not in CHANNEL_AXES:
         raise ValueError(
@@ -22,40 +36,32 @@ def channel_axis(data_format=None):
     return CHANNEL_AXES[resolve_data_format(data_format)]
 
 
-def positions(input_shape, channels):
-    """Returns (H, W) of an input shape whose channels are on the given axis."""
-    return tuple(input_shape[1:3] if channels in (-1, 3) else input_shape[2:4])
-
-
 def check_images(layer, input_shape, channels, positions=False):
     """Raises a ValueError unless the inputs are images with a known number of channels.
 
     Args:
-        layer: The layer that asks; its name stands in the message.
+        layer: The layer, whose class the message names.
         input_shape: Tuple, `None` where a dimension is not known.
         channels: The channels' axis.
         positions: Whether the height and width must be known too.
     """
     name = layer.__class__.__name__
     if len(input_shape) != 4:
-        raise ValueError(
-            f"{name} expects inputs of rank 4, images [N, H, W, C] or [N, C, H, W]. "
-            f"Received: input_shape={tuple(input_shape)}"
+        expected = f"{name} expects inputs of rank 4, images [N, H, W, C] or [N, C, H, W]."
+    elif input_shape[channels] is None:
+        expected = f"The channel dimension (axis {channels}) of {name}'s inputs must be defined."
+    elif positions and None in input_shape[1:]:
+        expected = (
+            f"{name} has a weight for each position: the height and width of its inputs must be "
+            "defined."
         )
-    if input_shape[channels] is None:
-        raise ValueError(
-            f"The channel dimension (axis {channels}) of the inputs to {name} must be defined. "
-            f"Received: input_shape={tuple(input_shape)}"
-        )
-    if positions and None in input_shape[1:]:
-        raise ValueError(
-            f"The height and width of the inputs to {name} must be defined, it has a weight for "
-            f"each position. Received: input_shape={tuple(input_shape)}"
-        )
+    else:
+        return
+    raise ValueError(f"{expected} Received: input_shape={tuple(input_shape)}")
 
 
 class ImageAttention(keras.layers.Layer):
-    """Base of the layers that weigh images with a small network of their own.
+    """Base of the layers that weigh images by a small network.
 
     A subclass creates its inner layers in `build_gates(channels)`, and weighs in `call`.
 
@@ -72,10 +78,17 @@ class ImageAttention(keras.layers.Layer):
 
     def build(self, input_shape):
         check_images(self, input_shape, channels=self.channels_axis)
-        self.input_spec = keras.InputSpec(
-            ndim=4, axes={self.channels_axis: input_shape[self.channels_axis]}
+        channels = input_shape[self.channels_axis]
+        self.input_spec = keras.InputSpec(ndim=4, axes={self.channels_axis: channels})
+        self.build_gates(channels)
+
+    def maps_shape(self, channels):
+        """Returns the shape of maps of a number of channels."""
+        return (
+            (None, None, None, channels)
+            if self.channels_axis == -1
+            else (None, channels, None, None)
         )
-        self.build_gates(input_shape[self.channels_axis])
 
     def mean_over_positions(self, inputs):
         """Returns the mean of each channel, [N, C]."""

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_nam.attention.base import ImageAttention
+from keras_nam.attention.base import ImageAttention, TorchModule
 from keras_nam.normalization import BatchNormalization
 
 
@@ -38,6 +38,16 @@ class CBAM(ImageAttention):
     - [Woo et al., 2018](https://arxiv.org/abs/1807.06521)
     """
 
+    torch_module = TorchModule(
+        "cbam",
+        {
+            "fc1": "ChannelGate.mlp.1",
+            "fc2": "ChannelGate.mlp.3",
+            "spatial_conv": "SpatialGate.spatial.conv",
+            "spatial_bn": "SpatialGate.spatial.bn",
+        },
+    )
+
     def __init__(self, reduction=16, kernel_size=7, data_format=None, **kwargs):
         super().__init__(data_format=data_format, **kwargs)
         self.reduction = reduction
@@ -56,22 +66,12 @@ class CBAM(ImageAttention):
             dtype=self.dtype_policy,
             name="spatial_conv",
         )
-        self.spatial_bn = BatchNormalization(
-            axis=self.channels_axis,
-            momentum=0.99,
-            epsilon=1e-5,
-            dtype=self.dtype_policy,
-            name="spatial_bn",
-        )
+        options = {"momentum": 0.99, "epsilon": 1e-5, "dtype": self.dtype_policy}
+        self.spatial_bn = BatchNormalization(self.channels_axis, name="spatial_bn", **options)
         self.fc1.build((None, channels))
         self.fc2.build((None, hidden))
-        self.spatial_conv.build(self._maps_shape(2))
-        self.spatial_bn.build(self._maps_shape(1))
-
-    def _maps_shape(self, channels):
-        shape = [None] * 4
-        shape[self.channels_axis] = channels
-        return tuple(shape)
+        self.spatial_conv.build(self.maps_shape(2))
+        self.spatial_bn.build(self.maps_shape(1))
 
     def call(self, inputs, training=None):
         means = self.fc2(self.fc1(self.mean_over_positions(inputs)))

@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_nam.attention.base import ImageAttention
+from keras_nam.attention.base import ImageAttention, TorchModule
 
 
 def adaptive_kernel_size(channels, gamma=2, b=1):
@@ -39,6 +39,8 @@ class ECA(ImageAttention):
 
     - [Wang et al., 2020](https://arxiv.org/abs/1910.03151)
     """
+
+    torch_module = TorchModule("eca", {"conv": "conv"})
 
     def __init__(self, kernel_size=None, data_format=None, **kwargs):
         super().__init__(data_format=data_format, **kwargs)

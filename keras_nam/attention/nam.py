@@ -3,12 +3,7 @@
 import keras
 from keras import ops
 
-from keras_nam.attention.base import (
-    channel_axis,
-    check_images,
-    positions,
-    resolve_data_format,
-)
+from keras_nam.attention.base import TorchModule, channel_axis, check_images, resolve_data_format
 from keras_nam.attention.normalization_gate import NormalizationGate
 
 
@@ -18,24 +13,24 @@ class NAMChannelAttention(NormalizationGate):
 
     `y = x * sigmoid(w * BN(x))`, `w = |gamma| / sum(|gamma|)`
 
-    where `gamma` is the scale of that batch normalization: a channel that varies much has a large
-    scale, and weighs more. It has two parameters a channel, those of the normalization. The gate
-    is computed in float32 under every dtype policy.
+    where `gamma` is the scale of the batch normalization. A channel that varies much has a large
+    scale, and a large weight. The layer's parameters are the normalization's: two per channel.
+    The gate is computed in float32 under every dtype policy.
 
-    As `w` is about 1/C, so is the gate about 0.5: within a channel its standard deviation is about
-    `|gamma| / 4C`. What came of that in training is in results/README.md.
+    As `w` is about 1/C, the gate stays near 0.5: within a channel its standard deviation is about
+    `|gamma| / 4C`. results/README.md reports the effect on training.
 
     Args:
-        axis: Integer, the axis of the channels. Defaults to that of `data_format`.
-        momentum: Momentum of the moving statistics.
-        epsilon: Added to the variance.
-        gate_gradient: Whether the gradient flows through `w`, as in the Paddle port, or stops
-            there, as in the official PyTorch code.
+        axis: Integer, the axis of the channels. Defaults to the axis of `data_format`.
+        momentum: Momentum of the moving statistics. Defaults to 0.9.
+        epsilon: Added to the variance. Defaults to 1e-5.
+        gate_gradient: Whether the gradient flows through `w`, as in the Paddle port (the default),
+            or stops there, as in the official PyTorch code.
         weighting: `"sum"`, the paper's, or an ablation: `"max"`, `"unnormalized"`, `"uniform"`,
             `"constant"`; see `keras_nam.attention.weighting`.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to Keras' setting.
-        **kwargs: Those of `BatchNormalization`. `gamma_regularizer=keras.regularizers.L1(s)` is
-            the sparsity penalty of the paper's equation 4.
+        **kwargs: Arguments of `BatchNormalization`. `gamma_regularizer=keras.regularizers.L1(s)`
+            is the sparsity penalty of the paper's equation 4.
 
     Call arguments:
         inputs: Tensor of shape [N, H, W, C], or [N, C, H, W] for `axis=1`.
@@ -52,24 +47,10 @@ class NAMChannelAttention(NormalizationGate):
     - [Liu et al., 2021, NAM: Normalization-based Attention Module](https://arxiv.org/abs/2111.12419)
     """
 
-    def __init__(
-        self,
-        axis=None,
-        momentum=0.9,
-        epsilon=1e-5,
-        gate_gradient=True,
-        weighting="sum",
-        data_format=None,
-        **kwargs,
-    ):
-        super().__init__(
-            axis=channel_axis(data_format) if axis is None else axis,
-            momentum=momentum,
-            epsilon=epsilon,
-            gate_gradient=gate_gradient,
-            weighting=weighting,
-            **kwargs,
-        )
+    torch_module = TorchModule("nam.Channel_Att", {"": "bn2"})
+
+    def __init__(self, axis=None, data_format=None, **kwargs):
+        super().__init__(axis=channel_axis(data_format) if axis is None else axis, **kwargs)
 
     def build(self, input_shape):
         check_images(self, input_shape, channels=self.axis)
@@ -82,16 +63,12 @@ class NAMSpatialAttention(NormalizationGate):
 
     `y = x * sigmoid(w * BN(x))`, `w = |gamma| / sum(|gamma|)`
 
-    The normalization has a scale and an offset for each position, and its statistics are those
-    over the batch and the channels; so the height and width of the inputs are fixed once built.
+    The normalization has a scale and an offset for each position. Its statistics are over the
+    batch and the channels. The height and width of the inputs are fixed once it is built.
 
     Args:
-        momentum: Momentum of the moving statistics.
-        epsilon: Added to the variance.
-        gate_gradient: Whether the gradient flows through `w`.
-        weighting: `"sum"`, the paper's, or an ablation, as `NAMChannelAttention`'s.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to Keras' setting.
-        **kwargs: Those of `BatchNormalization`, without `axis`.
+        **kwargs: Arguments of `NAMChannelAttention`, without `axis`.
 
     Call arguments:
         inputs: Tensor of shape [N, H, W, C], or [N, C, H, W] for `"channels_first"`.
@@ -108,29 +85,16 @@ class NAMSpatialAttention(NormalizationGate):
     - [Liu et al., 2021, NAM: Normalization-based Attention Module](https://arxiv.org/abs/2111.12419)
     """
 
-    def __init__(
-        self,
-        momentum=0.9,
-        epsilon=1e-5,
-        gate_gradient=True,
-        weighting="sum",
-        data_format=None,
-        **kwargs,
-    ):
-        super().__init__(
-            axis=-1,
-            momentum=momentum,
-            epsilon=epsilon,
-            gate_gradient=gate_gradient,
-            weighting=weighting,
-            **kwargs,
-        )
+    torch_module = TorchModule("nam.Spatial_Att", {"": "bn"})
+
+    def __init__(self, data_format=None, **kwargs):
+        super().__init__(axis=-1, **kwargs)
         self.data_format = resolve_data_format(data_format)
         self._channels = channel_axis(self.data_format)
 
     def build(self, input_shape):
         check_images(self, input_shape, channels=self._channels, positions=True)
-        height, width = positions(input_shape, self._channels)
+        height, width = input_shape[1:3] if self._channels == -1 else input_shape[2:]
         super().build((None, input_shape[self._channels], 1, height * width))
         self.input_spec = keras.InputSpec(shape=(None, *input_shape[1:]))
 
@@ -159,12 +123,8 @@ class NAM(keras.layers.Layer):
         channel: Whether there is a `NAMChannelAttention`.
         spatial: Whether there is a `NAMSpatialAttention`. The official code and its ports train
             without it.
-        momentum: Momentum of the moving statistics.
-        epsilon: Added to the variances.
-        gate_gradient: Whether the gradient flows through the gates' weights.
-        weighting: `"sum"`, the paper's, or an ablation, as `NAMChannelAttention`'s.
+        momentum, epsilon, gate_gradient, weighting, data_format: As in `NAMChannelAttention`.
         gamma_regularizer: Regularizer of the gammas: `keras.regularizers.L1(s)` is equation 4.
-        data_format: `"channels_last"` or `"channels_first"`. Defaults to Keras' setting.
         **kwargs: Base layer keyword arguments (`name`, `dtype`).
 
     Call arguments:
@@ -175,12 +135,14 @@ class NAM(keras.layers.Layer):
         A tensor of the shape of the inputs.
 
     Raises:
-        ValueError: If neither is asked for, or as the two layers raise it.
+        ValueError: If neither is requested, or as the two layers raise it.
 
     Reference:
 
     - [Liu et al., 2021, NAM: Normalization-based Attention Module](https://arxiv.org/abs/2111.12419)
     """
+
+    torch_module = TorchModule("nam", {"channel": "Channel_Att.bn2", "spatial": "Spatial_Att.bn"})
 
     def __init__(
         self,

@@ -13,15 +13,15 @@ class NormalizationGate(BatchNormalization):
 
     Since `w` holds one number for each gamma, `w * BN(x; gamma, beta)` is
     `BN(x; gamma * w, beta * w)`: a single normalization, with another scale and offset. In
-    training its statistics follow from those of the normalization before (`derived_gate`).
+    training its statistics follow from the normalization before it (`derived_gate`).
     """
 
     def __init__(self, momentum=0.9, epsilon=1e-5, gate_gradient=True, weighting="sum", **kwargs):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
         if not self.scale or self.renorm:
             raise ValueError(
-                "The gate is made of the normalization's own gamma: it needs `scale=True` and "
-                f"`renorm=False`. Received: scale={self.scale}, renorm={self.renorm}"
+                "The gate's weights come from gamma: it needs `scale=True` and `renorm=False`. "
+                f"Received: scale={self.scale}, renorm={self.renorm}"
             )
         if weighting not in weightings.WEIGHTINGS:
             raise ValueError(
@@ -39,7 +39,7 @@ class NormalizationGate(BatchNormalization):
         return weightings.weights(self.weighting, magnitude)
 
     def call(self, inputs, training=None):
-        # w is about 1/C, so the gate is 0.5 plus what float16 cannot hold: float32 throughout.
+        # w is about 1/C, so the gate is so near 0.5 that float16 cannot tell them apart.
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         weights = self.gate_weights
         if not self.gate_gradient:

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_nam.attention.base import ImageAttention
+from keras_nam.attention.base import ImageAttention, TorchModule
 
 
 @keras.saving.register_keras_serializable(package="keras_nam")
@@ -29,6 +29,8 @@ class SqueezeExcite(ImageAttention):
 
     - [Hu et al., 2018](https://arxiv.org/abs/1709.01507)
     """
+
+    torch_module = TorchModule("se", {"fc1": "fc.0", "fc2": "fc.2"})
 
     def __init__(self, reduction=16, data_format=None, **kwargs):
         super().__init__(data_format=data_format, **kwargs)

@@ -1,4 +1,4 @@
-"""What the gate makes of the scales: the paper's weights, and others to compare them with."""
+"""The gate's weights from the scales: the paper's, and others to compare them with."""
 
 from keras import ops
 
@@ -20,12 +20,12 @@ WEIGHTINGS = {
 def weights(weighting, magnitude, xp=ops):
     """Returns the weight of each channel (or position) in the gate `sigmoid(w * BN(x))`.
 
-    | weighting | w | what it is |
+    | weighting | w | meaning |
     |---|---|---|
     | `"sum"` | abs(gamma) / sum(abs(gamma)) | the paper's, about 1/C: the gate stays near 0.5 |
-    | `"max"` | abs(gamma) / max(abs(gamma)) | in 0–1 whatever the number of channels |
+    | `"max"` | abs(gamma) / max(abs(gamma)) | in 0–1 for any number of channels |
     | `"unnormalized"` | abs(gamma) | the gate opens as far as it learns to |
-    | `"uniform"` | 1 / C | no attention among channels: all weigh the same |
+    | `"uniform"` | 1 / C | no attention among channels: equal weights |
     | `"constant"` | 0 | no gate: every value is halved |
 
     Args:

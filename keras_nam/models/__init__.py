@@ -1,4 +1,4 @@
-"""Networks by name: `<backbone>[w<width>][_<attention>]`, one row a backbone."""
+"""Networks by name: `<backbone>[w<width>][_<attention>]`, one row per backbone."""
 
 import difflib
 import re
@@ -59,8 +59,8 @@ def create_model(arch, num_classes=100, input_shape=(32, 32, 3), stem="cifar", *
 
     Args:
         arch: String, `<backbone>[w<width>][_<attention>]`, such as `"r50_nam"` or `"r18w16_se"`;
-            `list_archs()` has the names. The width is that of the first stage (of the stem for
-            `mbv2`).
+            `list_archs()` has the names. The width is the number of channels of the first stage
+            (of the stem for `mbv2`).
         num_classes: Integer, the number of logits.
         input_shape: Shape of an image, in Keras' data format.
         stem: `"cifar"`: stride 1, for images of 32x32; `"imagenet"`: 7x7, stride 2, and a pooling.
@@ -72,7 +72,7 @@ def create_model(arch, num_classes=100, input_shape=(32, 32, 3), stem="cifar", *
         [N, num_classes].
 
     Raises:
-        ValueError: If the arch or the stem is not known, or the attention does not take an option.
+        ValueError: If the arch or the stem is not known, or if options are given without attention.
 
     Example:
 
@@ -91,7 +91,7 @@ def create_model(arch, num_classes=100, input_shape=(32, 32, 3), stem="cifar", *
         raise ValueError(f"The `stem` must be one of {list(STEMS)}. Received: stem={stem!r}")
     if attention_options and attention is None:
         raise ValueError(
-            f"{arch!r} has no attention, and so none of its options. Received: {attention_options}"
+            f"{arch!r} has no attention that takes options. Received: {attention_options}"
         )
 
     def attend(x, place, name):

@@ -21,21 +21,24 @@ HEAD = 1280
 def mobilenet_v2(images, width, stem, attend):
     """Builds the network up to the features before the pooling.
 
-    The CIFAR form is that of weiaicunzai's pytorch-cifar100, convolution biases and its stem, a
-    1x1 convolution of the padded image, included. The ImageNet form has the paper's 3x3 stem of
-    stride 2 and the paper's strides, and is otherwise the same.
+    The CIFAR form follows weiaicunzai's pytorch-cifar100, with its convolution biases and its stem,
+    a 1x1 convolution of the padded image. The ImageNet form differs from it in the paper's stem
+    (3x3, stride 2) and strides.
 
     Args:
         images: Tensor of images.
         width: Channels of the stem, 32 in the paper; the other channels scale with it.
         stem: `"cifar"` or `"imagenet"`.
-        attend: Function `(x, place, name) -> x` that adds the attention where its place is.
+        attend: Callable `(x, place, name) -> x` that adds the attention at its place.
 
     Returns:
         A tensor of features.
     """
     multiplier = width / WIDTH
-    x = STEMS[stem](images, width)
+    if stem == "cifar":  # 32x32 images become 34x34
+        x = conv_bn_relu6(pad(images, 1, name="stem_conv"), width, "stem")
+    else:
+        x = conv_bn_relu6(images, width, "stem", kernel_size=3, strides=2)
     for stage, (expansion, channels, depth, strides) in enumerate(STAGES, start=1):
         if stage > 1 and strides[stem] > 1:
             x = attend(x, "stage", f"stage{stage - 1}")
@@ -53,19 +56,6 @@ def make_divisible(channels, divisor=8):
     return rounded if rounded >= 0.9 * channels else rounded + divisor
 
 
-def cifar_stem(images, width):
-    """A 1x1 convolution of the image padded by one pixel: 32x32 images become 34x34."""
-    return conv_bn_relu6(pad(images, 1, name="stem_conv"), width, "stem")
-
-
-def imagenet_stem(images, width):
-    """3x3, stride 2."""
-    return conv_bn_relu6(images, width, "stem", kernel_size=3, strides=2)
-
-
-STEMS = {"cifar": cifar_stem, "imagenet": imagenet_stem}
-
-
 def conv_bn_relu6(x, filters, name, kernel_size=1, strides=1):
     """A convolution, its normalization and a ReLU clipped at 6."""
     x = conv(x, filters, kernel_size, strides, name=f"{name}_conv", use_bias=True)
@@ -74,13 +64,13 @@ def conv_bn_relu6(x, filters, name, kernel_size=1, strides=1):
 
 
 def inverted_residual(x, expansion, filters, strides, attend, name):
-    """1x1 to `expansion` times the channels, 3x3 of each channel by itself, 1x1 to `filters`."""
+    """1x1 to `expansion` times the channels, depthwise 3x3, 1x1 to `filters`."""
     shortcut = x
     expanded = channels_of(x) * expansion
     x = conv(x, expanded, 1, name=f"{name}_conv1", use_bias=True)
     x = normalization(x, name=f"{name}_bn1")
     x = layers.ReLU(max_value=6.0, name=f"{name}_relu1")(x)
-    x = depthwise_conv(x, 3, strides, name=f"{name}_conv2", use_bias=True)
+    x = depthwise_conv(x, 3, strides, name=f"{name}_conv2")
     x = normalization(x, name=f"{name}_bn2")
     x = layers.ReLU(max_value=6.0, name=f"{name}_relu2")(x)
     x = conv(x, filters, 1, name=f"{name}_conv3", use_bias=True)

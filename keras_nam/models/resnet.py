@@ -1,4 +1,4 @@
-"""ResNet: He et al., 2016, https://arxiv.org/abs/1512.03385, as PyTorch and Paddle have it."""
+"""ResNet: He et al., 2016, https://arxiv.org/abs/1512.03385, in PyTorch's and Paddle's form."""
 
 from keras import layers
 
@@ -18,7 +18,7 @@ def resnet(images, block, depths, width, stem, attend):
         depths: The number of blocks in each stage.
         width: Channels of the first stage; each further stage doubles them.
         stem: `"cifar"` or `"imagenet"`, a key of `STEMS`.
-        attend: Function `(x, place, name) -> x` that adds the attention where its place is.
+        attend: Callable `(x, place, name) -> x` that adds the attention at its place.
 
     Returns:
         A tensor of features.

@@ -1,10 +1,12 @@
 """The attention layers in PyTorch, with the state-dict names of their published code."""
 
 from collections import OrderedDict
+from functools import partial
 
 import torch
 from torch import nn
 
+from keras_nam import attention
 from keras_nam.attention.eca import adaptive_kernel_size
 
 
@@ -83,7 +85,7 @@ class CBAM(nn.Module):
 
 
 class BAM(nn.Module):
-    def __init__(self, channels):
+    def __init__(self, channels, positions):
         super().__init__()
         hidden = max(1, channels // 16)
         channel = {
@@ -110,12 +112,26 @@ class BAM(nn.Module):
         return x * (1 + torch.sigmoid(channel * self.spatial_att["gate_s"](x)))
 
 
-# The attention at the end of a block: the attribute's name, and what makes it.
-BLOCK_ATTENTIONS = {
-    "nam": ("nam", NAM),
-    "nam_spatial": ("nam", lambda c, p: NAM(c, p, channel=False, spatial=True)),
-    "nam_full": ("nam", lambda c, p: NAM(c, p, spatial=True)),
-    "se": ("se", SE),
-    "eca": ("eca", ECA),
-    "cbam": ("cbam", CBAM),
+# Layer -> the callable that makes its twin from the number of channels and of positions.
+TWINS = {
+    attention.NAMChannelAttention: NAM,
+    attention.NAMSpatialAttention: partial(NAM, channel=False, spatial=True),
+    attention.NAM: partial(NAM, spatial=True),
+    attention.SqueezeExcite: SE,
+    attention.ECA: ECA,
+    attention.CBAM: CBAM,
+    attention.BAM: BAM,
 }
+
+
+def attach(module, row, place, channels, positions, number=""):
+    """Adds the attention of an `ATTENTIONS` row to a module, if it belongs to the place.
+
+    The attribute, such as `nam` or `bam1`, is named after the twin's class. Returns the layer, or
+    an identity.
+    """
+    if row is None or row.place != place:
+        return nn.Identity()
+    layer = TWINS[getattr(row.layer, "func", row.layer)](channels, positions)
+    module.add_module(f"{type(layer).__name__.lower()}{number}", layer)
+    return layer

@@ -2,10 +2,9 @@
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from keras_nam.models.mobilenet_v2 import HEAD, STAGES, WIDTH, make_divisible
-from keras_nam.torch_twin.attention import BAM, BLOCK_ATTENTIONS
+from keras_nam.torch_twin.attention import attach
 
 
 def convolutions(channels, sizes, filters, stride, groups=None, bias=False, act=nn.ReLU):
@@ -27,39 +26,35 @@ def convolutions(channels, sizes, filters, stride, groups=None, bias=False, act=
     return layers[:-1]
 
 
+def run(layers, x):
+    """Calls layers in turn. They stand in a list, so that they add no names to the state dict."""
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
 class Block(nn.Module):
-    """Convolutions, an attention, a shortcut: under weiaicunzai's names, or the official ones."""
+    """Convolutions, an attention, a shortcut, under weiaicunzai's names or the official ones."""
 
     def __init__(self, channels, sizes, filters, stride, style, attention, positions):
         super().__init__()
         layers = convolutions(channels, sizes, filters, stride)
-        self.attention = None
         if style == "weiaicunzai":
             self.residual_function = nn.Sequential(*layers)
         else:
             for i, layer in enumerate(layers):
                 if i % 3 < 2:
                     setattr(self, f"{('conv', 'bn')[i % 3]}{i // 3 + 1}", layer)
-        if attention in BLOCK_ATTENTIONS:
-            self.attention, make = BLOCK_ATTENTIONS[attention]
-            setattr(self, self.attention, make(filters[-1], positions))
-        self.shortcut_name = "shortcut" if style == "weiaicunzai" else "downsample"
-        shortcut = nn.Sequential()
+        shortcut = []
         if stride > 1 or channels != filters[-1]:
-            shortcut = nn.Sequential(*convolutions(channels, [1], filters[-1:], stride))
-        setattr(self, self.shortcut_name, shortcut)
-        self.depth = len(sizes)
+            shortcut = convolutions(channels, [1], filters[-1:], stride)
+        name = "shortcut" if style == "weiaicunzai" else "downsample"
+        setattr(self, name, nn.Sequential(*shortcut))
+        attend = attach(self, attention, "block", filters[-1], positions)
+        self.residual, self.identity = [*layers, attend], shortcut
 
     def forward(self, x):
-        y = x
-        if hasattr(self, "residual_function"):
-            y = self.residual_function(y)
-        else:
-            for i in range(1, self.depth + 1):
-                y = getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(y))
-                y = torch.relu(y) if i < self.depth else y
-        y = getattr(self, self.attention)(y) if self.attention else y
-        return torch.relu(y + getattr(self, self.shortcut_name)(x))
+        return torch.relu(run(self.residual, x) + run(self.identity, x))
 
 
 class ResNet(nn.Module):
@@ -67,39 +62,36 @@ class ResNet(nn.Module):
 
     def __init__(self, depths, block, width, attention, classes, stem, size, style):
         super().__init__()
-        self.style, self.imagenet = style, stem == "imagenet"
-        kernel, stride = (7, 2) if self.imagenet else (3, 1)
+        imagenet, weiaicunzai = stem == "imagenet", style == "weiaicunzai"
+        kernel, stride = (7, 2) if imagenet else (3, 1)
         conv = nn.Conv2d(3, width, kernel, stride, padding=kernel // 2, bias=False)
-        size = size // 4 if self.imagenet else size
-        if style == "weiaicunzai":
+        size = size // 4 if imagenet else size
+        if weiaicunzai:
             self.conv1 = nn.Sequential(conv, nn.BatchNorm2d(width))
+            self.path = [self.conv1, nn.ReLU()]
         else:
             self.conv1, self.bn1 = conv, nn.BatchNorm2d(width)
+            self.path = [self.conv1, self.bn1, nn.ReLU()]
+        if imagenet:
+            self.path.append(nn.MaxPool2d(3, 2, padding=1))
         channels = width
-        for stage, depth in enumerate(depths):
-            filters = [width * 2**stage * expansion for _, expansion in block]
-            blocks = []
+        for stage, depth in enumerate(depths, start=1):
+            filters = [width * 2 ** (stage - 1) * expansion for _, expansion in block]
+            sizes = [kernel for kernel, _ in block]
+            blocks = nn.Sequential()
             for i in range(depth):
-                stride = 2 if stage > 0 and i == 0 else 1
+                stride = 2 if stage > 1 and i == 0 else 1
                 size //= stride
-                sizes = [kernel for kernel, _ in block]
                 blocks.append(Block(channels, sizes, filters, stride, style, attention, size**2))
                 channels = filters[-1]
-            setattr(self, self.stage_name(stage), nn.Sequential(*blocks))
-            bam = attention == "bam" and stage < 3
-            setattr(self, f"bam{stage + 1}", BAM(channels) if bam else nn.Identity())
+            setattr(self, f"conv{stage + 1}_x" if weiaicunzai else f"layer{stage}", blocks)
+            self.path.append(blocks)
+            if stage < len(depths):
+                self.path.append(attach(self, attention, "stage", channels, size**2, stage))
         self.fc = nn.Linear(channels, classes)
 
-    def stage_name(self, stage):
-        return f"conv{stage + 2}_x" if self.style == "weiaicunzai" else f"layer{stage + 1}"
-
     def forward(self, x):
-        x = self.conv1(x)
-        x = torch.relu(x if self.style == "weiaicunzai" else self.bn1(x))
-        x = functional.max_pool2d(x, 3, 2, padding=1) if self.imagenet else x
-        for stage in range(4):
-            x = getattr(self, f"bam{stage + 1}")(getattr(self, self.stage_name(stage))(x))
-        return self.fc(x.mean((2, 3)))
+        return self.fc(run(self.path, x).mean((2, 3)))
 
 
 class InvertedResidual(nn.Module):
@@ -117,15 +109,11 @@ class InvertedResidual(nn.Module):
                 act=nn.ReLU6,
             )
         )
-        self.attention = None
-        if attention in BLOCK_ATTENTIONS:
-            self.attention, make = BLOCK_ATTENTIONS[attention]
-            setattr(self, self.attention, make(filters, positions))
+        self.branch = [self.residual, attach(self, attention, "block", filters, positions)]
         self.is_residual = stride == 1 and channels == filters
 
     def forward(self, x):
-        y = self.residual(x)
-        y = getattr(self, self.attention)(y) if self.attention else y
+        y = run(self.branch, x)
         return x + y if self.is_residual else y
 
 
@@ -138,10 +126,11 @@ class MobileNetV2(nn.Module):
         self.pre = nn.Sequential(
             nn.Conv2d(3, width, kernel, stride, padding=1), nn.BatchNorm2d(width), nn.ReLU6()
         )
-        channels, self.bams = width, {}
+        self.path = [self.pre]
+        channels = width
         for stage, (expansion, filters, depth, strides) in enumerate(STAGES, start=1):
-            if attention == "bam" and strides[stem] > 1:
-                setattr(self, f"bam{stage - 1}", BAM(channels))
+            if strides[stem] > 1:
+                self.path.append(attach(self, attention, "stage", channels, size**2, stage - 1))
             filters, blocks = make_divisible(filters * width / WIDTH), []
             for i in range(depth):
                 stride = strides[stem] if i == 0 else 1
@@ -151,13 +140,11 @@ class MobileNetV2(nn.Module):
                 )
                 channels = filters
             setattr(self, f"stage{stage}", nn.Sequential(*blocks) if depth > 1 else blocks[0])
+            self.path.append(getattr(self, f"stage{stage}"))
         head = make_divisible(HEAD * max(1.0, width / WIDTH))
         self.conv1 = nn.Sequential(nn.Conv2d(channels, head, 1), nn.BatchNorm2d(head), nn.ReLU6())
         self.conv2 = nn.Conv2d(head, classes, 1)
 
     def forward(self, x):
-        x = self.pre(x)
-        for stage in range(1, len(STAGES) + 1):
-            x = getattr(self, f"stage{stage}")(x)
-            x = getattr(self, f"bam{stage}")(x) if hasattr(self, f"bam{stage}") else x
-        return self.conv2(self.conv1(x).mean((2, 3), keepdim=True)).flatten(1)
+        x = self.conv1(run(self.path, x))
+        return self.conv2(x.mean((2, 3), keepdim=True)).flatten(1)

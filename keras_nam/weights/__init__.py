@@ -1,4 +1,4 @@
-"""Checkpoints of PyTorch, Paddle and Keras into the models, and back."""
+"""Loads checkpoints of PyTorch, Paddle and Keras into the models, and writes them."""
 
 import warnings
 from typing import NamedTuple
@@ -14,17 +14,17 @@ __all__ = ["LoadReport", "load_weights", "to_paddle_state_dict", "to_torch_state
 
 
 class LoadReport(NamedTuple):
-    """What `load_weights` did with a checkpoint.
+    """The result of `load_weights`.
 
     Attributes:
         format: String, the checkpoint's format.
         loaded: List of keys.
         missing: List of keys that the model needs and the checkpoint does not have.
-        unexpected: List of keys that the model has no place for.
+        unexpected: List of keys that only the checkpoint has.
         mismatched: List of (key, shape in the model, shape in the checkpoint).
         weights: String, where in the checkpoint the weights were found, or `""`.
         others: List of the names of other weights that would fit, such as averaged ones.
-        ignored: List of the names of what else the checkpoint holds, such as an optimizer's state.
+        ignored: List of the names of other contents, such as an optimizer's state.
     """
 
     format: str
@@ -56,50 +56,49 @@ class LoadReport(NamedTuple):
 def load_weights(model, source, format="auto", strict=True, weights=None):
     """Loads a checkpoint of PyTorch, Paddle or Keras into a model.
 
-    Nothing is written into the model unless everything was read and fits. An optimizer's state is
-    not carried over. float16 and bfloat16 become float32 exactly, float64 is rounded to it.
+    The model is changed only after everything was read and fits. An optimizer's state is ignored.
+    float16 and bfloat16 become float32 exactly; float64 is rounded.
 
     Args:
         model: A model of `create_model`, or a built attention layer for a checkpoint of one. From
-            a Keras file, any Keras model: the weights are found by the layers' names.
+            a Keras file, any Keras model: its layers are matched by name.
         source: Path of a file of PyTorch, Paddle, safetensors, NumPy (`.npz`) or Keras (`.keras`,
-            `.weights.h5`), whatever its suffix, or a dictionary of arrays or tensors. The weights
-            may be in dictionaries such as `{"state_dict": ...}` and under prefixes such as
-            `module.`; counters and what is not an array are ignored.
+            `.weights.h5`), with any suffix, or a dictionary of arrays or tensors. The weights may
+            be in dictionaries such as `{"state_dict": ...}` and under prefixes such as `module.`.
+            Counters and values other than arrays are ignored.
         format: `"official"` (Christian-lyc/NAM), `"torchvision"`, `"weiaicunzai"`
-            (pytorch-cifar100), `"paddle"`, `"keras"`, or `"auto"` to tell by the keys.
+            (pytorch-cifar100), `"paddle"`, `"keras"`, or `"auto"` to choose by the keys.
         strict: Whether the keys and shapes must be the same. If not, what fits is loaded.
-        weights: String, which weights to load where a checkpoint holds several, such as
-            `"state_dict_ema"`. By default those that are not averaged, with a warning.
+        weights: String, the weights to load where a checkpoint holds several, such as
+            `"state_dict_ema"`. By default the weights that are not averaged, with a warning.
 
     Returns:
-        A `LoadReport`: the keys that were loaded, and those that were not.
+        A `LoadReport`.
 
     Raises:
-        ValueError: If the file cannot be read or would run code, or the checkpoint does not fit
-            the model; the message has the differences.
+        ValueError: If the file cannot be read or would run code, or if the checkpoint does not
+            fit the model. The message lists the differences.
         ImportError: If the file needs a package that is not installed.
     """
     if not model.built:
-        raise ValueError(f"{model.name!r} has no weights yet: build it, or call it, first.")
+        raise ValueError(f"{model.name!r} has no weights yet. Call build() on it first.")
     selection = find(model, source, format, weights)
     entries = _entries(model, selection.format)
     report = _compare(entries, selection)
     if (strict and not report.fits) or not report.loaded:
         hint = " strict=False loads what fits." if strict and report.loaded else ""
         raise ValueError(f"The checkpoint does not fit {model.name!r}: {report}.{hint}")
+    # Every array is converted before the first is written: a failure leaves the model unchanged.
     loaded = set(report.loaded)
-    # Every array is converted before the first is written: a failure leaves the model as it was.
-    values = [
-        (entry.variable, entry.layout.to_keras(_as_float32(entry.key, selection.arrays[entry.key])))
-        for entry in entries
-        if entry.key in loaded
-    ]
+    values = []
+    for variable, key, layout in entries:
+        if key in loaded:
+            values.append((variable, layout.to_keras(_as_float32(key, selection.arrays[key]))))
     _warn_of_non_finite(values)
     if report.others and weights is None:
         warnings.warn(
             f"The checkpoint holds several weights. Loaded {report.weights!r}, not "
-            f"{_first(report.others, 'others')}: weights=, or --weights, chooses.",
+            f"{_first(report.others, 'others')}. Choose with weights= or --weights.",
             stacklevel=2,
         )
     for variable, value in values:
@@ -108,18 +107,17 @@ def load_weights(model, source, format="auto", strict=True, weights=None):
 
 
 def find(model, source, format="auto", weights=None):
-    """Returns the `Selection` of a model's weights in a path's or dictionary's contents."""
+    """Returns the `Selection` of a model's weights in a file or dictionary."""
     known = ("auto", *formats.format_names(), "keras")
     if format not in known:
         raise ValueError(f"The `format` must be one of {known}. Received: format={format!r}")
     contents = source if isinstance(source, dict) else read_checkpoint(source)
     is_keras = isinstance(contents, keras_files.KerasWeights)
     if format not in ("auto", "keras") and is_keras:
-        raise ValueError(f"It is a file of Keras, format='keras'. Received: format={format!r}")
+        raise ValueError(f"Expected format='keras' for a Keras file. Received: format={format!r}")
+    names = [formats.ALIASES.get(format, format)]
     if format == "auto":
         names = ["keras"] if is_keras else [*formats.FORMATS]
-    else:
-        names = [formats.ALIASES.get(format, format)]
     return select({name: _entries(model, name) for name in names}, contents, weights)
 
 
@@ -133,7 +131,7 @@ def to_torch_state_dict(model, format="official"):
 
     Returns:
         Dictionary of arrays, float32 in PyTorch's layouts, the `num_batches_tracked` int64 zeros.
-        `{k: torch.from_numpy(v) for k, v in arrays.items()}` is what `load_state_dict` takes.
+        `load_state_dict` takes `{k: torch.from_numpy(v) for k, v in arrays.items()}`.
 
     Raises:
         ValueError: If the format is not known, or has no name for a layer of the model.
@@ -155,7 +153,7 @@ def to_paddle_state_dict(model):
         Dictionary of float32 arrays in Paddle's layouts, for `paddle.save` or `set_state_dict`.
 
     Raises:
-        ValueError: If Paddle's names do not cover a layer of the model.
+        ValueError: If Paddle has no name for a layer of the model.
     """
     return _state_dict_of(model, "paddle")
 
@@ -193,13 +191,13 @@ def _state_dict_of(model, format):
 
 
 def _as_float32(key, value):
-    if hasattr(value, "detach"):  # PyTorch's
+    if hasattr(value, "detach"):  # a tensor of PyTorch
         kind = str(value.layout).removeprefix("torch.")
-        if kind != "strided" or value.is_meta or value.is_quantized:
-            kind = "meta" if value.is_meta else "quantized" if value.is_quantized else kind
+        kind = "meta" if value.is_meta else "quantized" if value.is_quantized else kind
+        if kind != "strided":
             raise ValueError(f"{key} is a {kind} tensor. Expected a dense one, with its numbers.")
-        # PyTorch's bfloat16 has no NumPy type; float() is exact.
         value = value.detach().cpu()
+        # NumPy has no bfloat16; float() is exact.
         value = value.float() if value.dtype.is_floating_point else value
     value = np.asarray(value)
     if value.dtype.kind != "f" and value.dtype.name != "bfloat16":

@@ -1,5 +1,6 @@
-"""Checkpoint files: reading them without running what they carry, and writing them."""
+"""Checkpoint files: reads them without running their code, and writes them."""
 
+import importlib
 import pickle
 import re
 import zipfile
@@ -11,7 +12,7 @@ import numpy as np
 from keras_nam.weights import keras_files, safe_pickle
 from keras_nam.weights.formats import bfloat16
 
-# What a damaged file raises on its way through zipfile, zlib, NumPy and h5py.
+# Errors of zipfile, zlib, NumPy and h5py on a damaged file.
 DAMAGES = (
     ValueError,
     zipfile.BadZipFile,
@@ -24,19 +25,25 @@ DAMAGES = (
     TypeError,
     MemoryError,
 )
-# How the format of PyTorch before 1.6 begins: a pickle of its magic number.
+# PyTorch's format before 1.6 begins with a pickle of its magic number.
 TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# The types of safetensors that NumPy has, and BF16.
+SAFETENSORS_TYPES = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?", "I64": "<i8"},
+    **{"I32": "<i4", "I16": "<i2", "I8": "<i1", "U64": "<u8", "U32": "<u4", "U16": "<u2"},
+    "U8": "<u1",
+}
 
 
 def read_checkpoint(path):
-    """Returns what a checkpoint file holds, usually a dictionary of arrays or of wrappers.
+    """Returns the contents of a checkpoint file, usually a dictionary of arrays or dictionaries.
 
     Args:
-        path: Path of a file. Its content says how to read it, not its suffix.
+        path: Path of a file. Its content decides how it is read, not its suffix.
 
     Raises:
-        ValueError: If there is no such file, it is damaged or not a checkpoint, or it would run
-            code; the message names what it tried to import.
+        ValueError: If there is no such file, if it is damaged or not a checkpoint, or if it would
+            run code. The message names what it tried to import.
         ImportError: If it needs a package that is not installed.
     """
     path = Path(path)
@@ -85,30 +92,39 @@ def _zip_reader(path):
     raise ValueError(f"the zip archive holds {names[:3]}, which is not a checkpoint")
 
 
-def read_torch(path):
-    """Reads what `torch.save` wrote: tensors, numbers, text, and stand-ins for a few others."""
+def _import(name, install):
     try:
-        import torch
+        return importlib.import_module(name)
     except ImportError:
-        raise ImportError(
-            f"{path} is a file of PyTorch: pip install torch, or save it as .safetensors where "
-            "PyTorch is installed"
-        ) from None
-    stand_ins = [(stand_in, name) for name, stand_in in safe_pickle.STAND_INS.items()]
-    stand_ins += [
-        (stand_in, name.replace("numpy.core", "numpy._core"))
-        for stand_in, name in stand_ins
-        if name.startswith("numpy.core")
-    ]
+        package = name.partition(".")[0]
+        raise ImportError(f"This format needs {package}: pip install {install}") from None
+
+
+def _import_torch():
+    return _import("torch", "torch, or use a .safetensors file")
+
+
+def _import_safetensors(name="safetensors"):
+    return _import(name, "'keras-nam[convert]'")
+
+
+def read_torch(path):
+    """Reads a file of `torch.save`: tensors, numbers, text, and stand-ins for a few other types."""
+    torch = _import_torch()
+    stand_ins = []
+    for name, stand_in in safe_pickle.STAND_INS.items():
+        stand_ins.append((stand_in, name))
+        if name.startswith("numpy.core"):
+            stand_ins.append((stand_in, name.replace("numpy.core", "numpy._core")))
     try:
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # PyTorch raises what its own readers run into
+    except Exception as error:  # PyTorch lets errors of many types pass
         raise ValueError(_reason(str(error) or type(error).__name__)) from None
 
 
 def _reason(message):
-    """Returns one line of PyTorch's many, some of which advise to run what the file carries."""
+    """Returns one line of PyTorch's message, which may advise to run the file's code."""
     imported = re.search(r"GLOBAL ([\w.]+)", message)
     if imported:
         return f"it imports {imported[1]}, which weights do not need. Save the state dict alone"
@@ -118,41 +134,29 @@ def _reason(message):
     return message.strip().splitlines()[0]
 
 
-# The types of safetensors that NumPy has, and BF16.
-SAFETENSORS_TYPES = {
-    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?", "I64": "<i8"},
-    **{"I32": "<i4", "I16": "<i2", "I8": "<i1", "U64": "<u8", "U32": "<u4", "U16": "<u2"},
-    "U8": "<u1",
-}
-
-
 def read_safetensors(path):
     """Reads a safetensors file; bfloat16, which NumPy lacks, as float32."""
-    try:
-        import safetensors
-    except ImportError:
-        raise ImportError(
-            "Reading safetensors needs that package: pip install 'keras-nam[convert]'"
-        ) from None
+    safetensors = _import_safetensors()
     try:
         tensors = safetensors.deserialize(path.read_bytes())
     except safetensors.SafetensorError as error:
         raise ValueError(str(error)) from None
     arrays = {}
     for key, tensor in tensors:
-        if tensor["dtype"] in SAFETENSORS_TYPES:
-            values = np.frombuffer(tensor["data"], SAFETENSORS_TYPES[tensor["dtype"]])
-            values = bfloat16(values) if tensor["dtype"] == "BF16" else values
-            arrays[key] = values.reshape(tensor["shape"])
-        else:
-            arrays[key] = f"a tensor of type {tensor['dtype']}"
+        kind = tensor["dtype"]
+        if kind not in SAFETENSORS_TYPES:
+            arrays[key] = f"a tensor of type {kind}"
+            continue
+        values = np.frombuffer(tensor["data"], SAFETENSORS_TYPES[kind])
+        values = bfloat16(values) if kind == "BF16" else values
+        arrays[key] = values.reshape(tensor["shape"])
     return arrays
 
 
 def read_npz(path):
     """Reads arrays of a NumPy archive."""
     with np.load(path, allow_pickle=False) as archive:
-        return {key: archive[key] for key in archive.files}
+        return dict(archive)
 
 
 def read_pickle(path):
@@ -162,25 +166,13 @@ def read_pickle(path):
 
 def write_torch(arrays, path):
     """Writes a state dict as `torch.save` does."""
-    try:
-        import torch
-    except ImportError:
-        raise ImportError(
-            "Writing PyTorch's format needs PyTorch: pip install torch, or write a .safetensors "
-            "file"
-        ) from None
+    torch = _import_torch()
     torch.save({key: torch.from_numpy(array) for key, array in arrays.items()}, path)
 
 
 def write_safetensors(arrays, path):
     """Writes a state dict as a safetensors file."""
-    try:
-        from safetensors.numpy import save_file
-    except ImportError:
-        raise ImportError(
-            "Writing safetensors needs that package: pip install 'keras-nam[convert]'"
-        ) from None
-    save_file(arrays, path)
+    _import_safetensors("safetensors.numpy").save_file(arrays, path)
 
 
 def write_paddle(arrays, path):

@@ -1,4 +1,4 @@
-"""The checkpoint formats: what each makes of a model's variables, their names and layouts."""
+"""The checkpoint formats: the name and layout that each gives to a model's variables."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ PADDLE_PARAMETERS = {
 
 
 class Layout(NamedTuple):
-    """How an array of ours lies there: its axes permuted, and axes of length 1 added at the end."""
+    """An array's layout there: our axes permuted, and axes of length 1 added at the end."""
 
     axes: tuple
     added: int = 0
@@ -55,7 +55,7 @@ class Format(NamedTuple):
     resnet: dict
     parameters: dict
     layouts: dict
-    # PyTorch's normalizations count their batches, which nothing reads while momentum is fixed.
+    # PyTorch's normalizations count their batches. The count is unused while momentum is fixed.
     counts_batches: bool = True
 
 
@@ -69,7 +69,7 @@ ALIASES = {"torchvision": "official"}
 
 
 class Entry(NamedTuple):
-    """A variable of a model, and what a format makes of it."""
+    """A variable of a model, with its key and layout in a format."""
 
     variable: object
     key: str
@@ -115,13 +115,10 @@ def entries(model, format):
 
 
 def _entry(layer, variable, row, rows, mobilenet):
-    # The layer's name may hold slashes; what follows it is ours.
+    # The layer's name may hold slashes.
     inner = variable.path.removeprefix(layer.path).strip("/")
     part, _, parameter = inner.rpartition("/")
-    if rows is None:
-        name = _part_of_attention(layer, part)
-    else:
-        name = names.layer_name(f"{layer.name}/{part}".strip("/"), rows)
+    name = names.layer_name(layer, part, rows)
     if name is None or parameter not in row.parameters:
         raise ValueError(
             f"No name for {variable.path!r}: only the networks of `create_model` and the attention "
@@ -129,13 +126,6 @@ def _entry(layer, variable, row, rows, mobilenet):
         )
     kind = _kind(layer, variable, mobilenet)
     return Entry(variable, f"{name}.{row.parameters[parameter]}", row.layouts[kind])
-
-
-def _part_of_attention(layer, part):
-    for module in names.ATTENTIONS.values():
-        if type(layer) is module.layer:
-            return module.parts[part]
-    return None
 
 
 def _kind(layer, variable, mobilenet):

@@ -16,7 +16,7 @@ class KerasWeights(dict):
 
 
 class StoredArray:
-    """An array that is read when it is used: its size is compared with the model's before."""
+    """An array that is read on use, after its shape was compared with the model's."""
 
     def __init__(self, dataset):
         self._dataset = dataset
@@ -34,7 +34,7 @@ class StoredArray:
 def read(path):
     """Returns the `KerasWeights` of a file, with keys such as `"stem_conv/0"`.
 
-    An optimizer's variables are left out, and what is stored in another file.
+    Variables of an optimizer and data in another file are left out.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -72,7 +72,7 @@ def _layer_path(group, layers):
 
 
 def entries(layer, path=""):
-    """Yields an `Entry` for every weight of a model, its key being that of `read`."""
+    """Yields an `Entry` for every weight of a model, with the keys of `read`."""
     own = {}
     layer.save_own_variables(own)
     for number, variable in own.items():

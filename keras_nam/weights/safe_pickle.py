@@ -1,9 +1,9 @@
-"""Reads pickles of arrays: an interpreter that imports nothing and calls nothing from the file.
+"""Reads pickles of arrays by an interpreter that imports and calls nothing from the file.
 
 `pickle.Unpickler` with a restricted `find_class` is not enough. It calls `__setstate__`, `append`
-and `__setitem__` of whatever is on its stack, allocates what an opcode declares, and hashes nested
-tuples until the C stack overflows. Here `pickletools` parses the opcodes, and each of them applies
-only to the types that are named below.
+and `__setitem__` of any object on its stack, allocates the size that an opcode declares, and hashes
+nested tuples until the C stack overflows. Here `pickletools` parses the opcodes, and each of them
+applies only to the types that are named below. Protocols 0 and 1 are not read.
 """
 
 import math
@@ -27,7 +27,7 @@ class Inert:
 
 
 class DType:
-    """Stands for a `numpy.dtype`: plain numbers of a byte order, or nothing that is used."""
+    """Stands for a `numpy.dtype`: plain numbers of a byte order, or a type that is not read."""
 
     __slots__ = ("code", "order")
 
@@ -54,10 +54,7 @@ class DType:
 
 
 class Array:
-    """Stands for a `numpy.ndarray`, which is in `values` once its state was read.
-
-    An array of text has no values.
-    """
+    """Stands for a `numpy.ndarray`; `values` is set by its state, except for an array of text."""
 
     __slots__ = ("values",)
 
@@ -104,7 +101,7 @@ def _encode(text, encoding="latin1"):
 
 
 def _bytes(*_):
-    """Protocols up to 2 pickle `b""`, an empty array's content too, as `bytes()`."""
+    """Protocol 2 pickles `b""`, also as an empty array's content, as `bytes()`."""
     return b""
 
 
@@ -121,7 +118,7 @@ class Mapping:
         return _set_items({}, [part for pair in pairs for part in pair])
 
 
-# What a checkpoint holds beside arrays. Every other import is refused.
+# Types that checkpoints hold beside arrays. Every other import is refused.
 _INERT = """
     argparse.Namespace builtins.bytearray builtins.complex builtins.dict builtins.float
     builtins.frozenset builtins.int builtins.list builtins.range builtins.set builtins.slice
@@ -146,25 +143,24 @@ STAND_INS = {
 _RENAMED = {"__builtin__.": "builtins.", "copy_reg.": "copyreg.", "numpy._core.": "numpy.core."}
 
 _LITERALS = {
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-    *("STRING", "BINSTRING", "SHORT_BINSTRING"),
-    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+    *("BINSTRING", "SHORT_BINSTRING", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
     *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
 }
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 
 
 def loads(content):
-    """Returns what a pickle holds: numbers, text, `Array`, and dicts, lists and tuples of them.
+    """Returns a pickle's content: numbers, text, `Array`, and dicts, lists and tuples of them.
 
-    The text of Python 2 is decoded as latin1.
+    Text of Python 2 is decoded as latin1.
 
     Args:
         content: Bytes of the pickle.
 
     Raises:
-        ValueError: If this is not a whole pickle, or holds something else; the message names what
-            it imports.
+        ValueError: If this is not a complete pickle, or holds another type. The message names the
+            import.
     """
     try:
         return _interpret(content)
@@ -195,11 +191,11 @@ def _interpret(content):
         match name:
             case "PROTO" | "FRAME":
                 pass
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
+            case "BINPUT" | "LONG_BINPUT":
                 memo[argument] = stack[-1]
             case "MEMOIZE":
                 memo[len(memo)] = stack[-1]
-            case "GET" | "BINGET" | "LONG_BINGET":
+            case "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])
             case "MARK":
                 marks.append(len(stack))
@@ -209,8 +205,6 @@ def _interpret(content):
                 stack.pop()
             case "POP_MARK":
                 since_mark()
-            case "DUP":
-                stack.append(stack[-1])
             case "EMPTY_LIST":
                 stack.append([])
             case "EMPTY_DICT":
@@ -219,10 +213,6 @@ def _interpret(content):
                 stack.append(Inert())
             case "TUPLE":
                 stack.append(tuple(since_mark()))
-            case "LIST":
-                stack.append(since_mark())
-            case "DICT":
-                stack.append(_set_items({}, since_mark()))
             case "FROZENSET":
                 since_mark()
                 stack.append(Inert())
@@ -231,17 +221,11 @@ def _interpret(content):
                 if len(stack) < size:
                     raise IndexError
                 stack[-size:] = [tuple(stack[-size:])]
-            case "APPEND":
-                item = stack.pop()
-                _target(stack, name, list).append(item)
-            case "APPENDS":
-                items = since_mark()
+            case "APPEND" | "APPENDS":
+                items = [stack.pop()] if name == "APPEND" else since_mark()
                 _target(stack, name, list).extend(items)
-            case "SETITEM":
-                value, key = stack.pop(), stack.pop()
-                _set_items(_target(stack, name, dict), [key, value])
-            case "SETITEMS":
-                items = since_mark()
+            case "SETITEM" | "SETITEMS":
+                items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else since_mark()
                 _set_items(_target(stack, name, dict), items)
             case "ADDITEMS":
                 since_mark()
@@ -249,18 +233,13 @@ def _interpret(content):
             case "BUILD":
                 state = stack.pop()
                 target = _target(stack, name, Array, DType, Inert, dict)
-                if type(target) is not dict:  # whose attributes are of no use
+                if type(target) is not dict:  # a dictionary's attributes are dropped
                     target.__setstate__(state)
             case "GLOBAL":
                 stack.append(_stand_in(*argument.split(" ", 1)))
             case "STACK_GLOBAL":
                 attribute, module = stack.pop(), stack.pop()
                 stack.append(_stand_in(module, attribute))
-            case "INST":
-                stack.append(_call(_stand_in(*argument.split(" ", 1)), since_mark()))
-            case "OBJ":
-                function, *arguments = since_mark()
-                stack.append(_call(function, arguments))
             case "REDUCE" | "NEWOBJ":
                 arguments, function = stack.pop(), stack.pop()
                 stack.append(_call(function, arguments))
@@ -288,7 +267,7 @@ def _stand_in(module, attribute):
 def _call(function, arguments):
     if type(arguments) not in (tuple, list):
         raise ValueError("a call without a tuple of arguments")
-    if not callable(function):  # nothing on the stack is but the stand-ins
+    if not callable(function):  # only the stand-ins are
         raise ValueError(f"a call of a {type(function).__name__}")
     return function(*arguments)
 
@@ -303,7 +282,7 @@ def _set_items(mapping, items):
     if len(items) % 2:
         raise ValueError("a key without a value")
     for key, value in zip(items[::2], items[1::2], strict=True):
-        # Nested tuples overflow the C stack when they are hashed; huge integers take for ever.
+        # Hashing overflows the C stack for nested tuples and takes long for huge integers.
         is_key = key is None or type(key) in (str, bytes, bool, float)
         if not is_key and not (type(key) is int and abs(key) < 2**64):
             raise ValueError(f"a dictionary whose key is a {type(key).__name__}")

@@ -1,4 +1,4 @@
-"""Finds a model's weights in what a checkpoint holds, and names what else is there."""
+"""Finds a model's weights in a checkpoint, and names its other contents."""
 
 import re
 from collections import Counter
@@ -11,15 +11,15 @@ from keras_nam.weights.formats import bfloat16
 
 # Where trainers keep the weights. The first that fits is taken before any other name.
 WRAPPERS = ("", "state_dict", "model_state_dict", "model", "net", "module", "params")
-# Averages of the weights, taken where nothing else fits, or where they are asked for.
+# Averaged weights are taken where nothing else fits, or on request.
 AVERAGED = re.compile(r"(?:^|[._])(?:ema|swa|avg|average|averaged|shadow|teacher)(?:[._]|$)", re.I)
-# What PyTorch, thop, AveragedModel and Keras' random layers count beside the weights.
+# Counters of PyTorch, thop, AveragedModel and Keras' random layers.
 COUNTERS = re.compile(
     r"(?:.*[./])?(?:num_batches_tracked|total_ops|total_params|n_averaged|seed_generator/\d+)"
 )
 # Paddle's table of names, in every file of a state dict.
 PADDLE_TABLE = "StructuredToParameterName@@"
-# NAM has no name of its own in weiaicunzai's networks: whoever adds it chooses one.
+# weiaicunzai's networks have no name for NAM: the author who adds it chooses one.
 NAM_MODULE = re.compile(
     r"(?<![^.])(?P<block>layer\d\.\d+|conv\d_x\.\d+|stage\d(?:\.\d+)?)(?:\.\w+)*"
     r"\.(?P<rest>(?:Channel|Spatial)_Att\.[\w.]+)$"
@@ -32,10 +32,10 @@ class Selection(NamedTuple):
     """The weights that were found in a checkpoint.
 
     Attributes:
-        name: String, where they are: keys and prefix, such as `"state_dict.module"`, or `""`.
-        format: String, whose names they have.
-        arrays: Dictionary of what is there, by the format's names, without that prefix.
-        ignored: List of the names of what else the checkpoint holds.
+        name: String, their keys and prefix, such as `"state_dict.module"`, or `""`.
+        format: String, the format of their names.
+        arrays: Dictionary of the arrays, without that prefix.
+        ignored: List of the names of other contents.
         others: List of the names of other weights that would fit.
     """
 
@@ -50,28 +50,29 @@ class _Candidate(NamedTuple):
     container: str
     prefix: str
     format: str
-    agreement: tuple  # how many keys of the model there are, and how many have its shapes
+    keys: int  # how many keys of the model it has
+    shapes: int  # how many of them have the model's shapes
 
     @property
     def name(self):
         return _join(self.container, self.prefix)
 
     @property
-    def order(self):
-        """What is taken first: raw weights, the most keys, the name that is used for weights."""
-        return (bool(AVERAGED.search(self.name)), *(-n for n in self.agreement), self.rank)
+    def root(self):
+        return self.container.partition(".")[0]
 
     @property
-    def rank(self):
-        root = self.container.partition(".")[0]
-        return WRAPPERS.index(root) if root in WRAPPERS else len(WRAPPERS)
+    def order(self):
+        """Not averaged first, then the most keys, then the usual names of weights."""
+        rank = WRAPPERS.index(self.root) if self.root in WRAPPERS else len(WRAPPERS)
+        return (bool(AVERAGED.search(self.name)), -self.keys, -self.shapes, rank)
 
 
 def select(entries_by_format, contents, weights=None):
     """Returns the `Selection` of the weights of a model.
 
     Args:
-        entries_by_format: Dictionary of a format's name to the list of the model's entries in it.
+        entries_by_format: Dictionary, format name -> list of the model's entries in it.
         contents: Dictionary of arrays, or of dictionaries that hold them.
         weights: String, the name of the weights to take where there are several.
 
@@ -81,23 +82,24 @@ def select(entries_by_format, contents, weights=None):
     """
     containers = dict(_containers(contents))
     if not containers:
-        received = _summary(contents)
+        is_dict = isinstance(contents, dict)
+        received = (
+            [str(key)[:80] for key in list(contents)[:3]] if is_dict else type(contents).__name__
+        )
         raise ValueError(f"No dictionary of arrays in the checkpoint. Received: {received}")
-    candidates = [
-        candidate
-        for container, arrays in containers.items()
-        for format, entries in entries_by_format.items()
-        for candidate in _candidates(container, arrays, format, entries)
-    ]
+    candidates = []
+    for container, arrays in containers.items():
+        for format, entries in entries_by_format.items():
+            candidates += _candidates(container, arrays, format, entries)
     if weights is not None:
         named = [c for c in candidates if f"{c.name}.".startswith(f"{weights}.")]
         if not named:
             names = _list_names(_most_alike(candidates))
             raise ValueError(f"There are no weights {weights!r}. {names}")
         candidates = named
-    if not candidates:  # the caller reports what the largest part of it lacks
+    if not candidates:  # the caller reports the keys that the largest part lacks
         largest = max(containers, key=lambda name: len(containers[name]))
-        candidates = [_Candidate(largest, "", next(iter(entries_by_format)), (0, 0))]
+        candidates = [_Candidate(largest, "", next(iter(entries_by_format)), 0, 0)]
     best = {}  # of each name, the format that fits best
     for candidate in sorted(_most_alike(candidates), key=lambda c: c.order):
         best.setdefault(candidate.name, candidate)
@@ -106,19 +108,16 @@ def select(entries_by_format, contents, weights=None):
         raise ValueError(f"Several sets of weights fit equally. {_list_names(best.values())}")
     known = {entry.key for entry in entries_by_format[taken.format]}
     arrays, ignored = _split(containers[taken.container], taken, known, weights is not None)
-    root = taken.container.partition(".")[0]
-    ignored += [
-        str(key)[:80]
-        for key, value in contents.items()
-        if key != PADDLE_TABLE and (str(key) != root if root else _array_of(value) is None)
-    ]
+    for key, value in contents.items():
+        beside = str(key) != taken.root if taken.root else _array_of(value) is None
+        if beside and key != PADDLE_TABLE:
+            ignored.append(str(key)[:80])
     ignored = [name for name in ignored if not name.endswith("num_batches_tracked")]
-    names = [other.name for other in others]
-    return Selection(taken.name, taken.format, arrays, ignored, names)
+    return Selection(taken.name, taken.format, arrays, ignored, [other.name for other in others])
 
 
 def _split(container, taken, known, is_named):
-    """Returns the arrays under the prefix that was taken, and the keys that stand beside them."""
+    """Returns the arrays under the prefix that was taken, and the other keys."""
     arrays, beside, counters = {}, {}, []
     start = taken.prefix + "." if taken.prefix else ""
     for key, array in container.items():
@@ -146,7 +145,7 @@ def _containers(contents):
             array = _array_of(value)
             if array is not None:
                 renamed = NAM_MODULE.sub(r"\g<block>.nam.\g<rest>", str(key))
-                # Two that would take one name are both kept, and the odd one is reported.
+                # Where two keys take one name, both are kept and one is reported as unexpected.
                 arrays[str(key) if renamed in arrays else renamed] = array
             elif isinstance(value, dict) and id(value) not in seen and name.count(".") < DEEPEST:
                 queue.append((_join(name, str(key)[:80]), value))
@@ -155,7 +154,7 @@ def _containers(contents):
 
 
 def _array_of(value):
-    """Returns the array or tensor that a value is, or `None`."""
+    """Returns a value's array or tensor, or `None`."""
     if isinstance(value, tuple) and len(value) == 2:  # Paddle's name and array
         value = value[1]
     if isinstance(value, safe_pickle.Array):
@@ -167,25 +166,25 @@ def _array_of(value):
 
 
 def _candidates(container, arrays, format, entries):
-    """Yields the prefixes under which keys of the model are found."""
-    shapes = {entry.key: entry.shape for entry in entries}
-    agreement, fitting = Counter(), Counter()
+    """Yields a candidate for each prefix that stands before keys of the model."""
+    expected = {entry.key: entry.shape for entry in entries}
+    keys, shapes = Counter(), Counter()
     for key, array in arrays.items():
         parts = key.rsplit(".", MOST_PARTS)
         for count in range(len(parts)):
             rest = ".".join(parts[count:])
-            if rest in shapes:
+            if rest in expected:
                 prefix = ".".join(parts[:count])
-                agreement[prefix] += 1
-                fitting[prefix] += shapes[rest] == tuple(array.shape)
-    for prefix, count in agreement.items():
-        yield _Candidate(container, prefix, format, (count, fitting[prefix]))
+                keys[prefix] += 1
+                shapes[prefix] += expected[rest] == tuple(array.shape)
+    for prefix in keys:
+        yield _Candidate(container, prefix, format, keys[prefix], shapes[prefix])
 
 
 def _most_alike(candidates):
     """Returns the candidates with at least half as many of the model's keys as the best has."""
-    most = max((candidate.agreement[0] for candidate in candidates), default=0)
-    return [candidate for candidate in candidates if 2 * candidate.agreement[0] >= most]
+    most = max((candidate.keys for candidate in candidates), default=0)
+    return [candidate for candidate in candidates if 2 * candidate.keys >= most]
 
 
 def _join(*names):
@@ -194,10 +193,4 @@ def _join(*names):
 
 def _list_names(candidates):
     names = sorted({candidate.name for candidate in candidates})[:8]
-    return f"Choose one by weights= or --weights: {', '.join(map(repr, names))}"
-
-
-def _summary(contents):
-    if not isinstance(contents, dict):
-        return type(contents).__name__
-    return [str(key)[:80] for key in list(contents)[:3]]
+    return f"Choose one with weights= or --weights: {', '.join(map(repr, names))}"

@@ -1,18 +1,34 @@
-"""What the tests of checkpoints share."""
+"""Fixtures of the checkpoint tests."""
 
 import sys
 
+import numpy as np
 import pytest
 
 import keras_nam
 from tests.support.small_models import randomize
 
 
+@pytest.fixture(scope="session")
+def network():
+    return keras_nam.create_model("r18w8_nam")
+
+
 @pytest.fixture
-def model():
-    model = keras_nam.create_model("r18w8_nam")
-    randomize(model)
-    return model
+def model(network):
+    """A network with random weights; all tests share the object."""
+    randomize(network)
+    return network
+
+
+@pytest.fixture(scope="session")
+def state(network):
+    """A PyTorch state dict of random numbers for `model`."""
+    rng = np.random.default_rng(9)
+    return {
+        key: array if array.dtype == np.int64 else rng.normal(size=array.shape).astype("float32")
+        for key, array in keras_nam.to_torch_state_dict(network).items()
+    }
 
 
 @pytest.fixture

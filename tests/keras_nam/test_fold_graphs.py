@@ -1,4 +1,4 @@
-"""Folding in graphs of every form: where it must not fold, what it copies, what it refuses."""
+"""Folding in graphs of every form: where it must not fold, and refused models."""
 
 import keras
 import numpy as np
@@ -56,19 +56,18 @@ def convolution_shared_with_a_nested_model():
     return inputs, nested(conv(inputs))
 
 
-def stacked(*stack):
-    def build():
-        x = inputs = keras.Input((6, 6, 3))
-        for cls, options in stack:
-            x = cls(**options)(x)
-        return inputs, x
-
-    return build
+def stack(*layers_in_turn):
+    x = inputs = keras.Input((6, 6, 3))
+    for layer in layers_in_turn:
+        x = layer(x)
+    return inputs, x
 
 
-CONV = (layers.Conv2D, {"filters": 4, "kernel_size": 1})
-RELU_CONV = (layers.Conv2D, {"filters": 4, "kernel_size": 1, "activation": "relu"})
-BN = (layers.BatchNormalization, {})
+def convolution(**options):
+    return layers.Conv2D(4, 1, **options)
+
+
+BN = layers.BatchNormalization
 
 
 @pytest.mark.parametrize(
@@ -79,26 +78,19 @@ BN = (layers.BatchNormalization, {})
         shared_convolution,
         shared_normalization,
         convolution_shared_with_a_nested_model,
-        pytest.param(stacked(RELU_CONV, BN), id="activation_between"),
-        pytest.param(stacked(CONV, (layers.ReLU, {}), BN), id="layer_between"),
-        pytest.param(stacked(BN, CONV), id="normalization_first"),
-        pytest.param(stacked(CONV, (layers.BatchNormalization, {"axis": 1})), id="other_axis"),
-        pytest.param(
-            stacked(CONV, (layers.BatchNormalization, {"renorm": True})),
-            id="renorm",
-            marks=needs_renorm,
-        ),
-        pytest.param(stacked(CONV, (OwnNormalization, {})), id="subclass"),
-        pytest.param(stacked(CONV, (layers.BatchNormalization, {"dtype": "float64"})), id="policy"),
+        lambda: stack(convolution(activation="relu"), BN()),
+        lambda: stack(convolution(), layers.ReLU(), BN()),
+        lambda: stack(BN(), convolution()),
+        lambda: stack(convolution(), BN(axis=1)),
+        pytest.param(lambda: stack(convolution(), BN(renorm=True)), marks=needs_renorm),
+        lambda: stack(convolution(), OwnNormalization()),
+        lambda: stack(convolution(), BN(dtype="float64")),
     ],
 )
 def test_what_cannot_be_folded_is_left(build):
     model = draw(keras.Model(*build()))
-    x = images(2, *model.input_shape[1:])
-    folded = assert_folds(model, x, left=1)
+    folded = assert_folds(model, images(2, *model.input_shape[1:]), left=1, exact=True)
     assert_equal(folded, values_of(model))
-    for actual, expected in zip(arrays(folded(x)), arrays(model(x)), strict=True):
-        np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize(
@@ -186,15 +178,6 @@ def test_part_of_a_larger_model():
     keras.Model(inputs, conv(first))
     assert_folds(draw(keras.Model(inputs, outputs)), images(2, 8, 8, 3))
     assert_folds(draw(keras.Model(first, outputs)), images(2, 8, 8, 3))
-
-
-def test_state_beside_the_weights_is_copied():
-    """Of an adapted Normalization, which computes with numbers that are not its weights."""
-    adapted = layers.Normalization()
-    adapted.adapt(3 + 2 * images(50, 4))
-    inputs = keras.Input((4,))
-    model = keras.Model(inputs, layers.BatchNormalization()(layers.Dense(3)(adapted(inputs))))
-    assert_folds(model, images(2, 4))
 
 
 class Subclassed(keras.Model):

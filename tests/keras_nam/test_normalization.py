@@ -45,23 +45,18 @@ def is_fused(layer, shape=SHAPE, dtype="float32", training=True):
     return any(operation.type == "FusedBatchNormV3" for operation in graph.get_operations())
 
 
+def assert_equals_stock(shape, tolerance, **options):
+    ours, stock = pair(shape, **options)
+    assert relative_error(ours(images(shape)), stock(images(shape))) < tolerance
+    x, upstream = images(shape), images(shape, seed=2)
+    for actual, expected in zip(train(ours, x, upstream), train(stock, x, upstream), strict=True):
+        assert relative_error(actual, expected) < tolerance
+
+
 @pytest.mark.parametrize("options", [{}, {"center": False}, {"scale": False}, {"momentum": 0.5}])
 def test_fused_equals_stock(options):
-    ours, stock = pair(**options)
-    assert is_fused(ours) == (BACKEND == "tensorflow")
-    ours, stock = pair(**options)
-    assert relative_error(ours(images()), stock(images())) < 1e-5
-    x, upstream = images(), images(seed=2)
-    for actual, expected in zip(train(ours, x, upstream), train(stock, x, upstream), strict=True):
-        # Float32 rounding of sums over 210 values.
-        assert relative_error(actual, expected) < 1e-5
-
-
-def test_moving_variance_is_the_biased_estimate():
-    x = images((2, 2, 1, 3))
-    layer = BatchNormalization(momentum=0.0)
-    layer(x, training=True)
-    np.testing.assert_allclose(*arrays([layer.moving_variance]), x.var((0, 1, 2)), rtol=1e-6)
+    assert is_fused(pair(**options)[0]) == (BACKEND == "tensorflow")
+    assert_equals_stock(SHAPE, 1e-5, **options)  # float32 rounding of sums over 210 values
 
 
 @pytest.mark.parametrize(
@@ -75,15 +70,16 @@ def test_moving_variance_is_the_biased_estimate():
     ],
 )
 def test_elsewhere_it_is_keras(shape, options):
-    ours, stock = pair(shape, **options)
-    assert not is_fused(ours, shape)
-    ours, stock = pair(shape, **options)
-    x, upstream = images(shape), images(shape, seed=2)
+    assert not is_fused(pair(shape, **options)[0], shape)
     # The term for exact second derivatives adds zeros to the gradient, in another order.
-    for actual, expected in zip(train(ours, x, upstream), train(stock, x, upstream), strict=True):
-        assert relative_error(actual, expected) < 1e-6
-    for actual, expected in zip(ours.weights, stock.weights, strict=True):
-        np.testing.assert_array_equal(actual, expected)
+    assert_equals_stock(shape, 1e-6, **options)
+
+
+def test_moving_variance_is_the_biased_estimate():
+    x = images((2, 2, 1, 3))
+    layer = BatchNormalization(momentum=0.0)
+    layer(x, training=True)
+    np.testing.assert_allclose(*arrays([layer.moving_variance]), x.var((0, 1, 2)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("layer", [BatchNormalization, keras_nam.NAMChannelAttention])
@@ -100,17 +96,14 @@ def test_half_policies_train(layer, policy):
         assert relative_error(actual, expected) < 2e-2
 
 
-def test_mask_is_keras():
-    ours, stock = pair()
+def test_masks_and_float64_are_keras():
     mask = np.random.default_rng(3).random(SHAPE[:-1]) < 0.7
-    actual, expected = (layer(images(), training=True, mask=mask) for layer in (ours, stock))
-    np.testing.assert_array_equal(*arrays([actual, expected]))
-
-
-def test_float64_is_kept():
-    ours, stock = pair(dtype="float64")
+    outputs = arrays([layer(images(), training=True, mask=mask) for layer in pair()])
+    np.testing.assert_array_equal(*outputs)
     x = images().astype("float64")
-    np.testing.assert_array_equal(*arrays([layer(x, training=True) for layer in (ours, stock)]))
+    outputs = arrays([layer(x, training=True) for layer in pair(dtype="float64")])
+    assert outputs[0].dtype == "float64"
+    np.testing.assert_array_equal(*outputs)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

@@ -13,85 +13,51 @@ import pytest
 
 from keras_nam.weights.safe_pickle import Array, Inert, loads
 from tests.support import fuzz_pickles
+from tests.support.checkpoint_files import Calls
+
+ARRAYS = [
+    np.arange(12, dtype=np.uint8).reshape(3, 4),
+    np.asfortranarray(np.ones((2, 3), np.float32)),
+    np.array([1.5, -2]).astype(">f8"),
+    np.empty((0, 3), np.int64),
+    np.array(True),
+]
+BESIDE = [
+    np.float64(0.77),
+    np.str_("text"),
+    argparse.Namespace(lr=0.1),
+    {1, 2},
+    frozenset("a"),
+    datetime.datetime(2024, 1, 1),
+    Path("runs"),
+    1j,
+]
 
 
-class RunsOnLoad:
-    """Pickles as a call of `function`: what a malicious file holds."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
-@pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.arange(12, dtype=np.uint8).reshape(3, 4),
-        np.asfortranarray(np.ones((2, 3), np.float32)),
-        np.array([1.5, -2]).astype(">f8"),
-        np.empty((0, 3), np.int64),
-        np.array(True),
-    ],
-    ids=lambda array: f"{array.dtype.str}{list(array.shape)}",
-)
-def test_arrays_come_back_equal(array, protocol):
-    content = {
-        "data": array,
-        "labels": [1, 2],
-        "name": "batch 1",
-        "raw": b"\x00\xff",
-        "again": array,
-    }
-    read = loads(pickle.dumps(content, protocol))
-    np.testing.assert_array_equal(read["data"].values, array)
-    assert read["data"].values.dtype == array.dtype
-    assert read["again"] is read["data"]
-    assert (read["labels"], read["name"], read["raw"]) == ([1, 2], "batch 1", b"\x00\xff")
-
-
-@pytest.mark.parametrize("protocol", range(6))
-def test_numbers_and_containers_come_back_equal(protocol):
-    content = {
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_what_checkpoints_hold(protocol):
+    plain = {
         "numbers": [0, -1, 255, 65536, 1 << 70, 2.5, True, None],
-        3: ("a", ("b", "c"), (1, 2, 3), (1, 2, 3, 4), ()),
+        3: ("a", ("b", "c"), (1, 2, 3), (1, 2, 3, 4), (), b"\x00\xff"),
         "ordered": collections.OrderedDict(a=1, b=[{}]),
         "counted": collections.defaultdict(list, a=[1]),
     }
-    assert loads(pickle.dumps(content, protocol)) == content
-
-
-@pytest.mark.parametrize("protocol", range(6))
-@pytest.mark.parametrize(
-    "value",
-    [
-        np.float64(0.77),
-        np.str_("text"),
-        argparse.Namespace(lr=0.1),
-        {1, 2},
-        frozenset("a"),
-        datetime.datetime(2024, 1, 1),
-        Path("runs"),
-        1j,
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_what_trainers_keep_beside_the_weights_is_inert(value, protocol):
-    read = loads(pickle.dumps({"beside": value, "weight": np.ones(2)}, protocol))
-    assert type(read["beside"]) is Inert
-    np.testing.assert_array_equal(read["weight"].values, np.ones(2))
-
-
-@pytest.mark.parametrize("protocol", range(6))
-def test_an_array_of_text_has_no_values(protocol):
-    read = loads(pickle.dumps([np.array(["a", "b"]), np.array([b"c"])], protocol))
-    assert [array.values for array in read] == [None, None]
+    assert loads(pickle.dumps(plain, protocol)) == plain
+    for array in ARRAYS:
+        read = loads(pickle.dumps({"data": array, "again": array}, protocol))
+        assert read["again"] is read["data"]
+        np.testing.assert_array_equal(read["data"].values, array)
+        assert read["data"].values.dtype == array.dtype
+    text = loads(pickle.dumps([np.array(["a", "b"]), np.array([b"c"])], protocol))
+    assert [array.values for array in text] == [None, None]
+    for value in BESIDE:
+        read = loads(pickle.dumps({"beside": value, "weight": np.ones(2)}, protocol))
+        assert type(read["beside"]) is Inert
+        np.testing.assert_array_equal(read["weight"].values, np.ones(2))
 
 
 def test_paddles_tensor_is_a_name_and_an_array():
-    name, array = loads(pickle.dumps(RunsOnLoad(tuple, ("linear_0.w_0", np.ones(2)))))
+    name, array = loads(pickle.dumps(Calls(tuple, ("linear_0.w_0", np.ones(2)))))
     assert name == "linear_0.w_0"
     np.testing.assert_array_equal(array.values, np.ones(2))
 
@@ -100,21 +66,15 @@ def test_text_of_python_2_is_latin1():
     assert loads(b"U\x01\xff.") == "\xff"
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_a_call_of_the_shell_is_refused_by_name(tmp_path, protocol):
-    victim = tmp_path / "touched"
-    content = pickle.dumps(RunsOnLoad(os.system, f"touch {victim}"), protocol)
-    with pytest.raises(ValueError, match=r"(posix|nt)\.system"):
-        loads(content)
-    assert not victim.exists()
-
-
 @pytest.mark.parametrize(
-    "function", [eval, exec, getattr, __import__, open, np.load, np.fromfile, pickle.loads]
+    "function", [os.system, eval, exec, getattr, __import__, open, np.fromfile, pickle.loads]
 )
-def test_every_other_import_is_refused_by_name(function):
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_every_other_import_is_refused_by_name(tmp_path, function, protocol):
+    content = pickle.dumps(Calls(function, f"touch {tmp_path}/touched"), protocol)
     with pytest.raises(ValueError, match=rf"\S+\.{function.__name__}"):
-        loads(pickle.dumps(RunsOnLoad(function, "1")))
+        loads(content)
+    assert not list(tmp_path.iterdir())
 
 
 def imported(name):
@@ -141,12 +101,6 @@ def array(shape=b"K\x02\x85", kind=None, data=b"C\x08" + bytes(8), version=b"K\x
     return EMPTY + b"(" + version + shape + (kind or dtype("f4")) + b"\x89" + data + b"tb."
 
 
-def test_a_plain_array_of_the_same_make_is_read():
-    """The control of the refusals below."""
-    read = loads(array(kind=dtype("f4", dtype_state(">"))))
-    assert (read.values.dtype, read.values.shape) == (np.dtype(">f4"), (2,))
-
-
 OBJECTS = dtype_state(
     "|", b"N(" + text("a") + b"t}" + text("a") + dtype("O") + b"K\0\x86s", b"K\x08K\x08"
 )
@@ -158,10 +112,10 @@ OBJECTS = dtype_state(
         *(dtype("O"), dtype("V8"), dtype("M8"), dtype("V8", OBJECTS), dtype("f8", OBJECTS)),
         *(dtype("f8", dtype_state("x")), dtype("f8", dtype_state(size=b"K\x08K\x08"))),
     ],
-    ids=["object", "void", "time", "fields-of-objects", "fields", "order", "size"],
 )
 def test_an_array_that_is_not_of_plain_numbers_is_refused(kind):
-    assert loads(array(kind=dtype("f8"), shape=b"K\x01\x85")).values.shape == (1,)
+    read = loads(array(kind=dtype("f8", dtype_state(">")), shape=b"K\x01\x85"))
+    assert (read.values.dtype, read.values.shape) == (np.dtype(">f8"), (1,))
     with pytest.raises(ValueError, match="plain number type"):
         loads(array(kind=kind, shape=b"K\x01\x85"))
 
@@ -178,14 +132,9 @@ def test_an_array_that_is_not_of_plain_numbers_is_refused(kind):
         array(shape=b"K\x00\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f\x86", data=b"C\0"),
         array(shape=b"(" + b"K\x01" * 70 + b"t", data=b"C\x04" + bytes(4)),
         array(data=b"]"),
-        array(data=b"(" + b"K\0" * 8 + b"l"),
+        array(data=b"](" + b"K\0" * 8 + b"e"),
         EMPTY + b"N" + b"b.",
         EMPTY + b"}" + text("a") + b"K\x01sb.",
-    ],
-    ids=[
-        *("no-dtype", "short"),
-        *("long", "negative", "list", "float", "huge", "ranks", "no-data", "list-data"),
-        *("no-state", "dict-state"),
     ],
 )
 def test_an_array_that_is_not_of_its_declared_size_is_refused(content):
@@ -229,15 +178,10 @@ def test_state_and_items_of_anything_else_are_refused_by_name(target, opcodes, n
         (imported("_codecs.encode") + b"(" + text("a") + text("rot13") + b"tR.", "latin1"),
         (b"\x8e" + struct.pack("<Q", 1 << 62) + b".", "expected 4611686018427387904 bytes"),
         (b"\x96" + struct.pack("<Q", 1 << 62) + b".", "expected 4611686018427387904 bytes"),
-        (b"}" + b")" + b"\x85" * 1_000_000 + b"K\x01s.", "key is a tuple"),
+        (b"}" + b")" + b"\x85" * 200_000 + b"K\x01s.", "key is a tuple"),
         (b"}\x8b" + struct.pack("<I", 1000) + b"\x01" * 1000 + b"K\x01s.", "key is a int"),
         (b"}(K\x01u.", "a key without"),
         (b"}(]K\x01u.", "key is a list"),
-    ],
-    ids=[
-        *("dotted", "no-names", "long-name", "extension", "persistent", "persistent-binary"),
-        *("out-of-band", "call", "arguments", "codec", "huge-bytes", "huge-bytearray"),
-        *("deep-key", "huge-key", "half", "list-key"),
     ],
 )
 def test_hostile_opcodes_are_refused(content, message):
@@ -250,7 +194,7 @@ def test_hostile_opcodes_are_refused(content, message):
 def test_a_huge_memo_and_deep_nesting_take_no_memory():
     """The C unpickler allocates as many places as the number of a memo; this one has a dict."""
     assert loads(b"K\x01r" + struct.pack("<I", (1 << 32) - 1) + b".") == 1
-    assert len(loads(b")" + b"\x85" * 1_000_000 + b".")) == 1
+    assert len(loads(b")" + b"\x85" * 200_000 + b".")) == 1
 
 
 def test_calling_numpys_array_allocates_nothing():
@@ -260,19 +204,12 @@ def test_calling_numpys_array_allocates_nothing():
     assert loads(EMPTY + b".").values is None
 
 
-@pytest.mark.parametrize("kept", [0, 1, 30, -1])
-def test_a_truncated_pickle_is_refused(kept):
+def test_other_content_is_refused():
     whole = pickle.dumps({"data": np.zeros(100, np.uint8)}, protocol=2)
-    with pytest.raises(ValueError, match="Not a pickle of arrays"):
-        loads(whole[:kept])
-
-
-@pytest.mark.parametrize(
-    "content", [b"hello\n", b"\x89PNG\r\n", b".", b"\x80\xff.", b"h\x07.", b"t."]
-)
-def test_what_is_no_pickle_is_refused(content):
-    with pytest.raises(ValueError, match="Not a pickle of arrays"):
-        loads(content)
+    truncated = [whole[:kept] for kept in (0, 1, 30, -1)]
+    for content in [b"hello\n", b"\x89PNG\r\n", b".", b"\x80\xff.", b"h\x07.", *truncated]:
+        with pytest.raises(ValueError, match="Not a pickle of arrays"):
+            loads(content)
 
 
 def test_a_few_thousand_fuzzed_pickles():

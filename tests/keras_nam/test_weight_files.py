@@ -1,35 +1,39 @@
-"""Checkpoint files are read by their content, whatever they are called."""
+"""Checkpoint files: read by content, whatever the suffix; bad ones are refused in one line."""
 
+import io
+import os
 import pickle
 import struct
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 
 import keras_nam
 from keras_nam.weights import files, read_checkpoint
-from keras_nam.weights.formats import bfloat16
-from tests.support.checkpoint_files import CHECKPOINTS, SHAPES
+from tests.support.checkpoint_files import CHECKPOINTS, SHAPES, Calls
 from tests.support.golden_weights import weights_for
+from tests.support.small_models import assert_equal, values_of
+
+NEEDS_TORCH = "PyTorch reads this file, and is not installed"
+DATA_PARALLEL = CHECKPOINTS / "channel_att_16_dataparallel.pth"
 
 
 def assert_loaded(layer):
-    expected = weights_for(SHAPES)
-    for key, variable in zip(SHAPES, layer.weights, strict=True):
-        np.testing.assert_array_equal(variable, expected[key], err_msg=key)
+    assert_equal(layer, weights_for(SHAPES).values())
 
 
 def test_a_data_parallel_checkpoint_with_its_optimizer(layer):
     """Wrapped in `state_dict`, prefixed with `module.`, beside an SGD's momentum."""
-    pytest.importorskip("torch", reason="reads PyTorch's file, and PyTorch is not installed")
-    report = keras_nam.load_weights(layer, CHECKPOINTS / "channel_att_16_dataparallel.pth")
+    pytest.importorskip("torch", reason=NEEDS_TORCH)
+    report = keras_nam.load_weights(layer, DATA_PARALLEL)
     assert report.fits
     assert report.weights == "state_dict.module"
     assert_loaded(layer)
 
 
-@pytest.mark.parametrize("name", ["a.pth", "a.pth.tar", "a.pkl", "a.ckpt", "a", "a.npz"])
+@pytest.mark.parametrize("name", ["a.pth", "a.pkl", "a", "a.npz"])
 @pytest.mark.parametrize("file", ["channel_att_16_dataparallel.pth", "legacy.pth"])
 def test_without_pytorch_its_file_says_what_to_install(tmp_path, without_torch, file, name):
     (tmp_path / name).write_bytes((CHECKPOINTS / file).read_bytes())
@@ -37,19 +41,18 @@ def test_without_pytorch_its_file_says_what_to_install(tmp_path, without_torch, 
         read_checkpoint(tmp_path / name)
 
 
-def test_safetensors_says_which_package_it_needs(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    path = tmp_path / "some.safetensors"
-    path.write_bytes(struct.pack("<Q", 2) + b"{}")
-    with pytest.raises(ImportError, match=r"pip install 'keras-nam\[convert\]'"):
-        read_checkpoint(path)
-
-
 def write_safetensors(path, dtype, shape, data):
     header = b'{"weight":{"dtype":"%s","shape":%s,"data_offsets":[0,%d]}}'
     header %= (dtype.encode(), str(shape).encode(), len(data))
     path.write_bytes(struct.pack("<Q", len(header)) + header + data)
     return path
+
+
+def test_safetensors_says_which_package_it_needs(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    path = write_safetensors(tmp_path / "some.safetensors", "U8", [1], bytes(1))
+    with pytest.raises(ImportError, match=r"pip install 'keras-nam\[convert\]'"):
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16", "I32", "U8", "BOOL"])
@@ -70,22 +73,10 @@ def test_safetensors_types(tmp_path, dtype):
     np.testing.assert_array_equal(read_checkpoint(path)["weight"], values)
 
 
-def test_a_type_of_safetensors_that_numpy_lacks_is_named_by_its_key(tmp_path, layer):
-    pytest.importorskip("safetensors")
-    path = write_safetensors(tmp_path / "a.safetensors", "F8_E4M3", [4], bytes(4))
-    with pytest.raises(ValueError, match=r"No dictionary of arrays.*weight"):
-        keras_nam.load_weights(layer, path)
-
-
-def test_npz_and_paddle_files_round_trip(tmp_path, layer):
+def test_npz_paddle_and_safetensors_files_round_trip(tmp_path, layer):
     keras_nam.load_weights(layer, weights_for(SHAPES))
     arrays = keras_nam.to_torch_state_dict(layer)
-    fortran = {"matrix": np.asfortranarray(np.arange(6.0).reshape(2, 3))}
     np.savez_compressed(tmp_path / "a.npz", **arrays)
-    np.savez(tmp_path / "fortran.npz", **fortran)
-    np.testing.assert_array_equal(
-        read_checkpoint(tmp_path / "fortran.npz")["matrix"], fortran["matrix"]
-    )
     files.write_paddle(keras_nam.to_paddle_state_dict(layer), tmp_path / "b.pdparams")
     pytest.importorskip("safetensors")
     files.write_safetensors(arrays, tmp_path / "c.safetensors")
@@ -97,22 +88,122 @@ def test_npz_and_paddle_files_round_trip(tmp_path, layer):
         assert_loaded(layer)
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_paddle_bfloat16_is_uint16_in_the_file(tmp_path, layer, wrapped):
+def test_paddle_bfloat16_is_uint16_in_the_file(tmp_path, layer):
     values = np.linspace(-1, 1, 16, dtype=np.float32)
-    bits = {key: (values.view(np.uint32) >> 16).astype(np.uint16) for key in SHAPES}
-    renamed = {
-        key.replace("running_mean", "_mean").replace("running_var", "_variance"): value
-        for key, value in bits.items()
-    }
-    path = tmp_path / "half.pdparams"
-    path.write_bytes(pickle.dumps({"model": renamed} if wrapped else renamed))
-    keras_nam.load_weights(layer, path)
+    names = ("weight", "bias", "_mean", "_variance")
+    bits = {f"bn2.{name}": (values.view(np.uint32) >> 16).astype(np.uint16) for name in names}
+    (tmp_path / "half.pdparams").write_bytes(pickle.dumps({"model": bits}))
+    keras_nam.load_weights(layer, tmp_path / "half.pdparams")
     np.testing.assert_allclose(layer.gamma, values, atol=2**-7)
 
 
-def test_bfloat16_is_the_upper_half_of_float32():
-    values = np.array([1.0, -2.5, 3.140625, 1e38, np.inf, 0.0], np.float32)
-    bits = (values.view(np.uint32) >> 16).astype(np.uint16)
-    np.testing.assert_allclose(bfloat16(bits), values, rtol=2**-7)
-    assert np.isnan(bfloat16(np.array([0x7FC0], np.uint16)))
+def zip_of(name, content):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr(name, content)
+    return archive.getvalue()
+
+
+def npz_of(array):
+    content = io.BytesIO()
+    np.savez(content, weight=array)
+    return content.getvalue()
+
+
+def huge_npz():
+    header = io.BytesIO()
+    declared = {"descr": "<f4", "fortran_order": False, "shape": (1 << 40,)}
+    np.lib.format.write_array_header_1_0(header, declared)
+    return zip_of("weight.npy", header.getvalue() + bytes(16))
+
+
+def member_of_three_gigabytes():
+    """PyTorch's file, with other sizes of the first member in the archive's directory."""
+    content = DATA_PARALLEL.read_bytes()
+    at = content.index(b"PK\x01\x02") + 20
+    return content[:at] + struct.pack("<II", 3 << 30, 3 << 30) + content[at + 8 :]
+
+
+def dictionary_that_holds_itself():
+    contents = {}
+    contents["model"] = contents
+    return pickle.dumps(contents)
+
+
+FLOAT8 = b'{"weight":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}'
+SHELL = Calls(os.system, "touch touched")
+BROKEN = {
+    "shell.pdparams": (pickle.dumps({"bn2.weight": SHELL}), r"imports (posix|nt)\.system"),
+    "shell.pth": (zip_of("a/data.pkl", pickle.dumps(SHELL, 2)), r"shell\.pth"),
+    "truncated.pth": (DATA_PARALLEL.read_bytes()[:-100], "truncated"),
+    "damaged.pth": (
+        DATA_PARALLEL.read_bytes().replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v9"),
+        r"damaged\.pth",
+    ),
+    "huge.pth": (member_of_three_gigabytes(), r"huge\.pth"),
+    "empty.pth": (b"", "starts with"),
+    "other.pth": (zip_of("readme.txt", "hello"), "readme.txt"),
+    "text.pdparams": (b"this is no checkpoint", "starts with"),
+    "truncated.pdparams": (pickle.dumps({"a": np.zeros(99)})[:-60], "Not a pickle of arrays"),
+    "list.pdparams": (pickle.dumps([1]), "No dictionary of arrays.*list"),
+    "itself.pdparams": (dictionary_that_holds_itself(), "No dictionary of arrays"),
+    "huge.safetensors": (struct.pack("<Q", 1 << 40) + b"{}", "(?i)header"),
+    "float8.safetensors": (
+        struct.pack("<Q", len(FLOAT8)) + FLOAT8 + bytes(4),
+        "No dictionary of arrays.*weight",
+    ),
+    "truncated.npz": (npz_of(np.zeros(4))[:-30], "truncated"),
+    "objects.npz": (npz_of(np.array([{}], dtype=object)), "allow_pickle"),
+    "huge.npz": (huge_npz(), "allocate|EOF"),
+    "text.h5": (b"\x89HDF\r\n\x1a\n and more", "read"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_bad_files_are_one_clear_line(tmp_path, monkeypatch, layer, name):
+    if name.endswith(".safetensors"):
+        pytest.importorskip("safetensors")
+    if name in ("shell.pth", "damaged.pth", "huge.pth"):
+        pytest.importorskip("torch", reason=NEEDS_TORCH)
+    monkeypatch.chdir(tmp_path)
+    content, message = BROKEN[name]
+    (tmp_path / name).write_bytes(content)
+    before = values_of(layer)
+    with pytest.raises(ValueError, match=message) as error:
+        keras_nam.load_weights(layer, tmp_path / name)
+    assert name in str(error.value) or "No dictionary of arrays" in message
+    assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path) == [name]
+    assert_equal(layer, before)
+
+
+def test_a_missing_file_and_a_folder(layer, tmp_path):
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(ValueError, match="no file"):
+            keras_nam.load_weights(layer, path)
+
+
+@pytest.mark.parametrize("name", ["bad.npz", "bad.pth", "bad.weights.h5", "bad.pdparams"])
+def test_whatever_byte_is_damaged_the_error_is_a_value_error(tmp_path, layer, name):
+    path = tmp_path / name
+    step = 7
+    if name == "bad.pth":
+        pytest.importorskip("torch", reason=NEEDS_TORCH)
+        path.write_bytes(DATA_PARALLEL.read_bytes())
+    elif name == "bad.weights.h5":
+        import keras
+
+        layer = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="logits")])
+        layer.save_weights(path)
+        step = 29
+    elif name == "bad.npz":
+        np.savez_compressed(path, **weights_for(SHAPES))
+    else:
+        path.write_bytes(pickle.dumps(weights_for(SHAPES)))
+    content = path.read_bytes()
+    for at in range(0, len(content), step):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+        try:
+            keras_nam.load_weights(layer, path)
+        except ValueError as error:
+            assert len(str(error)) < 1000  # noqa: PT017 (some bytes may change unnoticed)

@@ -1,4 +1,4 @@
-"""What a test needs of each backend of Keras: a training step, arrays, and skips."""
+"""A training step, arrays and skips for each backend of Keras."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ BACKEND = keras.backend.backend()
 VERSION = tuple(int(part) for part in keras.__version__.split(".")[:2])
 
 tensorflow_only = pytest.mark.skipif(
-    BACKEND != "tensorflow", reason="of the TensorFlow backend alone"
+    BACKEND != "tensorflow", reason="for the TensorFlow backend only"
 )
 
 

@@ -12,7 +12,7 @@ TOLERANCE = 1e-5
 
 
 def draw(model, seed=0):
-    """Gives a model weights as a trained one's; some gammas are negative, one is 0."""
+    """Gives a model weights like a trained one's; some gammas are negative, one is 0."""
     rng = np.random.default_rng(seed)
     for variable in model.weights:
         shape = variable.shape
@@ -45,10 +45,23 @@ def normalizations(model):
     return [v.path for v in model.variables if v.name == "moving_variance"]
 
 
-def assert_folds(model, x, left=0):
-    """Folds; the outputs must agree, and `left` normalizations be left. Returns the result."""
+def assert_folds(model, x, left=0, exact=False):
+    """Folds a model and compares the outputs.
+
+    Args:
+        model: The model.
+        x: Its inputs.
+        left: The number of normalizations that must be left.
+        exact: Whether the outputs must be the same numbers.
+
+    Returns:
+        The folded model.
+    """
     folded = keras_nam.fold(model)
     for actual, expected in zip(arrays(folded(x)), arrays(model(x)), strict=True):
-        assert relative_error(actual, expected) < TOLERANCE
+        if exact:
+            np.testing.assert_array_equal(actual, expected)
+        else:
+            assert relative_error(actual, expected) < TOLERANCE
     assert len(normalizations(folded)) == left
     return folded

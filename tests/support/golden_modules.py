@@ -8,7 +8,7 @@ import numpy as np
 import keras_nam
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-# The official code stops the gradient at the weights; the Paddle port lets it through.
+# The gradient stops at the weights in the official code, and flows through them in the Paddle port.
 GATE_GRADIENT = {"torch": False, "paddle": True}
 LAYERS = {"channel": keras_nam.NAMChannelAttention, "spatial": keras_nam.NAMSpatialAttention}
 

@@ -1,5 +1,6 @@
 """Models small enough to compare every weight of."""
 
+import contextlib
 import inspect
 
 import keras
@@ -12,6 +13,18 @@ needs_renorm = pytest.mark.skipif(
     "renorm" not in inspect.signature(keras.layers.BatchNormalization).parameters,
     reason="Keras below 3.14 has no renorm",
 )
+
+
+@contextlib.contextmanager
+def created_under(policy="float32", data_format="channels_last"):
+    """Sets Keras' global dtype policy and data format for a while."""
+    keras.config.set_dtype_policy(policy)
+    keras.config.set_image_data_format(data_format)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy("float32")
+        keras.config.set_image_data_format("channels_last")
 
 
 def values_of(model):
