@@ -182,11 +182,6 @@ def score(row):
     return row["val_top1"] if is_finite else -math.inf
 
 
-def work(sizes):
-    """Returns the work of training on an image of each of these sizes, in pixels."""
-    return sum(size**2 for size in sizes)
-
-
 PADDLE = Recipe(
     augment=(
         "random_crop",
@@ -407,13 +402,8 @@ class Job:
         return {key: settings[name] for key, name in CONFIG.items()}
 
     @classmethod
-    def from_config(cls, config, folder, **more):
-        """Returns the job of a `config.json`; a setting that it lacks has its default.
-
-        Args:
-            config: Dictionary, the file's content.
-            folder: Path of its run folder.
-            **more: Other settings of the job, which the file does not have.
+    def from_config(cls, config, folder):
+        """Returns the job of the `config.json` of a run folder; what it lacks has its default.
 
         Raises:
             InputError: If the content is not a training's.
@@ -428,27 +418,16 @@ class Job:
             settings["image_size"] = tuple(settings.get("image_size", ()))
         except (AttributeError, KeyError, TypeError):
             raise InputError(f"{folder}/config.json is not a training's.") from None
-        return cls(**settings, **more, run_dir=str(folder))
+        return cls(**settings, run_dir=str(folder))
 
 
 DATA = [field.name for field in dataclasses.fields(Options)]
 
 # Entry of `config.json` -> field of a job.
-CONFIG = {
-    "image_size": "image_size",
-    "crop_fraction": "crop_fraction",
-    "test_split": "test_split",
-    "arch": "arch",
-    "recipe": "recipe_name",
-    "recipe_settings": "recipe",
-    "stem": "stem",
-    "seed": "seed",
-    "dataset": "dataset",
-    "validation_split": "validation_split",
-    "steps_per_epoch": "steps_per_epoch",
-    "precision": "precision",
-    "sync_bn": "sync_bn",
-}
+CONFIG = {"arch": "arch", "recipe": "recipe_name", "recipe_settings": "recipe"}
+_SAME = """stem seed dataset image_size crop_fraction test_split validation_split steps_per_epoch
+precision sync_bn"""
+CONFIG |= {name: name for name in _SAME.split()}
 
 
 def read_job(args):

@@ -9,7 +9,6 @@ import dataclasses
 import os
 import signal
 import sys
-import threading
 import zipfile
 
 import matplotlib.backends.backend_agg  # noqa: F401 - imported late by a training
@@ -39,11 +38,10 @@ class Moment:
     """When a process sends itself a signal: after its log has these lines, in this order.
 
     Only the start of each line is given, and other lines may come between. The last event is about
-    to happen, unless there is a delay, in seconds.
+    to happen.
     """
 
     lines: tuple
-    delay: float = 0.0
     signal: int = signal.SIGKILL
 
 
@@ -69,21 +67,27 @@ def run(command, arguments, folder, log, moment, prepare):
     cli.run(lambda: command(arguments))
 
 
+def after_each_step(act):
+    """Calls `act(model, step)` after each step, before its checkpoint."""
+    on_train_batch_end = checkpoints.Checkpoint.on_train_batch_end
+
+    def acting(self, batch, logs=None):
+        act(self.model, int(self.model.optimizer.iterations))
+        on_train_batch_end(self, batch, logs)
+
+    checkpoints.Checkpoint.on_train_batch_end = acting
+
+
 def _announce_steps_and_members():
     """Announces each step of a training and each file written into an archive as an event."""
-    on_train_batch_end = checkpoints.Checkpoint.on_train_batch_end
+    after_each_step(lambda model, step: sys.audit("training.step", str(step)))
     open_member = zipfile.ZipFile.open
-
-    def announce_step(self, batch, logs=None):
-        sys.audit("training.step", str(int(self.model.optimizer.iterations)))
-        on_train_batch_end(self, batch, logs)
 
     def announce_member(self, name, mode="r", *args, **kwargs):
         if mode == "w":
             sys.audit("zip.member", self.filename)
         return open_member(self, name, mode, *args, **kwargs)
 
-    checkpoints.Checkpoint.on_train_batch_end = announce_step
     zipfile.ZipFile.open = announce_member
 
 
@@ -99,7 +103,7 @@ def _hook(folder, log, moment):
         if awaited and line.startswith(awaited[0]):
             awaited.pop(0)
             if not awaited:
-                _send(moment)
+                os.kill(os.getpid(), moment.signal)
 
     return hook
 
@@ -119,13 +123,3 @@ def _line(event, arguments, folder):
     if not path.startswith(f"{folder}{os.sep}"):
         return None
     return f"{event} {os.path.relpath(path, folder)}"
-
-
-def _send(moment):
-    def send():
-        os.kill(os.getpid(), moment.signal)
-
-    if moment.delay:
-        threading.Timer(moment.delay, send).start()
-    else:
-        send()

@@ -1,6 +1,5 @@
 """A full or read-only disk: one line, status 2, and the files from before are intact."""
 
-import functools
 import os
 import signal
 import subprocess
@@ -8,9 +7,7 @@ import subprocess
 import pytest
 
 from tests.faults.attempts import CHECKPOINTS, Attempt, assert_equal_runs, assert_whole
-from tests.faults.breakages import limit_file_size
 from tests.faults.child import Moment
-from tests.support import small_network
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 EVERY = ["--checkpoint-every", "2"]
@@ -45,12 +42,6 @@ def checkpoints(folder):
     return {name: (folder / name).read_bytes() for name in CHECKPOINTS if (folder / name).exists()}
 
 
-def checkpoints_of_a_killed_run(folder):
-    killed = Attempt(folder, *EVERY, moment=Moment(("training.step 3",)))
-    assert killed.wait() == -signal.SIGKILL
-    return checkpoints(folder)
-
-
 def assert_resumes(folder, uninterrupted):
     """Resumes a run, which then equals the uninterrupted one."""
     resumed = Attempt(folder, *EVERY, "--resume")
@@ -61,8 +52,6 @@ def assert_resumes(folder, uninterrupted):
 @pytest.mark.parametrize(
     "lines",
     [
-        ["open .config.writing.json"],
-        ["training.step 8", "open .history.writing.csv"],
         ["training.step 8", "open .last.writing.keras"],
         ["shutil.rmtree saved_model/.version-1.writing"],
     ],
@@ -85,22 +74,11 @@ def test_full_from_a_moment_on(disk, uninterrupted, lines):
     assert_resumes(folder, uninterrupted)
 
 
-def test_a_limit_on_the_size_of_files(uninterrupted, tmp_path):
-    """A limit (ulimit -f) in place of a disk, which only root can mount."""
-    folder = tmp_path / "run"
-    before = checkpoints_of_a_killed_run(folder)
-    limit = functools.partial(limit_file_size, 20_000)
-    attempt = Attempt(folder, *EVERY, "--resume", prepare=(small_network.replace_network, limit))
-    assert attempt.wait() == 2
-    assert "File too large" in attempt.error_line()
-    assert checkpoints(folder) == before
-    assert_whole(folder)
-    assert_resumes(folder, uninterrupted)
-
-
 def test_read_only(disk, uninterrupted):
     folder = disk / "run"
-    before = checkpoints_of_a_killed_run(folder)
+    killed = Attempt(folder, *EVERY, moment=Moment(("training.step 3",)))
+    assert killed.wait() == -signal.SIGKILL
+    before = checkpoints(folder)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     for place in (folder, disk / "another"):
         attempt = Attempt(place, *EVERY, "--resume")

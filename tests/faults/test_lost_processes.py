@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.attempts import history
 from tests.support import small_network
+from tests.support.small_run import history
 from training import train
 from training.fitting import network
 

@@ -1,4 +1,4 @@
-"""Small networks with random normalizations: the gates of a new network are all alike."""
+"""Small networks with gates that differ, unlike the gates of a new network."""
 
 import keras
 import numpy as np

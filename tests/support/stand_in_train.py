@@ -4,7 +4,6 @@ Environment: FAIL names a run that fails, HANG a run that waits after an epoch u
 interrupted. Each call's arguments are a line of the file `calls` beside the runs.
 """
 
-import dataclasses
 import json
 import os
 import sys
@@ -40,12 +39,9 @@ def main(arguments):
 
 def write_run(job):
     config = {
-        **{key: getattr(job, key) for key in ("arch", "stem", "seed", "dataset")},
-        "recipe": job.recipe_name,
-        "recipe_settings": dataclasses.asdict(job.recipe),
+        **job.as_config(),
         "classes": 10,
         "training_images": round(2000 * (1 - job.validation_split)),
-        "validation_split": job.validation_split,
         "steps_per_epoch": min(job.steps_per_epoch or 999, 2000 // job.recipe.batch_size),
         "precision": "float32",
         "environment": {"versions": {}, "machine": "a machine", "git_revision": None},

@@ -132,8 +132,8 @@ def test_an_old_config_has_the_defaults_of_newer_settings():
     settings = {"epochs": 3, "mean": [0, 0, 1], "image_sizes": [16, 32]}
     old = {"arch": "r18", "recipe_settings": settings, "environment": {}}
     recipe = recipes.Recipe(epochs=3, mean=(0, 0, 1), progressive_sizes=(16, 32))
-    job = recipes.Job.from_config(old, "runs/a", fold=False)
-    assert job == recipes.Job("r18", recipe=recipe, run_dir="runs/a", fold=False)
+    job = recipes.Job.from_config(old, "runs/a")
+    assert job == recipes.Job("r18", recipe=recipe, run_dir="runs/a")
     for content in ([], {}, {"recipe_settings": 3}, {"recipe_settings": {"no": 1}}):
         with pytest.raises(InputError, match=r"runs/a/config\.json"):
             recipes.Job.from_config(content, "runs/a")

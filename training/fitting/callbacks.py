@@ -6,7 +6,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training import recipes
 from training.fitting import checkpoints
 from training.gating import values as gate_values
 from training.runs import files, plots
@@ -91,7 +90,7 @@ class StopOnNaN(keras.callbacks.Callback):
 
 
 class TimeEstimate(keras.callbacks.Callback):
-    """Reports after the first steps how long the epochs will take, and what would be faster.
+    """Reports after the first steps how long the remaining epochs will take.
 
     Args:
         steps: Integer, the steps of an epoch.
@@ -101,7 +100,6 @@ class TimeEstimate(keras.callbacks.Callback):
 
     FIRST = 3  # the steps before it compile
     MEASURED = 5  # steps
-    LONG = 3600  # seconds
 
     def __init__(self, steps, sizes, say):
         super().__init__()
@@ -109,32 +107,19 @@ class TimeEstimate(keras.callbacks.Callback):
         self.sizes = sizes
         self.say = say
         self.started = None
-        self.reported = False
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.reported or batch + 1 < self.FIRST:
+        if batch + 1 < self.FIRST or not self.sizes:
             return
         if self.started is None:
             self.started = batch, time.perf_counter()
         measured = batch - self.started[0]
         if measured >= self.MEASURED:
-            self.reported = True
-            epoch = self.steps * (time.perf_counter() - self.started[1]) / measured
-            total = epoch * recipes.work(self.sizes) / recipes.work(self.sizes[:1])
-            self.say(
-                f"\nThe next epoch takes about {duration(epoch)}, the remaining {len(self.sizes)} "
-                f"take {duration(total)} (measured on {measured} steps)."
-            )
-            if total > self.LONG:
-                self.say("Smaller: --arch r18w16_nam --recipe fast, or --steps-per-epoch 5.")
-
-
-def duration(seconds):
-    """Returns a rounded duration with its unit, such as "3 min"."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+            step = (time.perf_counter() - self.started[1]) / measured
+            pixels = sum(size**2 for size in self.sizes) / self.sizes[0] ** 2
+            minutes = step * self.steps * pixels / 60
+            self.say(f"\nThe remaining {len(self.sizes)} epochs take about {minutes:.0f} min.")
+            self.sizes = None
 
 
 class TensorBoardExtras(keras.callbacks.Callback):

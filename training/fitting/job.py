@@ -2,21 +2,29 @@
 
 import contextlib
 import dataclasses
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import keras
 
-from training.data import datasets, sources
+from training.cli import FailedError
+from training.data import datasets, sources, streams
 from training.fitting import (
     checkpoints,
     devices,
     find_rate,
-    finishing,
     loop,
     multihost,
     network,
     resolve,
 )
-from training.runs import files, report
+from training.runs import files, report, saved_model
+from training.runs.scores import evaluate
+
+TRAIN = Path(__file__).parents[1] / "train.py"
 
 
 def train(job, say=print):
@@ -27,7 +35,7 @@ def train(job, say=print):
         say: Callable that receives progress messages.
 
     Returns:
-        The result, the content of `result.json`.
+        The result, the content of `result.json`; `None` in a process that writes nothing.
 
     Raises:
         InputError: If the settings do not fit. Nothing has been written then.
@@ -68,11 +76,19 @@ def train(job, say=print):
             files.write_listing(job.folder, dataset.listing)
         if files.is_finished(job.folder):
             say(f"{job.folder} is finished already.")
-            result = files.read_json(job.folder / "result.json")
         else:
-            result = _train_rest(job, dataset, placement, say)
-    if placement.writes:
-        finishing.check(result, job.folder)
+            _train_rest(job, dataset, placement, say)
+    if not placement.writes:
+        return None
+    if not files.is_finished(job.folder):
+        finish_in_tensorflow(job)
+    result = files.read_json(job.folder / "result.json")
+    if result["loss"] is None:
+        raise FailedError(
+            f"{job.folder}: the loss on the test set is not finite (null in result.json), though "
+            "the weights are. Train for more steps, since the statistics of the normalizations may "
+            "not have settled, or with --precision float32, in another --run-dir."
+        )
     return result
 
 
@@ -81,7 +97,7 @@ def _silent(line):
 
 
 def _train_rest(job, dataset, placement, say):
-    """Trains from the run folder's newest checkpoint, or from the start, and finishes the run."""
+    """Trains from the newest checkpoint, or from the start; finishes the run on TensorFlow."""
     say(f"{dataset.source}: {len(dataset.train)} training images, {dataset.held_out_name} held out")
     with placement.scope():
         model, position, warnings = checkpoints.load_newest(job.folder)
@@ -99,13 +115,54 @@ def _train_rest(job, dataset, placement, say):
     )
     loop.fit(job, models, dataset, position, placement, say)
     multihost.part()
-    if not placement.writes:
-        return None
-    if keras.backend.backend() != "tensorflow":
-        return finishing.in_tensorflow(job)
-    if dataset.validation is not None or job.recipe.ema:
-        model = report.load_model(job.folder / "best.keras")
-    return finishing.finish(job, model, dataset, say)
+    if keras.backend.backend() == "tensorflow":
+        if dataset.validation is not None or job.recipe.ema:
+            model = report.load_model(job.folder / "best.keras")
+        finish(job, model, dataset, say)
+
+
+def finish(job, model, dataset, say):
+    """Evaluates on the test set, writes the SavedModel and, last of all, `result.json`."""
+    started = time.perf_counter()
+    folder, recipe = job.folder, job.recipe
+    rows = files.read_history(folder / "history.csv")
+    stream = streams.evaluation_stream(dataset.test, recipe.batch_size, recipe.mean, recipe.std)
+    scores = evaluate(model, stream)
+    float32, names = network.with_dtype(model, "float32"), dataset.class_names
+    mean, std = recipe.mean, recipe.std
+    saved_model.save(float32, folder / "saved_model", names, mean, std, fold=job.fold)
+    result = {
+        "arch": job.arch,
+        "split": f"test ({len(dataset.test)} images)",
+        "weights": "best.keras",
+        **{key: round(scores[key], 6) for key in ("loss", "top1", "top5")},
+        "parameters": model.count_params(),
+        "epochs": rows[-1]["epoch"],
+        "minutes": round(sum(row["seconds"] for row in rows) / 60, 2),
+        "data": dataset.source,
+    }
+    files.write_json(folder / "result.json", result)
+    say(
+        f"test top-1 {scores['top1']:.2%}, top-5 {scores['top5']:.2%}, loss {scores['loss']:.4f} "
+        f"({time.perf_counter() - started:.0f} s to evaluate and save)"
+    )
+
+
+def finish_in_tensorflow(job):
+    """Finishes a run of another backend: train.py resumes after its last epoch.
+
+    Raises:
+        FailedError: If that process fails; it has printed the reason.
+    """
+    job = dataclasses.replace(job, strategy="none", scale_lr="none", resume=True)
+    command = [sys.executable, str(TRAIN), *job.as_options()]
+    environment = {key: value for key, value in os.environ.items() if key not in multihost.NAMES}
+    subprocess.run(command, env={**environment, "KERAS_BACKEND": "tensorflow"})
+    if not files.is_finished(job.folder):
+        raise FailedError(
+            f"{job.folder} is trained, but finishing failed (see above). Retry with --resume and "
+            "KERAS_BACKEND=tensorflow."
+        )
 
 
 def _configuration(job, dataset, placement):

@@ -3,7 +3,6 @@
 import dataclasses
 
 import keras
-import numpy as np
 
 from keras_nam.attention import ATTENTIONS
 from keras_nam.models import parse_arch
@@ -25,7 +24,8 @@ def check(job):
     if job.stem is not None:
         check_name("stem", job.stem, recipes.STEMS)
     augment.compose(job.recipe.augment)
-    if attention and len({*job.recipe.progressive_sizes}) > 1 and _has_positions(attention):
+    several_sizes = len({*job.recipe.progressive_sizes}) > 1
+    if several_sizes and attention and ATTENTIONS[attention].per_position:
         raise InputError(
             f"--arch {job.arch} has parameters for each position, so all images must have one "
             "size. Give --progressive-sizes without numbers."
@@ -132,13 +132,3 @@ def normalization(job, dataset, given, say):
         mean, std = streams.mean_and_std(dataset.train)
         say(f"mean {mean}, std {std} of the training images")
     return dataclasses.replace(job, recipe=dataclasses.replace(recipe, mean=mean, std=std))
-
-
-def _has_positions(attention):
-    """Whether the shapes of an attention's weights depend on the size of its input."""
-    shapes = []
-    for size in (4, 8):
-        layer = ATTENTIONS[attention].layer()
-        layer(np.zeros((1, size, size, 16), "float32"))
-        shapes.append([weight.shape for weight in layer.weights])
-    return shapes[0] != shapes[1]

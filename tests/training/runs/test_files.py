@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -183,26 +182,14 @@ def test_the_environment(monkeypatch):
 
 
 @pytest.fixture
-def project(tmp_path):
-    """A copy of the modules that name the revision, in another folder."""
+def project(tmp_path, monkeypatch):
+    """A project in another folder, which `git_revision` is asked for."""
     folder = tmp_path / "outer" / "project"
-    (folder / "training" / "runs").mkdir(parents=True)
-    for name in ("__init__.py", "cli.py", "runs/__init__.py", "runs/files.py"):
-        shutil.copy(ROOT / "training" / name, folder / "training" / name)
+    module = folder / "training" / "runs" / "files.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("# a module\n")
+    monkeypatch.setattr(files, "__file__", str(module))
     return folder
-
-
-def revision(project, **environment):
-    code = "from training.runs import files; print(files.git_revision())"
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": str(project), **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return ended.stdout.strip()
 
 
 def commit(folder):
@@ -216,20 +203,21 @@ def commit(folder):
     return subprocess.run(head, cwd=folder, capture_output=True, text=True).stdout.strip()
 
 
-def test_the_revision_of_a_checkout_and_outside_one(project):
-    assert revision(project) == "None"
-    assert revision(project, PATH="") == "None"  # without git
+def test_the_revision_of_a_checkout_and_outside_one(project, monkeypatch):
+    assert files.git_revision() is None
     expected = commit(project)
-    assert revision(project) == expected
-    with open(project / "training" / "cli.py", "a") as file:
-        file.write("# changed\n")
-    assert revision(project) == f"{expected}+changes"
+    assert files.git_revision() == expected
+    Path(files.__file__).write_text("# changed\n")
+    assert files.git_revision() == f"{expected}+changes"
+    monkeypatch.setenv("PATH", "")
+    assert files.git_revision() is None
 
 
-def test_the_revision_of_a_surrounding_repository_is_not_the_projects(project):
+def test_the_revision_of_a_surrounding_repository_is_not_the_projects(project, monkeypatch):
     commit(project.parent)
-    assert revision(project) == "None"
-    assert revision(project, GIT_DIR=str(project.parent / ".git")) == "None"  # as in a hook
+    assert files.git_revision() is None
+    monkeypatch.setenv("GIT_DIR", str(project.parent / ".git"))  # as in a hook
+    assert files.git_revision() is None
 
 
 def test_while_one_training_holds_the_folder_another_leaves_no_trace(tmp_path):
@@ -242,13 +230,10 @@ def test_while_one_training_holds_the_folder_another_leaves_no_trace(tmp_path):
         assert {path: path.read_bytes() for path in folder.iterdir()} == before
     start(folder, CONFIG, resume=True)
 
-    (tmp_path / "begun").mkdir()
-    with (
-        files.lock(tmp_path / "begun" / ".lock"),
-        pytest.raises(InputError, match="Another training"),
-    ):
-        start(tmp_path / "begun", {**CONFIG, "seed": 1})
-    assert names(tmp_path / "begun") == [".lock"]
+    (folder / "config.json").unlink()
+    with files.lock(folder / ".lock"), pytest.raises(InputError, match="Another training"):
+        start(folder, {**CONFIG, "seed": 1})
+    assert names(folder) == [".lock"]
 
 
 def test_a_finished_run_is_opened_without_its_lock(tmp_path):
@@ -281,18 +266,3 @@ with files.lock(sys.argv[1]):
         holder.communicate()
     with files.lock(tmp_path / ".lock", "busy"):
         pass
-
-
-def test_a_lock_is_waited_for_where_no_message_is_given(tmp_path):
-    got = threading.Event()
-
-    def wait():
-        with files.lock(tmp_path / ".lock"):
-            got.set()
-
-    with files.lock(tmp_path / ".lock"):
-        waiting = threading.Thread(target=wait)
-        waiting.start()
-        assert not got.wait(0.2)
-    assert got.wait(10)
-    waiting.join()
