@@ -83,7 +83,7 @@ def test_a_provider_that_is_not_there(toy, asked):
 def test_a_damaged_file(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"not a model")
-    with pytest.raises(InputError, match=r"model\.onnx is no valid ONNX model"):
+    with pytest.raises(InputError, match=r"model\.onnx is not a valid ONNX model"):
         providers.open_session(path, "cpu")
 
 

@@ -14,7 +14,7 @@ from export.runtime.local_models import LiteRTModel, OnnxModel
 from export.runtime.preprocessing import Preprocessing, from_options, joined
 from export.verification import plausibility
 from export.verification.source import open_source
-from export.verification.verify import PixelsError
+from export.verification.verify import VerificationError
 from tests.support import toys
 from training import recipes
 from training.cli import InputError
@@ -92,7 +92,7 @@ def test_the_stated_normalization_is_in_the_litert_file(tmp_path):
 
 @pytest.mark.parametrize("export", [to_onnx, to_litert])
 def test_a_normalized_model_is_refused_with_pixels_of_0_to_255(tmp_path, export, capsys):
-    with pytest.raises(PixelsError, match=r"by chance.*--mean 0\.5071.* 100% are right"):
+    with pytest.raises(VerificationError, match=r"by chance.*--mean 0\.5071.* 100% are right"):
         exporting(tmp_path, of_normalized, export=export)
     assert not list((tmp_path / "out").glob("model.[ot]*"))
     assert report_of(tmp_path / "out")["verdict"] == "not verified"
@@ -103,7 +103,7 @@ def test_the_likely_cause_is_named(tmp_path):
     def of_symmetric(images):
         return of_normalized(NORMALIZED(127.5 * (images + 1)))
 
-    with pytest.raises(PixelsError, match=r"with --input-range -1\.\.1, 100% are right"):
+    with pytest.raises(VerificationError, match=r"with --input-range -1\.\.1, 100% are right"):
         exporting(tmp_path, of_symmetric)
     output = exporting(tmp_path, of_symmetric, "--input-range", "-1..1")
     assert top1(OnnxModel(output / "model.onnx")) == 1
@@ -113,7 +113,9 @@ def test_blue_first(tmp_path):
     def of_bgr(images):
         return of_normalized(NORMALIZED(images[..., ::-1]))
 
-    with pytest.raises(PixelsError, match=r"with --input-range 0\.\.255 --channels bgr, 100%"):
+    with pytest.raises(
+        VerificationError, match=r"with --input-range 0\.\.255 --channels bgr, 100%"
+    ):
         exporting(tmp_path, of_bgr)
     output = exporting(tmp_path, of_bgr, "--channels", "bgr")
     assert top1(OnnxModel(output / "model.onnx")) == 1
@@ -138,7 +140,7 @@ def test_labels_in_another_order_are_followed(tmp_path):
 
 
 def test_another_order_of_classes_is_refused(tmp_path):
-    with pytest.raises(PixelsError, match="order of classes"):
+    with pytest.raises(VerificationError, match="order of classes"):
         exporting(tmp_path, permuted, *["--input-range", "0..255"])
 
 
