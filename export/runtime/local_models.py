@@ -259,7 +259,8 @@ def version_folder(path):
     if not versions:
         raise InputError(
             f"{path} does not hold a SavedModel: neither saved_model.pb, nor "
-            "<version>/saved_model.pb, nor saved_model/<version>/saved_model.pb"
+            "<version>/saved_model.pb, nor saved_model/<version>/saved_model.pb. For a finished "
+            "run, python export/to_savedmodel.py --run RUN writes it."
         )
     return max(versions, key=lambda version: int(version.name))
 

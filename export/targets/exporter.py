@@ -93,29 +93,23 @@ def file_name(precision, suffix):
 
 
 def sample(source, precision, count=None):
-    """Returns the first test images, uint8, and their labels, or `None` if those do not fit.
-
-    Raises:
-        InputError: If `count` is not from 1 to the number of test images.
-    """
+    """Returns the first test images, uint8, and their labels, or `None` if those do not fit."""
     test = source.dataset.test
-    if count is None:
-        count = min(len(test), SAMPLES[precision] or len(test))
-    if not 1 <= count <= len(test):
-        raise InputError(f"--samples {count}: expected 1 to {len(test)}, the test images")
+    count = _number("--samples", count, SAMPLES[precision] or len(test), len(test))
     return test.images[:count], None if source.no_labels else test.labels[:count]
 
 
 def calibration_images(source, count=None):
-    """Returns training images, float32 [count, H, W, 3], which no verification uses.
-
-    Raises:
-        InputError: If `count` is not from 1 to the number of training images.
-    """
+    """Returns training images, float32 [count, H, W, 3], which no verification uses."""
     train = source.dataset.train
-    if count is None:
-        count = min(len(train), CALIBRATION_IMAGES)
-    if not 1 <= count <= len(train):
-        raise InputError(f"--calibration-images {count}: expected 1 to {len(train)}")
+    count = _number("--calibration-images", count, CALIBRATION_IMAGES, len(train))
     chosen = np.random.default_rng(0).permutation(len(train))[:count]
     return train.images[np.sort(chosen)].astype(np.float32)
+
+
+def _number(option, count, default, available):
+    """Returns an option's number of images, or its default; InputError if there are not so many."""
+    count = min(default, available) if count is None else count
+    if not 1 <= count <= available:
+        raise InputError(f"{option} {count}: expected 1 to {available}")
+    return count

@@ -75,23 +75,23 @@ def check_alike(contenders, images):
     Raises:
         InputError: If the logits differ by more than `LARGEST_ERROR`.
     """
-    logits = [
-        in_batches(lambda batch, predict=each.predict: predict(batch).logits, images[:CHECKED])
-        for each in contenders
-    ]
-    for contender, found in zip(contenders, logits, strict=True):
-        same_classes = found.shape == logits[0].shape
-        error = (
-            np.linalg.norm(found - logits[0]) / np.linalg.norm(logits[0])
-            if same_classes
-            else np.inf
-        )
+    reference, *others = contenders
+    expected = _logits(reference, images)
+    for contender in others:
+        logits = _logits(contender, images)
+        error = np.inf
+        if logits.shape == expected.shape:
+            error = np.linalg.norm(logits - expected) / np.linalg.norm(expected)
         if not error <= LARGEST_ERROR:
             raise InputError(
-                f"The logits of {contender.path} (shape {found.shape}) differ from "
-                f"{contenders[0].path} (shape {logits[0].shape}) by {error:.0%}, expected up to "
-                f"{LARGEST_ERROR:.0%}: they are different models. Export it again."
+                f"The logits of {contender.path} {logits.shape} and {reference.path} "
+                f"{expected.shape} differ by {error:.0%}, expected up to {LARGEST_ERROR:.0%}: they "
+                "are different models. Export it again."
             )
+
+
+def _logits(contender, images):
+    return in_batches(lambda batch: contender.predict(batch).logits, images[:CHECKED])
 
 
 def _where(source, kind, precision):

@@ -17,16 +17,8 @@ from training import console
 from training.cli import InputError
 from training.runs import files
 
-PACKAGES = (
-    "tensorflow",
-    "keras",
-    "numpy",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-openvino",
-    "openvino",
-    "ai-edge-litert",
-)
+PACKAGES = ("tensorflow", "keras", "numpy", "onnxruntime", "onnxruntime-gpu",
+            "onnxruntime-openvino", "openvino", "ai-edge-litert")  # fmt: skip
 
 
 def benchmark(args, device):

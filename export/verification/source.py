@@ -115,7 +115,7 @@ class Source:
 
 
 def in_batches(function, images, advance=lambda count: None):
-    """Returns `function` of float32 batches of `images` as one array; `advance` as `evaluate`."""
+    """Returns `function` of float32 batches of `images` as one array; see `Source.evaluate`."""
     found = []
     for start in range(0, len(images), BATCH_SIZE):
         batch = images[start : start + BATCH_SIZE].astype(np.float32)
@@ -144,7 +144,7 @@ def open_source(run=None, saved_model=None, data_dir=None, dataset="cifar100", p
     if saved_model is None:
         folder, version = Path(run) if run else files.newest_finished(), None
     else:
-        version = _version(Path(saved_model))
+        version = version_folder(Path(saved_model))
         folder = version.parent.parent
     if saved_model is not None and not files.is_finished(folder):
         source = _of_no_run(version, streams.load(dataset, data_dir), preprocessing)
@@ -202,7 +202,7 @@ def _of_run(folder, version, data_dir):
             f"{folder} has {classes} classes and {dataset.source} {len(dataset.class_names)}: "
             "name the folder of the run's own data with --data-dir"
         )
-    version = version or _version(folder)
+    version = version or version_folder(folder)
     classify = classifier(version)
 
     @tf.function(input_signature=classify.input_signature)
@@ -221,11 +221,7 @@ def _of_run(folder, version, data_dir):
 
 
 def open_run(folder, finished=True):
-    """Returns the `Run` in a folder.
-
-    Raises:
-        InputError: If it is damaged, of another version, or not `finished` although it must be.
-    """
+    """Returns the `Run` in a folder, which must be `finished`; InputError if it cannot be used."""
     report.check_backend()
     folder = Path(folder)
     if finished and not files.is_finished(folder):
@@ -253,14 +249,3 @@ def open_run(folder, finished=True):
         top1=float(files.read_json(folder / "result.json")["top1"]) if finished else None,
         config=config,
     )
-
-
-def _version(path):
-    if not path.exists():
-        raise InputError(f"{path} does not exist: give a run folder or a SavedModel")
-    try:
-        return version_folder(path)
-    except InputError as error:
-        raise InputError(
-            f"{error}. For a finished run, python export/to_savedmodel.py --run RUN writes it."
-        ) from None

@@ -177,7 +177,7 @@ def test_counts_and_opsets_out_of_range(source):
         (["--provider", "tpu"], "Unknown provider 'tpu'"),
         (["--precision", "int4"], "Unknown precision 'int4'.*Did you mean 'int8'"),
         (["--run", "nowhere"], r"nowhere is not a finished run: .* no result\.json"),
-        (["--saved-model", "nowhere"], "nowhere does not exist"),
+        (["--saved-model", "nowhere"], "nowhere does not hold a SavedModel"),
     ],
 )
 def test_bad_usage(original, command, arguments, message):
