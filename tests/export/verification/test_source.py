@@ -76,6 +76,16 @@ def test_a_gates_scale_is_compared_as_the_converter_computes_it(source, monkeypa
     assert trained_weights.missing(source, constants, whole=False) == [name]
 
 
+def test_one_bit_of_a_weight_differs_from_the_saved_model(source):
+    assert trained_weights.missing(source) == []
+    kernel = source.run.model.layers[-1].kernel
+    trained = np.array(kernel)
+    kernel.assign(np.nextafter(trained, np.float32(9)))
+    differing = trained_weights.missing(source)
+    kernel.assign(trained)
+    assert differing == [kernel.path]
+
+
 def mean_colour(image):
     return tf.reduce_mean(image / 255, axis=(1, 2)) @ toys.WEIGHTS
 
