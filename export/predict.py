@@ -173,7 +173,7 @@ def parser():
         metavar="SECONDS",
         type=_seconds,
         default=10.0,
-        help=f"for a call, of {BATCH_SIZE} pictures at most (default: %(default)g)",
+        help=f"without an answer; a call has at most {BATCH_SIZE} pictures (default: %(default)g)",
     )
     output = parser.add_argument_group("output")
     output.add_argument(

@@ -26,7 +26,7 @@ def prepare_tensorflow(device, threads):
         threads: Integer.
 
     Raises:
-        InputError: If there is no such device.
+        InputError: If the device does not exist.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if device == "GPU" and not gpus:
@@ -37,5 +37,5 @@ def prepare_tensorflow(device, threads):
     tf.config.set_visible_devices(gpus[:1] if device == "GPU" else [], "GPU")
     share_gpu()
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    # Else independent operations would run beside each other, each in threads of its own.
+    # Otherwise independent operations would run at once, each with its own threads.
     tf.config.threading.set_inter_op_parallelism_threads(threads)

@@ -30,7 +30,7 @@ def is_better_than_chance(top1, count, by_chance):
     """Whether a top-1 of `count` images is better than chance by a wide margin.
 
     The odds at the lower end of Wilson's interval, at 3 standard deviations, must be more than 1.5
-    times those of chance.
+    times the odds of chance.
     """
     z = DEVIATIONS**2 / count
     spread = DEVIATIONS * np.sqrt(top1 * (1 - top1) / count + z / (4 * count))

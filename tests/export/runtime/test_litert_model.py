@@ -103,7 +103,7 @@ for path in damaged:
 
 
 def test_damaged_files_and_one_that_is_emptied_while_it_is_used(path, tmp_path):
-    # In a process of its own, which a crash would end.
+    # In another process, which a crash would end.
     whole = path.read_bytes()
     damaged = [whole[:size] for size in (*range(0, len(whole), 32), len(whole) - 1)]
     damaged += [whole[:8] + bytes(5000), whole[:8] + b"\xff" * 5000, b"no model\n" * 1000]

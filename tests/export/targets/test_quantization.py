@@ -70,7 +70,7 @@ def test_any_batch(models, images, precision, batch):
     assert logits.dtype == probabilities.dtype == np.float32
     expected = np.exp(logits - logits.max(-1, keepdims=True))
     expected /= expected.sum(-1, keepdims=True)
-    # Those of 8 bits would be off by 2e-3, those of float16 by 2e-4.
+    # In 8 bits they would be off by 2e-3, in float16 by 2e-4.
     np.testing.assert_allclose(probabilities, expected, atol=2e-6)
 
 
@@ -188,7 +188,7 @@ def test_int8_is_what_runs(models, tmp_path):
     assert (count["QLinearConv"], count["Conv"]) == (28, 0)
     assert (count["QLinearSigmoid"], count["Sigmoid"]) == (8, 0)
     assert (count["QLinearAdd"], count["Add"]) == (8, 0)
-    assert (count["QLinearMul"], count["Mul"]) == (8, 1)  # that of the image's normalization
+    assert (count["QLinearMul"], count["Mul"]) == (8, 1)  # of the image's normalization
     assert count["QuantizeLinear"] == 1
     assert count["QLinearMatMul"] == 0  # its sums, the logits, would have only 256 values
 

@@ -164,7 +164,7 @@ def test_damaged_runs(run):
     with pytest.raises(InputError, match=r"python export/to_savedmodel\.py --run RUN writes it"):
         open_source(run)
     (run / "best.keras").write_bytes(b"PK")
-    with pytest.raises(InputError, match=r"best\.keras is no model .* written by keras-nam"):
+    with pytest.raises(InputError, match=r"best\.keras .* written by keras-nam"):
         open_source(run)
     config = json.loads((run / "config.json").read_text())
     config["environment"]["versions"]["keras-nam"] = "9.9"
