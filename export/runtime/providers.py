@@ -90,13 +90,7 @@ def check(asked):
 
 
 def nodes_by_provider(path, asked, feeds):
-    """Returns how many of a model's nodes each provider runs: name -> count.
-
-    Args:
-        path: The ONNX file.
-        asked: As for `open_session`.
-        feeds: Dictionary name -> array, an input of the model.
-    """
+    """Returns how many of a model's nodes each provider runs on `feeds`: name -> count."""
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.enable_profiling = True

@@ -41,19 +41,15 @@ def input_of(pictures):
 
 
 def image_size(signatures, wanted, source):
-    """Checks that a model takes what will be sent and returns `Scores`; returns its image size.
+    """Returns the height and width, in pixels, of the images that a model takes.
 
     Args:
         signatures: Dictionary name -> `Signature`, what the model has.
         wanted: The `Input` that will be sent.
         source: Name of the model, for the message.
 
-    Returns:
-        Height and width of the images that it takes, in pixels.
-
     Raises:
-        InputError: If the signature, its one input or one of its outputs is missing or has
-            another shape.
+        InputError: If the model takes something else, or does not return `Scores`.
     """
     if wanted.signature not in signatures:
         found = ", ".join(sorted(signatures)) or "none"
@@ -85,8 +81,7 @@ def scores(outputs, count, source):
         source: Name of the model, for the message.
 
     Raises:
-        InputError: If an output is missing, is not a table of numbers, or does not have a row for
-            each picture.
+        InputError: If an output is missing, or is not a table with a row for each picture.
     """
     try:
         found = Scores(*(np.asarray(outputs[name], np.float32) for name in Scores._fields))

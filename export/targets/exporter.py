@@ -54,12 +54,7 @@ class Converted(NamedTuple):
 
 
 def export(target, args):
-    """Exports, verifies and releases as a command line says; returns the report.
-
-    Args:
-        target: A `Target`.
-        args: Parsed options of `to_onnx.parser` or `to_litert.parser`.
-    """
+    """Exports to a `Target` as the parsed options say, verifies, releases; returns the report."""
     source = open_source(
         args.run,
         args.saved_model,

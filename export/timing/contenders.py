@@ -39,13 +39,7 @@ class Contender(NamedTuple):
 
 
 def open_contenders(source, names, provider, threads):
-    """Opens the named models of a run.
-
-    Args:
-        source: A `Source` with a run.
-        names: Names from `benchmark.MODELS`.
-        provider: ONNX Runtime's, a key of `providers.PROVIDERS`.
-        threads: Integer.
+    """Opens the models of a run, by their names in `benchmark.MODELS`.
 
     Returns:
         List of `Contender`, and a dictionary of the names that were left out to the reason: the
@@ -66,15 +60,7 @@ def open_contenders(source, names, provider, threads):
 
 
 def check_alike(contenders, images):
-    """Checks that the contenders are exports of one model, by their logits and the first one's.
-
-    Args:
-        contenders: List of `Contender`.
-        images: uint8 array [N, H, W, 3].
-
-    Raises:
-        InputError: If the logits differ by more than `LARGEST_ERROR`.
-    """
+    """Raises an InputError if the logits differ from the first contender's: different models."""
     reference, *others = contenders
     expected = _logits(reference, images)
     for contender in others:

@@ -22,12 +22,7 @@ PACKAGES = ("tensorflow", "keras", "numpy", "onnxruntime", "onnxruntime-gpu",
 
 
 def benchmark(args, device):
-    """Measures the models, prints and writes the report, and returns it.
-
-    Args:
-        args: Parsed options of `benchmark`.
-        device: `"CPU"` or `"GPU"`.
-    """
+    """Measures the models as the parsed options say; prints, writes and returns the report."""
     prepare_tensorflow(device, args.threads)
     source = open_source(args.run, None, args.data_dir)
     images = source.dataset.test.images

@@ -101,11 +101,7 @@ def mark(statistics):
 
 
 def noise_note(statistics):
-    """Returns the lines that explain the "~": one line, or none if no number is noisy.
-
-    Args:
-        statistics: Iterable of return values of `percentiles`.
-    """
+    """Returns the lines that explain the "~" in a table of `percentiles`; none without noise."""
     if not any(numbers["noisy"] for numbers in statistics):
         return []
     return [

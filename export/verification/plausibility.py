@@ -39,13 +39,7 @@ def is_better_than_chance(top1, count, by_chance):
 
 
 def check(source, images, labels, logits):
-    """Judges the top-1 of a `Source` without a run.
-
-    Args:
-        source: The `Source`.
-        images: uint8 array [N, H, W, 3].
-        labels: Integer array [N].
-        logits: float32 array [N, classes], the source's own.
+    """Judges the top-1 of a `Source` without a run, whose logits of the images are given.
 
     Returns:
         A dictionary of numbers for the report, and a list of complaints.

@@ -65,12 +65,10 @@ class Check:
     """What the stages compare: the reference and the candidate on the images of an `Export`."""
 
     def __init__(self, export, candidate, advance=lambda count: None):
-        self.source = export.source
-        self.candidate = candidate
-        self.limits = LIMITS[export.precision]
-        self.images = export.images
-        self.labels = export.labels
+        self.source, self.images, self.labels = export.source, export.images, export.labels
         self.missing_weights = list(export.missing_weights)
+        self.limits = LIMITS[export.precision]
+        self.candidate = candidate
         self.advance = advance
 
     @cached_property

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export import predict
+from export.runtime.local_models import OnnxModel
 from tests.support import grpc_server, toys
 from tests.support.grpc_server import LOGITS
 from tests.support.replay import replay
@@ -26,8 +26,7 @@ LOCAL = {
 
 
 @pytest.mark.parametrize("way", LOCAL)
-def test_a_local_model_gives_the_known_answers(run, folder, way, monkeypatch):
-    monkeypatch.setattr(predict, "BATCH_SIZE", 2)
+def test_a_local_model_gives_the_known_answers(run, folder, way):
     names = ["blue.png", "grey.png", "seven.png"]
     found = run(*names, "--top", "2", "--json", *LOCAL[way])
     assert [prediction["image"] for prediction in found["predictions"]] == names
@@ -42,6 +41,19 @@ def test_a_local_model_gives_the_known_answers(run, folder, way, monkeypatch):
         np.testing.assert_allclose(
             [entry["probability"] for entry in top], toys.softmax(logits)[order], atol=1e-5
         )
+
+
+def test_a_request_has_at_most_64_pictures(run, monkeypatch):
+    sizes, predict = [], OnnxModel.predict
+
+    def recording(model, pictures):
+        sizes.append(len(pictures))
+        return predict(model, pictures)
+
+    monkeypatch.setattr(OnnxModel, "predict", recording)
+    found = run(*130 * ["seven.png"], "blue.png", "--json", "--top", "1", "--model", "model.onnx")
+    assert sizes == [64, 64, 3]
+    assert len(found["predictions"]) == 131
 
 
 def test_the_size_of_the_images_is_the_models(run, folder):
