@@ -20,6 +20,7 @@ from export.runtime.signatures import (
     are_probabilities,
     input_of,
     scores,
+    shape_of,
 )
 from training.cli import InputError
 from training.runs import files
@@ -122,10 +123,17 @@ class SavedModel(LocalModel):
 
     def signatures(self):
         """Returns what the model declares: dictionary name -> `Signature`."""
+
+        def shapes(specs):
+            return {
+                name: shape_of(None if spec.shape.rank is None else spec.shape.as_list())
+                for name, spec in specs.items()
+            }
+
         return {
             name: Signature(
-                _tensor_shapes(function.structured_input_signature[1]),
-                _tensor_shapes(function.structured_outputs),
+                shapes(function.structured_input_signature[1]),
+                shapes(function.structured_outputs),
             )
             for name, function in self._signatures.items()
         }
@@ -166,7 +174,7 @@ class OnnxModel(LocalModel):
     def signatures(self):
         """Returns the one signature of an ONNX file, under the name `serving_default`."""
         sides = self._session.get_inputs(), self._session.get_outputs()
-        shapes = ({tensor.name: _lengths(tensor.shape) for tensor in side} for side in sides)
+        shapes = ({tensor.name: shape_of(tensor.shape) for tensor in side} for side in sides)
         return {IMAGE.signature: Signature(*shapes)}
 
     def _run(self, pictures):
@@ -197,14 +205,9 @@ class LiteRTModel(LocalModel):
                     model_content=content, num_threads=threads or os.cpu_count()
                 )
                 self._interpreter.allocate_tensors()
-            names = self._interpreter.get_signature_list()
-            runners = {name: self._interpreter.get_signature_runner(name) for name in names}
             self._signatures = {
-                name: Signature(
-                    _known_lengths(runner.get_input_details()),
-                    _known_lengths(runner.get_output_details()),
-                )
-                for name, runner in runners.items()
+                name: self._signature(self._interpreter.get_signature_runner(name))
+                for name in self._interpreter.get_signature_list()
             }
         except Exception as error:  # a damaged file raises whatever its reader runs into
             raise InputError(f"{path} is not a valid LiteRT model: {one_line(error)}") from None
@@ -213,6 +216,15 @@ class LiteRTModel(LocalModel):
     def signatures(self):
         """Returns what the model declares: dictionary name -> `Signature`."""
         return self._signatures
+
+    @staticmethod
+    def _signature(runner):
+        sides = runner.get_input_details(), runner.get_output_details()
+        shapes = (
+            {name: shape_of(tensor["shape_signature"].tolist()) for name, tensor in side.items()}
+            for side in sides
+        )
+        return Signature(*shapes)
 
     def _run(self, pictures):
         pictures = np.asarray(pictures, np.float32)
@@ -263,23 +275,3 @@ def version_folder(path):
             "run, python export/to_savedmodel.py --run RUN writes it."
         )
     return max(versions, key=lambda version: int(version.name))
-
-
-def _tensor_shapes(specs):
-    return {
-        name: None if spec.shape.rank is None else _lengths(spec.shape.as_list())
-        for name, spec in specs.items()
-    }
-
-
-def _known_lengths(details):
-    """Returns name -> shape from LiteRT's details of tensors, whose unknown lengths are -1."""
-    return {
-        name: tuple(None if n < 0 else int(n) for n in tensor["shape_signature"])
-        for name, tensor in details.items()
-    }
-
-
-def _lengths(shape):
-    """Returns a shape with `None` for an axis without a fixed length, which ONNX names."""
-    return tuple(length if isinstance(length, int) else None for length in shape)

@@ -16,7 +16,7 @@ import numpy as np
 import requests
 
 from export.runtime.native_log import one_line
-from export.runtime.signatures import IMAGE, Signature, input_of, scores
+from export.runtime.signatures import IMAGE, Signature, input_of, scores, shape_of
 from training.cli import InputError
 
 
@@ -153,14 +153,13 @@ def parse_signatures(metadata, source):
 def _shapes(tensors):
     shapes = {name: entry.get("tensor_shape", {}) for name, entry in tensors.items()}
     return {
-        name: None if shape.get("unknown_rank") else tuple(map(_length, shape.get("dim", [])))
+        name: shape_of(
+            None
+            if shape.get("unknown_rank")
+            else [int(dimension.get("size", 0)) for dimension in shape.get("dim", [])]
+        )
         for name, shape in shapes.items()
     }
-
-
-def _length(dimension):
-    size = int(dimension.get("size", 0))
-    return None if size < 0 else size
 
 
 def _json_value(picture):

@@ -35,6 +35,12 @@ OUTPUT_SHAPE = (None, None)
 DEFAULT_SIZE = 32  # pixels, for a model that takes any size
 
 
+def shape_of(lengths):
+    """Returns a shape, with `None` for a length that is not fixed: a name in ONNX, else -1."""
+    fixed = (n if isinstance(n, int) and n >= 0 else None for n in lengths or ())
+    return None if lengths is None else tuple(fixed)
+
+
 def input_of(pictures):
     """Returns `IMAGE_BYTES` for a list of `bytes`, else `IMAGE`."""
     return IMAGE_BYTES if any(isinstance(picture, bytes) for picture in pictures) else IMAGE
