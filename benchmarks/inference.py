@@ -1,4 +1,4 @@
-"""Measures what an attention costs at inference: exported networks of random weights, in turns.
+"""Measures what an attention costs at inference: exported networks after one step, in turns.
 
     python benchmarks/inference.py
 
@@ -96,25 +96,29 @@ def measure(args):
 
 
 def exported(folder, arch):
-    """Returns the `Source` of a random network with its ONNX files, and of the same unfolded.
+    """Trains one step; returns the `Source` of the network with its ONNX files, and unfolded.
 
     Only the float32 file is verified: the accuracy of int8 depends on trained weights.
     """
     import onnx
 
-    from export import random_run, to_onnx
-    from export.targets import quantization
-    from export.verification import release
+    from export import to_onnx, to_savedmodel
+    from export.targets import exporter, quantization
     from export.verification.source import open_source
+    from training import train
 
-    run = random_run.make(folder / arch, arch)
+    run = folder / arch
+    one_step = ["--recipe", "fast", "--dataset", "synthetic", "--epochs", "1"]
+    one_step += ["--steps-per-epoch", "1", "--strategy", "none", "--quiet"]
     with contextlib.redirect_stdout(io.StringIO()):
+        train.main(["--arch", arch, *one_step, "--run-dir", str(run)])
         to_onnx.main(["--run", str(run), "--provider", "cpu", "--samples", "64"])
-    source = open_source(run)
+        to_savedmodel.main(["--run", str(run), "--no-fold"])
+    folded, unfolded = (open_source(saved_model=run / "saved_model" / each) for each in "12")
     float32 = onnx.load(run / "onnx" / "model.onnx")
-    int8 = quantization.to_int8(float32, release.calibration_images(source, CALIBRATION_IMAGES))
-    onnx.save(int8, run / "onnx" / "model.int8.onnx")
-    return source, open_source(random_run.make(folder / f"{arch}-unfolded", arch, fold=False))
+    images = exporter.calibration_images(folded, CALIBRATION_IMAGES)
+    onnx.save(quantization.to_int8(float32, images), run / "onnx" / "model.int8.onnx")
+    return folded, unfolded
 
 
 def results(seconds, first):

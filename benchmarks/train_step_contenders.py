@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 import keras_nam
-from export.runtime.rest import one_line
+from export.runtime.native_log import one_line
 from keras_nam.models import parse_arch
 from training.cli import InputError
 from training.fitting.optimizers import SGD

@@ -86,7 +86,8 @@ def main(argv=None):
     """Parses, measures, prints and writes."""
     args = parser().parse_args(argv)
     cli.check_name("provider", args.provider, DEVICES)
-    args.models = _models(args.models, DEVICES[args.provider])
+    device = DEVICES[args.provider]
+    args.models = _models(args.models, device)
     args.batches = _sizes(args.batches)
     for option, least in (("rounds", LEAST_ROUNDS), ("threads", 1)):
         if getattr(args, option) < least:
@@ -94,26 +95,23 @@ def main(argv=None):
     with cli.needing("train,export"):
         from export.timing.report import benchmark
 
-        benchmark(args, DEVICES[args.provider])
+        benchmark(args, device)
 
 
 def _models(text, device):
     """Returns the requested names, the Keras model first."""
+    fitting = [name for name in MODELS if device == "CPU" or not name.startswith(CPU_ONLY)]
     if text is None:
-        return tuple(name for name in MODELS if device == "CPU" or not _is_cpu_only(name))
+        return tuple(fitting)
     names = text.split(",")
     for name in names:
         cli.check_name("model", name, MODELS)
-        if device != "CPU" and _is_cpu_only(name):
+        if name not in fitting:
             raise cli.InputError(
                 f"--models {name} runs on the CPU, but --provider puts the others on the {device}. "
                 "Leave one of the two options out."
             )
     return tuple(dict.fromkeys((KERAS, *names)))
-
-
-def _is_cpu_only(name):
-    return name.partition("-")[0] in CPU_ONLY
 
 
 def _sizes(text):

@@ -1,9 +1,9 @@
-"""Exports a run's SavedModel to LiteRT, and shows that its interpreter gives the trained answers.
+"""Exports a run's SavedModel to LiteRT and verifies that its interpreter gives the same scores.
 
     python export/to_litert.py
 
-takes the newest finished run, and leaves `litert/model.tflite`, `litert/labels.txt` and
-`litert/verification.json` in it. Exit status: 0 verified, 1 not verified (the file is kept aside as
+takes the newest finished run, and writes `litert/model.tflite`, `litert/labels.txt` and
+`litert/verification.json` into it. Exit status: 0 verified, 1 not verified (the file is kept as
 `model.unverified.tflite`), 2 bad usage or bad input.
 """
 
@@ -21,15 +21,7 @@ from training import cli
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
     parser = cli.Parser(__doc__)
-    to_onnx.add_source_options(parser)
-    what = parser.add_argument_group("what is made")
-    to_onnx.add_precision_options(what)
-    what.add_argument(
-        "--output",
-        metavar="DIR",
-        help="folder (default: litert/ in the run's, or beside a SavedModel)",
-    )
-    to_onnx.add_sample_option(parser.add_argument_group("how it is verified"))
+    to_onnx.add_options(parser, "litert")
     return parser
 
 
@@ -38,8 +30,8 @@ def main(argv=None):
     args = parser().parse_args(preprocessing.joined(argv))
     cli.check_name("precision", args.precision, to_onnx.PRECISIONS)
     with cli.needing("train,export"):
-        from export.targets.litert import export
-    export(args)
+        from export.targets import exporter, litert
+    exporter.export(litert.TARGET, args)
 
 
 if __name__ == "__main__":

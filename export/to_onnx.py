@@ -1,9 +1,9 @@
-"""Exports a run's SavedModel to ONNX, and shows that ONNX Runtime gives the trained answers.
+"""Exports a run's SavedModel to ONNX and verifies that ONNX Runtime gives the same scores.
 
     python export/to_onnx.py
 
-takes the newest finished run, and leaves `onnx/model.onnx` and `onnx/verification.json` in it.
-Exit status: 0 verified, 1 not verified (the file is kept aside as `model.unverified.onnx`),
+takes the newest finished run, and writes `onnx/model.onnx` and `onnx/verification.json` into it.
+Exit status: 0 verified, 1 not verified (the file is kept as `model.unverified.onnx`),
 2 bad usage or bad input.
 """
 
@@ -23,28 +23,20 @@ PRECISIONS = ("float32", "float16", "int8")
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
     parser = cli.Parser(__doc__)
-    add_source_options(parser)
-    what = parser.add_argument_group("what is made")
-    what.add_argument("--opset", type=int, default=17, help="of ONNX (default: %(default)s)")
-    add_precision_options(what)
-    what.add_argument(
-        "--output",
-        metavar="DIR",
-        help="folder (default: onnx/ in the run's, or beside a SavedModel)",
-    )
-    how = parser.add_argument_group("how it is verified")
-    how.add_argument(
+    add_options(parser, "onnx")
+    group = parser.add_argument_group("ONNX")
+    group.add_argument("--opset", type=int, default=17, help="(default: %(default)s)")
+    group.add_argument(
         "--provider",
         default="auto",
-        help=f"ONNX Runtime's execution provider: {', '.join(PROVIDERS)}; never another than the "
-        "one that is named (default: %(default)s, CUDA where it works, else the CPU)",
+        help=f"ONNX Runtime's execution provider: {', '.join(PROVIDERS)}; a fallback to another is "
+        "an error (default: %(default)s, CUDA where it works, else the CPU)",
     )
-    add_sample_option(how)
     return parser
 
 
-def add_source_options(parser):
-    """Adds what the exporters share: the run or SavedModel, and its data."""
+def add_options(parser, folder):
+    """Adds the options that all exporters share; `folder` is the default for their files."""
     group = parser.add_argument_group("what is exported", "By default the newest finished run.")
     where = group.add_mutually_exclusive_group()
     where.add_argument("--run", metavar="RUN", help="a finished run's folder")
@@ -66,28 +58,26 @@ def add_source_options(parser):
             "The exported file takes RGB of 0-255 and does this itself.",
         )
     )
-
-
-def add_precision_options(group):
-    """Adds the precision, and the images that int8 is calibrated on."""
-    group.add_argument(
+    made = parser.add_argument_group("what is made")
+    made.add_argument(
         "--precision", default="float32", help=f"{', '.join(PRECISIONS)} (default: %(default)s)"
     )
-    group.add_argument(
+    made.add_argument(
         "--calibration-images",
         type=int,
         metavar="N",
         help="training images that int8's ranges are measured on (default: 512, or all)",
     )
-
-
-def add_sample_option(group):
-    """Adds the number of test images."""
-    group.add_argument(
+    made.add_argument(
         "--samples",
         type=int,
         metavar="N",
-        help="test images (default: 1000; all of them for int8)",
+        help="test images for the verification (default: 1000; all for int8)",
+    )
+    made.add_argument(
+        "--output",
+        metavar="DIR",
+        help=f"folder (default: {folder}/ in the run, or beside the SavedModel)",
     )
 
 
@@ -97,8 +87,10 @@ def main(argv=None):
     cli.check_name("provider", args.provider, PROVIDERS)
     cli.check_name("precision", args.precision, PRECISIONS)
     with cli.needing("train,export"):
-        from export.targets.onnx import export
-    export(args)
+        from export.runtime import providers
+        from export.targets import exporter, onnx
+    providers.check(args.provider)
+    exporter.export(onnx.TARGET, args)
 
 
 if __name__ == "__main__":

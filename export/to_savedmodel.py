@@ -2,8 +2,8 @@
 
     python export/to_savedmodel.py
 
-writes `saved_model/<next version>/` in the newest finished run, by a rename: a server that watches
-the folder takes the new version when it is whole.
+writes `saved_model/<next version>/` into the newest finished run. The folder appears by a rename,
+so that a server which watches `saved_model/` never loads a half-written version.
 """
 
 import argparse
@@ -28,20 +28,20 @@ def parser():
         "--version",
         type=int,
         metavar="N",
-        help="number of the version, replaced if it is there (default: the next one)",
+        help="number of the version, replaced if it exists (default: the next one)",
     )
     parser.add_argument(
         "--fold",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="normalizations folded into the convolutions (default: they are)",
+        help="fold the normalizations into the convolutions (default: yes)",
     )
     parser.add_argument("--data-dir", help="as for training/train.py; it has the class names")
     return parser
 
 
 def main(argv=None):
-    """Parses, writes and says where."""
+    """Parses, writes, and prints the path."""
     args = parser().parse_args(argv)
     if args.version is not None and args.version < 1:
         raise cli.InputError(f"--version {args.version}: expected a whole number from 1")

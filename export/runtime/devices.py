@@ -1,4 +1,4 @@
-"""How TensorFlow uses a GPU beside ONNX Runtime, and where it runs while a time is taken."""
+"""How TensorFlow uses a GPU beside ONNX Runtime, and the device and threads of a timing."""
 
 import os
 
@@ -8,39 +8,34 @@ from training.cli import InputError
 
 
 def share_gpu():
-    """Lets ONNX Runtime use TensorFlow's GPU, where both compute in full float32.
+    """Lets ONNX Runtime use TensorFlow's GPU, and both compute in full float32.
 
     By default TensorFlow takes all of a GPU's memory, and multiplies in TensorFloat-32, which
-    keeps 10 bits of the mantissa. Call it before TensorFlow runs anything.
+    keeps 10 bits of the mantissa. `providers` does the same for ONNX Runtime. Call it before
+    TensorFlow runs anything.
     """
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    # As `providers` has it for ONNX Runtime.
     tf.config.experimental.enable_tensor_float_32_execution(False)
 
 
 def prepare_tensorflow(device, threads):
-    """Has TensorFlow run on a device with so many threads; before anything else is done with it.
+    """Sets TensorFlow's device and number of threads. Call it before TensorFlow runs anything.
 
     Args:
         device: `"CPU"` or `"GPU"`.
         threads: Integer.
 
     Raises:
-        InputError: If there is no such device.
+        InputError: If the device does not exist.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if device == "GPU" and not gpus:
         raise InputError(
-            "TensorFlow sees no GPU here: pip install -e '.[train,gpu]', or measure on the CPU "
+            "TensorFlow finds no GPU: pip install -e '.[train,gpu]', or measure on the CPU "
             "(--device cpu; --provider cpu, beside ONNX Runtime)"
         )
-    visible = gpus[:1] if device == "GPU" else []
-    tf.config.set_visible_devices(visible, "GPU")
-    for gpu in visible:
-        # Else TensorFlow takes all of the memory, and leaves ONNX Runtime none.
-        tf.config.experimental.set_memory_growth(gpu, True)
-        # As `providers` has it for ONNX Runtime.
-        tf.config.experimental.enable_tensor_float_32_execution(False)
+    tf.config.set_visible_devices(gpus[:1] if device == "GPU" else [], "GPU")
+    share_gpu()
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    # Else independent operations would run beside each other, each in threads of its own.
+    # Otherwise independent operations would run at once, each with its own threads.
     tf.config.threading.set_inter_op_parallelism_threads(threads)

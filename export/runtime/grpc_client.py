@@ -1,7 +1,6 @@
-"""A client of TensorFlow Serving over gRPC, with the interface of `serving.RestClient`.
+"""A client of TensorFlow Serving over gRPC, with the interface of `rest.RestClient`.
 
-It imports TensorFlow, whose tensors `tensorflow-serving-api` is made of: seconds, where REST
-takes none.
+It imports TensorFlow, because `tensorflow-serving-api` sends its tensors.
 """
 
 import grpc
@@ -16,13 +15,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from export.runtime.rest import (
-    ServerError,
-    UnexpectedAnswerError,
-    UnreachableError,
-    parse_signatures,
-    parse_status,
-)
+from export.runtime.rest import parse_signatures, parse_status, refused, timed_out, unavailable
 from export.runtime.signatures import IMAGE_BYTES, input_of, scores
 from training.cli import InputError
 
@@ -33,20 +26,16 @@ class GrpcClient:
     Args:
         target: The server's address, `host:8500`.
         model: The model's name on the server.
-        version: Integer, a version of the model; `None` for the server's choice, the newest.
+        version: Integer, a version of the model; `None` for the newest on the server.
         timeout: Seconds for a whole call.
-
-    Raises:
-        InputError: If the address is not one. The calls raise `ServerError`, `UnreachableError`
-            and `UnexpectedAnswerError`, which are `InputError`s too.
     """
 
-    labels = None  # a server tells no class names
+    labels = None  # a server does not know class names
 
     def __init__(self, target, model="keras_nam", version=None, timeout=10.0):
         host, _, port = target.rpartition(":")
         if not host or "/" in target or not port.isdecimal():
-            raise InputError(f"{target!r} is no address such as localhost:8500")
+            raise InputError(f"{target!r} is not an address such as localhost:8500")
         channel = grpc.insecure_channel(target)
         self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(channel)
@@ -56,24 +45,22 @@ class GrpcClient:
         self.source = target
         self.timeout = timeout
 
-    def predict(self, pictures, signature=None):
-        """Sends pictures; arguments and result are those of `RestClient.predict`."""
+    def predict(self, pictures):
+        """Sends pictures; argument and result are the same as for `RestClient.predict`."""
         wanted = input_of(pictures)
         request = predict_pb2.PredictRequest(model_spec=self._spec)
-        request.model_spec.signature_name = signature or wanted.signature
+        request.model_spec.signature_name = wanted.signature
         dtype = tf.string if wanted is IMAGE_BYTES else tf.float32
         request.inputs[wanted.name].CopyFrom(tf.make_tensor_proto(pictures, dtype))
         response = self._call(self._predictions.Predict, request)
         try:
             outputs = {name: tf.make_ndarray(proto) for name, proto in response.outputs.items()}
         except (TypeError, ValueError) as error:
-            raise UnexpectedAnswerError(
-                f"{self.source} answered a broken tensor ({error})"
-            ) from None
+            raise InputError(f"{self.source} answered a broken tensor ({error})") from None
         return scores(outputs, len(pictures), self.source)
 
     def status(self):
-        """Returns a list of `VersionStatus`, one for each version that the server knows."""
+        """Returns version -> state, such as `"AVAILABLE"`, of the versions on the server."""
         request = get_model_status_pb2.GetModelStatusRequest(model_spec=self._spec)
         response = self._call(self._models.GetModelStatus, request)
         return parse_status(_as_json(response), self.source)
@@ -94,12 +81,12 @@ class GrpcClient:
         except grpc.RpcError as error:
             code, details = error.code(), error.details() or ""
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            raise UnreachableError.too_slow(self.source, self.timeout)
+            raise timed_out(self.source, self.timeout)
         if code is grpc.StatusCode.UNAVAILABLE:
-            raise UnreachableError.because(self.source, details)
-        raise ServerError(self.source, code.name, details)
+            raise unavailable(self.source, details)
+        raise refused(self.source, code.name, details)
 
 
 def _as_json(message):
-    """REST answers with the same messages in this form."""
+    """Returns the form in which REST has the same message."""
     return MessageToDict(message, preserving_proto_field_name=True)

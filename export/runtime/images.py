@@ -1,4 +1,4 @@
-"""Reading pictures as the models take them: RGB, 32×32, 0–255."""
+"""Reads pictures as a model takes them: RGB of 0–255, resized, or the encoded file."""
 
 import warnings
 from pathlib import Path
@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from training.cli import InputError
 
-# Pillow knows more, some of which run other programs (EPS) or are rarely exercised.
+# Pillow knows more, some of which run other programs (EPS) or are rarely tested.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 # What the signature `serving_bytes` decodes; the JPEG of a phone may call itself MPO.
 ENCODED_FORMATS = ("PNG", "JPEG", "MPO")
@@ -21,14 +21,13 @@ THIRTY_TWO_BIT_MODES = ("I", "F")
 def read(path, size=(32, 32)):
     """Reads a picture as a model's input.
 
-    The picture is turned as its EXIF orientation says and resized, not cropped, by an
-    antialiased bilinear filter; one that has the size already keeps its pixels. Of an animation
-    the first frame is taken. Grey becomes RGB, transparency is laid over white, and of 16 bits
-    a channel the upper 8 are kept.
+    The EXIF orientation is applied. The picture is resized, not cropped, by an antialiased
+    bilinear filter; one of the right size keeps its pixels. Of an animation the first frame is
+    read. Grey becomes RGB, transparency is put on white, and 16 bits a channel keep the upper 8.
 
     Args:
         path: A PNG, JPEG, WebP, GIF, BMP or TIFF file of at most `MAX_PIXELS` pixels.
-        size: Width and height of the result, in pixels.
+        size: Height and width of the result, in pixels.
 
     Returns:
         An array of shape [height, width, 3], uint8 in 0–255.
@@ -37,16 +36,21 @@ def read(path, size=(32, 32)):
         InputError: If the file is missing, not such a picture, damaged or too large.
     """
     image, _ = _decode(path)
-    return np.asarray(_to_rgb(path, image).resize(size, Image.Resampling.BILINEAR))
+    if image.mode in THIRTY_TWO_BIT_MODES:
+        raise InputError(f"{path} has 32 bits a channel: convert it to 8 or 16 bits")
+    if image.mode in SIXTEEN_BIT_MODES:
+        # The upper byte, which is what decoders keep of 16-bit RGB.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.asarray(image.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def read_encoded(path):
-    """Reads a PNG or JPEG file as it is, for a model that decodes pictures itself.
+    """Reads the bytes of a PNG or JPEG file, for a model that decodes pictures itself.
 
     Such a model resizes too, but ignores the EXIF orientation and drops transparency.
-
-    Returns:
-        The bytes of the file.
 
     Raises:
         InputError: As `read`, or if the picture is neither PNG nor JPEG.
@@ -70,29 +74,9 @@ def _decode(path):
                 raise Image.DecompressionBombError
             return ImageOps.exif_transpose(image), image.format
     except Image.DecompressionBombError:
-        raise InputError(
-            f"{path} declares more than {MAX_PIXELS // 1_000_000} million pixels, the most that"
-            " are decoded: scale it down first"
-        ) from None
+        reason = f"it declares more than {MAX_PIXELS // 1_000_000} million pixels: scale it down"
     except Image.UnidentifiedImageError:
-        raise InputError(
-            f"{path} is not a picture ({', '.join(FORMATS)}), or its first bytes are damaged"
-        ) from None
+        reason = f"it is not a picture ({', '.join(FORMATS)}), or its first bytes are damaged"
     except Exception as error:  # a damaged file raises whatever its decoder runs into
-        if reason := getattr(error, "strerror", None):
-            raise InputError(f"cannot read the picture {path}: {reason}") from None
-        raise InputError(f"the picture {path} is damaged or cut short ({error})") from None
-
-
-def _to_rgb(path, image):
-    if image.mode in THIRTY_TWO_BIT_MODES:
-        raise InputError(
-            f"{path} has 32 bits a channel, whose range is not known: convert it to 8 or 16 bits"
-        )
-    if image.mode in SIXTEEN_BIT_MODES:
-        # The upper byte, which is what decoders keep of 16-bit RGB.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
+        reason = getattr(error, "strerror", None) or f"it is damaged or cut short ({error})"
+    raise InputError(f"cannot read the picture {path}: {reason}")

@@ -1,6 +1,6 @@
-"""Models on the disk, with the interface of the clients in `serving`: SavedModel, ONNX and so on.
+"""Models on the disk, with the interface of the clients of a server.
 
-Each imports its runtime when it is made: one may be installed without the other.
+Each class imports its runtime when it is used, because not all need to be installed.
 """
 
 import contextlib
@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export.runtime.native_log import silenced
+from export.runtime.native_log import one_line, silenced
 from export.runtime.preprocessing import Preprocessing
-from export.runtime.rest import one_line
 from export.runtime.signatures import (
     IMAGE,
     IMAGE_BYTES,
@@ -21,6 +20,7 @@ from export.runtime.signatures import (
     are_probabilities,
     input_of,
     scores,
+    shape_of,
 )
 from training.cli import InputError
 from training.runs import files
@@ -31,10 +31,11 @@ LABELS = "labels.txt"
 def open_model(path):
     """Returns the model in a run folder, a SavedModel (or its base path), or a file.
 
-    A file whose name ends in `.tflite` is LiteRT's, in `.keras` Keras', and any other is ONNX'.
+    A file with the suffix `.tflite` is opened by LiteRT, `.keras` by Keras, any other by ONNX
+    Runtime.
 
     Raises:
-        InputError: If there is nothing, or no such model, or it is damaged.
+        InputError: If the path does not exist, or does not hold such a model, or it is damaged.
     """
     path = Path(path)
     if not path.exists():
@@ -47,19 +48,41 @@ def open_model(path):
     return {".tflite": LiteRTModel, ".keras": KerasModel}.get(path.suffix, OnnxModel)(path)
 
 
-class KerasModel:
+class LocalModel:
+    """A model of some runtime; a subclass has `signatures()` and `_run(pictures)`.
+
+    Attributes:
+        source: The path as a string.
+        labels: List of the class names, or `None` if the file does not have them.
+    """
+
+    labels = None
+
+    def __init__(self, path):
+        self.source = str(path)
+
+    def predict(self, pictures):
+        """Returns the `Scores` of pictures, an array of shape [N, H, W, 3], 0–255."""
+        try:
+            outputs = self._run(pictures)
+        except Exception as error:  # the runtimes' exceptions have no public base class
+            raise InputError(f"{self.source}: {one_line(error)}") from None
+        return scores(outputs, len(pictures), self.source)
+
+
+class KerasModel(LocalModel):
     """A `.keras` file, run by Keras on TensorFlow in this process.
 
-    `preprocessing` is how the model takes pictures, and `labels` its class names, if it stands in a
-    run's folder. Otherwise the file says neither, and both are `None`.
+    `preprocessing` is how the model takes pictures: known for a file in a run's folder, else
+    `None`.
     """
 
     def __init__(self, path):
         from training.runs.report import load_model
 
-        self.source = str(path)
+        super().__init__(path)
         self._model = load_model(path)
-        self.preprocessing = self.labels = None
+        self.preprocessing = None
         run = path.parent
         if (run / "config.json").exists():
             recipe = files.read_json(run / "config.json")["recipe_settings"]
@@ -68,117 +91,102 @@ class KerasModel:
                 self.labels = read_labels(version_folder(run) / "assets" / LABELS)
 
     def signatures(self):
-        """Returns the one signature that a Keras model has, under the name `serving_default`."""
+        """Returns the one signature of a Keras model, under the name `serving_default`."""
         shapes = self._model.input_shape, self._model.output_shape
         if not all(isinstance(shape, tuple) for shape in shapes):
-            raise InputError(f"{self.source} has several inputs or outputs: it is no classifier")
-        return {
-            IMAGE.signature: Signature(
-                {IMAGE.name: shapes[0]}, dict.fromkeys(Scores._fields, shapes[1])
-            )
-        }
+            raise InputError(f"{self.source} has several inputs or outputs: not a classifier")
+        outputs = dict.fromkeys(Scores._fields, shapes[1])
+        return {IMAGE.signature: Signature({IMAGE.name: shapes[0]}, outputs)}
 
-    def predict(self, pictures):
-        """Returns the `Scores` of pictures as the model takes them, float32 [N, 32, 32, 3]."""
+    def _run(self, pictures):
         rows = np.asarray(self._model(pictures, training=False), np.float64)
-        if not are_probabilities(rows):
-            exponentials = np.exp(rows - rows.max(-1, keepdims=True))
-            outputs = rows, exponentials / exponentials.sum(-1, keepdims=True)
-        else:
-            with np.errstate(divide="ignore"):
-                outputs = np.log(rows), rows
-        return scores(dict(zip(Scores._fields, outputs, strict=True)), len(rows), self.source)
+        with np.errstate(divide="ignore"):
+            logits = np.log(rows) if are_probabilities(rows) else rows
+        exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+        probabilities = exponentials / exponentials.sum(-1, keepdims=True)
+        return {"logits": logits, "probabilities": probabilities}
 
 
-class SavedModel:
-    """A SavedModel, run by TensorFlow in this process.
-
-    `labels` is the list of class names in `assets/labels.txt`, `None` without that file.
-    """
+class SavedModel(LocalModel):
+    """A SavedModel, run by TensorFlow in this process; the labels are in `assets/labels.txt`."""
 
     def __init__(self, folder):
         import tensorflow as tf
 
+        super().__init__(folder)
         self._tf = tf
-        self.source = str(folder)
         try:
             self._signatures = tf.saved_model.load(self.source).signatures
         except Exception as error:  # a damaged file raises whatever its reader runs into
-            raise InputError(f"{folder} is a damaged SavedModel: {one_line(str(error))}") from None
-        labels = Path(folder) / "assets" / LABELS
-        self.labels = read_labels(labels) if labels.exists() else None
+            raise InputError(f"{folder} is a damaged SavedModel: {one_line(error)}") from None
+        self.labels = labels_in(Path(folder) / "assets")
 
     def signatures(self):
         """Returns what the model declares: dictionary name -> `Signature`."""
+
+        def shapes(specs):
+            return {
+                name: shape_of(None if spec.shape.rank is None else spec.shape.as_list())
+                for name, spec in specs.items()
+            }
+
         return {
             name: Signature(
-                _tensor_shapes(function.structured_input_signature[1]),
-                _tensor_shapes(function.structured_outputs),
+                shapes(function.structured_input_signature[1]),
+                shapes(function.structured_outputs),
             )
             for name, function in self._signatures.items()
         }
 
-    def predict(self, pictures):
-        """Returns the `Scores` of pictures, as `RestClient.predict`."""
+    def _run(self, pictures):
         wanted = input_of(pictures)
         dtype = self._tf.string if wanted is IMAGE_BYTES else self._tf.float32
         tensors = {wanted.name: self._tf.constant(pictures, dtype)}
-        try:
-            outputs = self._signatures[wanted.signature](**tensors)
-        except (self._tf.errors.OpError, TypeError, ValueError) as error:  # the last: its dtype
-            raise InputError(f"{self.source}: {one_line(str(error))}") from None
-        return scores(outputs, len(pictures), self.source)
+        return self._signatures[wanted.signature](**tensors)
 
 
-class OnnxModel:
-    """An ONNX file, run by ONNX Runtime on the execution provider that is named.
+class OnnxModel(LocalModel):
+    """An ONNX file, run by ONNX Runtime on a named execution provider.
 
-    `labels` is the list of class names in its metadata (`class_names`), `None` without it;
-    `provider` is ONNX Runtime's name of the one that runs. `options` are its `SessionOptions`, or
-    `None`.
+    The labels are in its metadata (`class_names`). `provider` is ONNX Runtime's name of the one
+    that runs.
+
+    Args:
+        path: The file.
+        provider: A key of `providers.PROVIDERS`, or `"auto"`.
+        options: `onnxruntime.SessionOptions`, or `None`.
     """
 
     def __init__(self, path, provider="cpu", options=None):
         from export.runtime.providers import open_session
 
-        self.source = str(path)
+        super().__init__(path)
         self._session = open_session(path, provider, options)
         self.provider = self._session.get_providers()[0]
-        self.labels = self._class_names()
-
-    def _class_names(self):
         text = self._session.get_modelmeta().custom_metadata_map.get("class_names", "null")
         try:
-            names = json.loads(text)
+            self.labels = json.loads(text)
         except ValueError:
-            names = text
-        if names is not None and not isinstance(names, list):
-            raise InputError(f"{self.source}: its class_names are no JSON list: {text[:40]!r}")
-        return names
+            self.labels = text
+        if self.labels is not None and not isinstance(self.labels, list):
+            raise InputError(f"{path}: its class_names are not a JSON list: {text[:40]!r}")
 
     def signatures(self):
-        """Returns the one signature that an ONNX file has, under the name `serving_default`."""
+        """Returns the one signature of an ONNX file, under the name `serving_default`."""
         sides = self._session.get_inputs(), self._session.get_outputs()
-        return {
-            IMAGE.signature: Signature(
-                *({tensor.name: _lengths(tensor.shape) for tensor in side} for side in sides)
-            )
-        }
+        shapes = ({tensor.name: shape_of(tensor.shape) for tensor in side} for side in sides)
+        return {IMAGE.signature: Signature(*shapes)}
 
-    def predict(self, pictures):
-        """Returns the `Scores` of pictures, an array of shape [N, 32, 32, 3], 0–255."""
-        names = list(Scores._fields)
-        try:
-            outputs = self._session.run(names, {IMAGE.name: np.asarray(pictures, np.float32)})
-        except Exception as error:
-            raise InputError(f"{self.source}: {one_line(str(error))}") from None
-        return scores(dict(zip(names, outputs, strict=True)), len(pictures), self.source)
+    def _run(self, pictures):
+        feeds = {IMAGE.name: np.asarray(pictures, np.float32)}
+        outputs = self._session.run(Scores._fields, feeds)
+        return dict(zip(Scores._fields, outputs, strict=True))
 
 
-class LiteRTModel:
+class LiteRTModel(LocalModel):
     """A LiteRT file, run by LiteRT's interpreter on the CPU, in `threads` threads (default: all).
 
-    `labels` is the list of class names in `labels.txt` beside the file, `None` without that file.
+    The labels are in `labels.txt` beside the file.
     """
 
     provider = "CPU"
@@ -187,60 +195,61 @@ class LiteRTModel:
         from ai_edge_litert.interpreter import Interpreter
 
         path = Path(path)
-        self.source = str(path)
+        super().__init__(path)
         try:
-            # In memory: a file that shrinks while it is mapped kills the process. One byte for an
-            # empty file: no bytes are no argument.
+            # In memory: a file that shrinks while it is mapped kills the process. The interpreter
+            # rejects empty content.
             content = path.read_bytes() or bytes(1)
             with silenced():
                 self._interpreter = Interpreter(
                     model_content=content, num_threads=threads or os.cpu_count()
                 )
                 self._interpreter.allocate_tensors()
-            self._signatures = self._declared()
+            self._signatures = {
+                name: self._signature(self._interpreter.get_signature_runner(name))
+                for name in self._interpreter.get_signature_list()
+            }
         except Exception as error:  # a damaged file raises whatever its reader runs into
-            raise InputError(f"{path} is no valid LiteRT model: {one_line(str(error))}") from None
-        labels = path.with_name(LABELS)
-        self.labels = read_labels(labels) if labels.exists() else None
-
-    def _declared(self):
-        names = self._interpreter.get_signature_list()
-        runners = {name: self._interpreter.get_signature_runner(name) for name in names}
-        return {
-            name: Signature(
-                _known_lengths(runner.get_input_details()),
-                _known_lengths(runner.get_output_details()),
-            )
-            for name, runner in runners.items()
-        }
+            raise InputError(f"{path} is not a valid LiteRT model: {one_line(error)}") from None
+        self.labels = labels_in(path.parent)
 
     def signatures(self):
         """Returns what the model declares: dictionary name -> `Signature`."""
         return self._signatures
 
-    def predict(self, pictures):
-        """Returns the `Scores` of pictures, an array of shape [N, 32, 32, 3], 0–255."""
-        try:
-            pictures = np.asarray(pictures, np.float32)
-            # LiteRT would take any size, and spread one channel over three.
-            if pictures.shape[1:] != IMAGE.shape[1:] or not len(pictures):
-                raise ValueError(
-                    "expected images of shape [N, 32, 32, 3], N from 1; received: "
-                    f"{list(pictures.shape)}"
-                )
-            # It allocates anew only if N is another than before.
-            run = self._interpreter.get_signature_runner(IMAGE.signature)
-            outputs = run(**{IMAGE.name: pictures})
-        except Exception as error:
-            raise InputError(f"{self.source}: {one_line(str(error))}") from None
-        return scores(outputs, len(pictures), self.source)
+    @staticmethod
+    def _signature(runner):
+        sides = runner.get_input_details(), runner.get_output_details()
+        shapes = (
+            {name: shape_of(tensor["shape_signature"].tolist()) for name, tensor in side.items()}
+            for side in sides
+        )
+        return Signature(*shapes)
+
+    def _run(self, pictures):
+        pictures = np.asarray(pictures, np.float32)
+        expected = self._signatures[IMAGE.signature].inputs[IMAGE.name]
+        # LiteRT would take any size, and repeat one channel three times.
+        if pictures.shape[1:] != expected[1:] or not len(pictures):
+            raise ValueError(
+                f"expected images of shape [N, {', '.join(map(str, expected[1:]))}], N from 1; "
+                f"received: {list(pictures.shape)}"
+            )
+        # It allocates again only if N changes.
+        return self._interpreter.get_signature_runner(IMAGE.signature)(**{IMAGE.name: pictures})
+
+
+def labels_in(folder):
+    """Returns the class names in a folder's `labels.txt`, or `None` without that file."""
+    path = folder / LABELS
+    return read_labels(path) if path.exists() else None
 
 
 def read_labels(path):
     """Returns the class names in a text file, one a line.
 
     Raises:
-        InputError: If the file cannot be read, or holds no names.
+        InputError: If the file cannot be read, or does not hold names.
     """
     try:
         labels = Path(path).read_text(encoding="utf-8").splitlines()
@@ -249,7 +258,7 @@ def read_labels(path):
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8 text with a class name a line") from None
     if not any(labels):
-        raise InputError(f"{path} holds no class names, one a line")
+        raise InputError(f"{path} does not hold class names, one a line")
     return labels
 
 
@@ -261,27 +270,8 @@ def version_folder(path):
     versions = [pb.parent for pb in base.glob("*/saved_model.pb") if pb.parent.name.isdecimal()]
     if not versions:
         raise InputError(
-            f"{path} holds no SavedModel: neither saved_model.pb, nor <version>/saved_model.pb, nor"
-            " saved_model/<version>/saved_model.pb"
+            f"{path} does not hold a SavedModel: neither saved_model.pb, nor "
+            "<version>/saved_model.pb, nor saved_model/<version>/saved_model.pb. For a finished "
+            "run, python export/to_savedmodel.py --run RUN writes it."
         )
     return max(versions, key=lambda version: int(version.name))
-
-
-def _tensor_shapes(specs):
-    return {
-        name: None if spec.shape.rank is None else _lengths(spec.shape.as_list())
-        for name, spec in specs.items()
-    }
-
-
-def _known_lengths(details):
-    """Returns name -> shape from LiteRT's details of tensors, whose unknown lengths are -1."""
-    return {
-        name: tuple(None if n < 0 else int(n) for n in tensor["shape_signature"])
-        for name, tensor in details.items()
-    }
-
-
-def _lengths(shape):
-    """The axes without a fixed length have a name (ONNX) or `None`."""
-    return tuple(length if isinstance(length, int) else None for length in shape)

@@ -1,7 +1,7 @@
-"""How a network from elsewhere takes pictures: its range, mean and standard deviation, channels.
+"""The pixels that a network takes: their range, mean and standard deviation, order of channels.
 
-The exported files of this project take RGB of 0–255. A run knows its normalization and its
-SavedModel contains it. For any other model it is stated on the command line, and put before it.
+The exported files take RGB of 0–255. A run's SavedModel normalizes them itself. For any other
+model the user states the normalization, and the exporter puts it before the model.
 """
 
 import argparse
@@ -15,7 +15,7 @@ OPTIONS = "--input-range, --mean, --std or --channels"
 
 
 class Preprocessing(NamedTuple):
-    """Brings pixels of 0–255 into `range`, subtracts `mean`, divides by `std`.
+    """Converts pixels of 0–255 to `range`, subtracts `mean`, divides by `std`.
 
     Attributes:
         range: A key of `RANGES`.
@@ -30,14 +30,10 @@ class Preprocessing(NamedTuple):
     channels: str = "rgb"
 
     def __call__(self, images):
-        """Returns RGB images [N, H, W, 3] of 0–255 as the network takes them, float32.
-
-        Args:
-            images: Float32 NumPy array or TensorFlow tensor.
-        """
+        """Returns RGB images [N, H, W, 3] of 0–255 (array or tensor) as the network takes them."""
         low, high = RANGES[self.range]
         mean, std = np.asarray(self.mean), np.asarray(self.std)
-        # In this form the numbers are those of `training.data.streams.normalize`, bit for bit.
+        # In this form the result equals `training.data.streams.normalize`, bit-exact.
         scale = ((high - low) / (255 * std)).astype("float32")
         offset = ((mean - low) / std).astype("float32")
         if np.any(scale != 1) or np.any(offset != 0):
@@ -45,7 +41,7 @@ class Preprocessing(NamedTuple):
         return images[..., ::-1] if self.channels == "bgr" else images
 
     def __str__(self):
-        """Returns the options that state it."""
+        """Returns it as command-line options."""
         words = [f"--input-range {self.range}"]
         if self.mean != (0, 0, 0) or self.std != (1, 1, 1):
             words += [f"--{key} {_numbers(getattr(self, key))}" for key in ("mean", "std")]
@@ -84,7 +80,7 @@ def add_options(group):
 
 
 def from_options(args):
-    """Returns the `Preprocessing` that the options state, or `None` if none is given."""
+    """Returns the `Preprocessing` in the options, or `None` if none is given."""
     from training import cli
 
     if args.input_range is not None:

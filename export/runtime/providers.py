@@ -1,9 +1,10 @@
-"""ONNX Runtime's execution providers: the one that was asked for, or an error that says why not.
+"""ONNX Runtime's execution providers, without its silent fallback.
 
-ONNX Runtime falls back to the CPU without an error when a provider's libraries are missing; here
-the provider that a session got is compared with the one that was asked for.
+ONNX Runtime falls back to the CPU without an error if a provider's libraries are missing. Here the
+provider of a session is compared with the one that was asked for.
 """
 
+import contextlib
 import json
 import tempfile
 from collections import Counter
@@ -11,14 +12,14 @@ from pathlib import Path
 
 import onnxruntime
 
-from export.runtime.rest import one_line
+from export.runtime.native_log import one_line
 from training.cli import InputError, check_name
 
 CPU = "CPUExecutionProvider"
 # Name on the command line -> (ONNX Runtime's name, its options, what it needs).
 PROVIDERS = {
     "cpu": (CPU, {}, "onnxruntime"),
-    # TensorFloat-32 keeps 10 bits of 23: with it float32 is float32 in name only.
+    # TensorFloat-32 keeps 10 of the 23 bits of float32's mantissa.
     "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}, "onnxruntime-gpu and CUDA 12, cuDNN 9"),
     "tensorrt": ("TensorrtExecutionProvider", {}, "onnxruntime-gpu and TensorRT 10"),
     # OpenVINO's own default on a CPU with AMX is bfloat16, which keeps 7 bits.
@@ -28,11 +29,10 @@ PROVIDERS = {
         "onnxruntime-openvino",
     ),
 }
-AUTO = ("cuda", "cpu")
 
 
 def open_session(path, asked="auto", options=None):
-    """Opens an ONNX file on the provider that is asked for, and on no other.
+    """Opens an ONNX file on the provider that is asked for.
 
     Args:
         path: The ONNX file.
@@ -43,18 +43,36 @@ def open_session(path, asked="auto", options=None):
         An `onnxruntime.InferenceSession`; `session.get_providers()[0]` is the provider.
 
     Raises:
-        InputError: If there is no such provider, it is not in this ONNX Runtime or does not
-            start, or the file is no valid model.
+        InputError: If the provider does not exist, is not in this ONNX Runtime or does not start,
+            or the file is not a valid model.
     """
-    if asked != "auto":
-        return _open(path, asked, options)
-    for name in AUTO[:-1]:
-        if PROVIDERS[name][0] in onnxruntime.get_available_providers():
-            try:
-                return _open(path, name, options)
-            except InputError:
-                continue  # the wheel for GPUs on a machine without one
-    return _open(path, AUTO[-1], options)
+    if asked == "auto":
+        with contextlib.suppress(InputError):  # no wheel for GPUs, or no GPU
+            return open_session(path, "cuda", options)
+        asked = "cpu"
+    check(asked)
+    wanted, settings, needs = PROVIDERS[asked]
+    if asked in ("cuda", "tensorrt"):
+        onnxruntime.preload_dlls()  # of the CUDA wheels, which are on no library path
+    options = options or onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if asked == "openvino" and options.intra_op_num_threads:
+        # OpenVINO does not use the session's threads.
+        settings = {**settings, "num_of_threads": str(options.intra_op_num_threads)}
+    fallback = [] if wanted == CPU else [CPU]
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=[(wanted, settings), *fallback]
+        )
+    except Exception as error:  # ONNX Runtime's exceptions have no public base class
+        raise InputError(f"{path} is not a valid ONNX model: {one_line(error)}") from None
+    got = session.get_providers()[0]
+    if got != wanted:
+        raise InputError(
+            f"--provider {asked}: ONNX Runtime fell back to {got}; {wanted} needs {needs}, and a "
+            "device and driver for them"
+        )
+    return session
 
 
 def check(asked):
@@ -71,40 +89,8 @@ def check(asked):
         )
 
 
-def _open(path, asked, options):
-    check(asked)
-    wanted, settings, needs = PROVIDERS[asked]
-    if asked in ("cuda", "tensorrt"):
-        onnxruntime.preload_dlls()  # those of the CUDA wheels, which are on no library path
-    options = options or onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if asked == "openvino" and options.intra_op_num_threads:
-        # OpenVINO has threads of its own.
-        settings = {**settings, "num_of_threads": str(options.intra_op_num_threads)}
-    fallback = [] if wanted == CPU else [CPU]
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=[(wanted, settings), *fallback]
-        )
-    except Exception as error:  # ONNX Runtime's exceptions have no public base class
-        raise InputError(f"{path} is no valid ONNX model: {one_line(str(error))}") from None
-    got = session.get_providers()[0]
-    if got != wanted:
-        raise InputError(
-            f"--provider {asked}: ONNX Runtime fell back to {got}; {wanted} needs {needs}, and a "
-            "device and driver for them"
-        )
-    return session
-
-
 def nodes_by_provider(path, asked, feeds):
-    """Returns how many of a model's nodes each provider runs: name -> count.
-
-    Args:
-        path: The ONNX file.
-        asked: As for `open_session`.
-        feeds: Dictionary name -> array, an input of the model.
-    """
+    """Returns how many of a model's nodes each provider runs on `feeds`: name -> count."""
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.enable_profiling = True

@@ -1,4 +1,4 @@
-"""The signatures of a served model: what goes in and comes out, under which names and shapes."""
+"""What a model takes and returns: its signatures, and the scores of pictures."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from training.cli import InputError
 
 
 class Input(NamedTuple):
-    """An input of a model to be served; `None` in `shape` is any length."""
+    """An input of a model; `None` in `shape` is any length."""
 
     signature: str
     name: str
@@ -23,15 +23,22 @@ class Signature(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What a model answers: two float32 arrays of shape [N, classes]."""
+    """What a model returns: two float32 arrays of shape [N, classes]."""
 
     logits: np.ndarray
     probabilities: np.ndarray
 
 
-IMAGE = Input("serving_default", "image", (None, 32, 32, 3))
+IMAGE = Input("serving_default", "image", (None, None, None, 3))
 IMAGE_BYTES = Input("serving_bytes", "image_bytes", (None,))
 OUTPUT_SHAPE = (None, None)
+DEFAULT_SIZE = 32  # pixels, for a model that takes any size
+
+
+def shape_of(lengths):
+    """Returns a shape, with `None` for a length that is not fixed: a name in ONNX, else -1."""
+    fixed = (n if isinstance(n, int) and n >= 0 else None for n in lengths or ())
+    return None if lengths is None else tuple(fixed)
 
 
 def input_of(pictures):
@@ -39,17 +46,16 @@ def input_of(pictures):
     return IMAGE_BYTES if any(isinstance(picture, bytes) for picture in pictures) else IMAGE
 
 
-def check(signatures, wanted, source):
-    """Checks that a model takes what will be sent, and answers `Scores`.
+def image_size(signatures, wanted, source):
+    """Returns the height and width, in pixels, of the images that a model takes.
 
     Args:
         signatures: Dictionary name -> `Signature`, what the model has.
         wanted: The `Input` that will be sent.
-        source: The model in words, for the message.
+        source: Name of the model, for the message.
 
     Raises:
-        InputError: If the signature, its one input or one of its outputs is missing or has
-            another shape; the message says what was found.
+        InputError: If the model takes something else, or does not return `Scores`.
     """
     if wanted.signature not in signatures:
         found = ", ".join(sorted(signatures)) or "none"
@@ -65,9 +71,11 @@ def check(signatures, wanted, source):
     if not (inputs_fit and outputs_fit):
         raise InputError(
             f"{source} is another kind of model: {_text(declared.inputs)} → "
-            f"{_text(declared.outputs)}, where {_text({wanted.name: wanted.shape})} → "
-            f"{_text(dict.fromkeys(Scores._fields, OUTPUT_SHAPE))} is expected"
+            f"{_text(declared.outputs)}; expected {_text({wanted.name: wanted.shape})} → "
+            f"{_text(dict.fromkeys(Scores._fields, OUTPUT_SHAPE))}"
         )
+    shape = declared.inputs[wanted.name] or wanted.shape
+    return tuple(length or DEFAULT_SIZE for length in shape[1:3])
 
 
 def scores(outputs, count, source):
@@ -76,33 +84,32 @@ def scores(outputs, count, source):
     Args:
         outputs: Dictionary name -> numbers, nested lists or an array.
         count: Number of pictures that were sent.
-        source: The model in words, for the message.
+        source: Name of the model, for the message.
 
     Raises:
-        InputError: If an output is missing, is no table of numbers, or has not a row for each
-            picture.
+        InputError: If an output is missing, or is not a table with a row for each picture.
     """
     try:
         found = Scores(*(np.asarray(outputs[name], np.float32) for name in Scores._fields))
     except KeyError as missing:
         raise InputError(
-            f"{source} answers {', '.join(sorted(outputs)) or 'nothing'}, without {missing}"
+            f"{source} returns {', '.join(sorted(outputs)) or 'nothing'}, without {missing}"
         ) from None
     except (TypeError, ValueError):
         raise InputError(
-            f"{source} answers {' and '.join(Scores._fields)} that are no tables of numbers"
+            f"{source} returns {' and '.join(Scores._fields)} that are not tables of numbers"
         ) from None
     shapes = [array.shape for array in found]
     if len(shapes[0]) != 2 or shapes[0] != shapes[1] or shapes[0][0] != count:
         raise InputError(
-            f"{source} answers logits of shape {shapes[0]} and probabilities of shape"
+            f"{source} returns logits of shape {shapes[0]} and probabilities of shape"
             f" {shapes[1]} for {count} pictures"
         )
     return found
 
 
 def are_probabilities(rows):
-    """Whether a classifier's outputs [N, classes] are probabilities, so not logits."""
+    """Whether a classifier's outputs [N, classes] are probabilities, not logits."""
     rows = np.asarray(rows)
     return bool(np.all(rows >= 0) and np.allclose(rows.sum(-1), 1, atol=1e-4))
 

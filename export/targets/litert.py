@@ -1,4 +1,4 @@
-"""LiteRT (once TensorFlow Lite) files: made by TensorFlow's own converter, and what is in them."""
+"""LiteRT (formerly TensorFlow Lite) files, made by TensorFlow's own converter."""
 
 import re
 from collections import Counter
@@ -7,34 +7,27 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.tools import flatbuffer_utils
 
-from export.runtime import preprocessing
 from export.runtime.local_models import LABELS, LiteRTModel
-from export.runtime.native_log import silenced
-from export.runtime.preprocessing import UNCHANGED
-from export.runtime.rest import one_line
-from export.verification import release, trained_weights
-from export.verification.classifier import classifier
-from export.verification.source import open_source
+from export.runtime.native_log import one_line, silenced
+from export.targets.exporter import Converted, Target
 from training.cli import InputError
 
 
-def convert(saved_model, precision, images=None, preprocessing=UNCHANGED):
-    """Converts the classifier in a SavedModel; inputs and outputs stay float32, N dynamic.
+def convert(classify, precision, images=None):
+    """Converts a classifier; inputs and outputs stay float32, and N stays dynamic.
 
     Args:
-        saved_model: Path of the version's folder.
+        classify: A SavedModel's `classifier`.
         precision: A key of `PRECISIONS`.
-        images: float32 array [N, 32, 32, 3] in 0–255, training images; `int8` alone needs them.
-        preprocessing: `Preprocessing` that is put before it.
+        images: float32 array [N, H, W, 3] in 0–255, training images; only `int8` needs them.
 
     Returns:
         The file's bytes: the signature `serving_default`, `image` to `logits` and
-        `probabilities`, of LiteRT's built-in operators only.
+        `probabilities`, with LiteRT's built-in operators only.
 
     Raises:
-        InputError: If it is no such SavedModel, or has an operation that LiteRT has not.
+        InputError: If LiteRT does not have one of its operations.
     """
-    classify = classifier(saved_model, preprocessing)
     with silenced():
         converter = tf.lite.TFLiteConverter.from_concrete_functions(
             [classify.get_concrete_function()], classify.loaded
@@ -43,21 +36,19 @@ def convert(saved_model, precision, images=None, preprocessing=UNCHANGED):
         try:
             return converter.convert()
         except Exception as error:  # the converter's exceptions have no public base class
-            raise InputError(f"{saved_model} has no LiteRT form: {_reason(str(error))}") from None
-
-
-def _reason(message):
-    """Returns the first error in a message of the converter, which has locations and notes too."""
-    errors = re.findall("error: (.+)", message)
-    return one_line(errors[0] if errors else message)
+            # A message has locations and notes beside the errors.
+            reason = re.findall("error: (.+)", str(error)) or [str(error)]
+            raise InputError(
+                f"the SavedModel cannot be converted to LiteRT: {one_line(reason[0])}"
+            ) from None
 
 
 def _float32(converter, images):
-    """Keeps the weights as they are."""
+    """Leaves the weights unchanged."""
 
 
 def _float16(converter, images):
-    """Rounds the weights; what computes in float32 gets them back as float32."""
+    """Rounds the weights; the interpreter computes in float32."""
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_types = [tf.float16]
 
@@ -73,7 +64,7 @@ PRECISIONS = {"float32": _float32, "float16": _float16, "int8": _int8}
 
 
 def operators(content):
-    """Returns the operators of a file's bytes: name -> how often it stands there, by name."""
+    """Returns the operators in a file's bytes: name -> count, sorted by name."""
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
     names = (
         flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
@@ -98,37 +89,20 @@ def constants(content):
     }
 
 
-def export(args):
-    """Exports and verifies, as the command line of `to_litert` says; returns the report."""
-    source = open_source(
-        args.run,
-        args.saved_model,
-        args.data_dir,
-        args.dataset,
-        preprocessing.from_options(args),
-    )
-    images, labels = release.sample(source, args.precision, args.samples)
-    calibration = release.calibration_images(source, args.calibration_images)
-    content = convert(source.saved_model, args.precision, calibration, source.preprocessing)
-    stored = constants(content) if args.precision == "float32" else None
-    missing = trained_weights.missing(source, stored, whole=False)
+def _convert(source, args, calibration):
+    content = convert(source.classify, args.precision, calibration)
     names = source.class_names
-    labels_file = {LABELS: "".join(f"{name}\n" for name in names)} if names else {}
-
-    def open_candidate(path):
-        candidate = LiteRTModel(path)
-        return candidate, {"provider": {"asked": "cpu", "got": candidate.provider}}
-
-    return release.release(
-        source,
+    return Converted(
         content,
-        release.output_folder(source, "litert", args.output)
-        / release.file_name(args.precision, "tflite"),
-        args.precision,
-        images,
-        labels,
-        missing,
-        open_candidate,
         {"operators": operators(content)},
-        labels_file,
+        constants(content) if args.precision == "float32" else None,
+        {LABELS: "".join(f"{name}\n" for name in names)} if names else {},
     )
+
+
+def _open_file(path, args, images):
+    candidate = LiteRTModel(path)
+    return candidate, {"provider": {"asked": "cpu", "got": candidate.provider}}
+
+
+TARGET = Target("litert", "tflite", _convert, _open_file, whole=False)

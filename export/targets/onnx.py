@@ -9,30 +9,29 @@ import onnx
 import tensorflow as tf
 import tf2onnx
 from onnx import helper, numpy_helper
-from tf2onnx import constants
+from tf2onnx.constants import OPSET_TO_IR_VERSION
 
-from export.runtime import preprocessing, providers
+from export.runtime import providers
 from export.runtime.local_models import OnnxModel
 from export.runtime.signatures import IMAGE
 from export.targets import quantization
-from export.verification import release, trained_weights
-from export.verification.source import open_source
+from export.targets.exporter import Converted, Target
 from training.cli import InputError
 from training.runs import files
 
 BATCH = "batch"
 WRAPPER = "StatefulPartitionedCall/"
-OPSETS = range(13, max(constants.OPSET_TO_IR_VERSION) + 1)
+OPSETS = range(13, max(OPSET_TO_IR_VERSION) + 1)
 
 
 def convert(source, opset):
     """Returns the ONNX graph of a `Source`.
 
-    Its input is `image`, its outputs those of `source.classify`, axis 0 of each is named `batch`;
-    its metadata say what it takes and where it is from.
+    It has the input and outputs of `source.classify`, and axis 0 of each is named `batch`. Its
+    metadata describe the input, the classes and the origin.
 
     Raises:
-        InputError: If the opset is not supported, or an operation has none in ONNX.
+        InputError: If the opset is not supported, or ONNX does not have one of the operations.
     """
     if opset not in OPSETS:
         raise InputError(f"--opset {opset}: expected {OPSETS[0]} to {OPSETS[-1]}")
@@ -42,7 +41,7 @@ def convert(source, opset):
             source.classify, source.classify.input_signature, opset=opset
         )
     except (ValueError, NotImplementedError, tf.errors.OpError) as error:
-        raise InputError(f"{source.saved_model} has no ONNX form: {error}") from None
+        raise InputError(f"{source.saved_model} cannot be converted to ONNX: {error}") from None
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = BATCH
     model.graph.name = "classifier"
@@ -53,10 +52,10 @@ def convert(source, opset):
 
 
 def _shorten_names(graph):
-    """Takes the names of TensorFlow's wrappers from before those of the network's layers."""
+    """Removes the prefix of TensorFlow's wrappers, unless two names would be the same."""
     tensors = {name for node in graph.node for name in (*node.input, *node.output)}
     short = {name: name.replace(WRAPPER, "") for name in tensors}
-    if len(set(short.values())) < len(tensors):  # not the same as before
+    if len(set(short.values())) < len(tensors):
         return
     for tensor in (*graph.initializer, *graph.value_info):
         tensor.name = short.get(tensor.name, tensor.name)
@@ -68,21 +67,24 @@ def _shorten_names(graph):
 
 def metadata(source):
     """Returns what is written into the file: a dictionary of strings."""
-    run = source.run
-    stated = source.is_stated
+    run, stated = source.run, source.preprocessing
+    shape = ",".join(map(str, source.classify.image_shape))
     values = {
         "class_names": source.class_names,
-        "input": f"{IMAGE.name}: float32 RGB [{BATCH},32,32,3], 0-255"
+        "input": f"{IMAGE.name}: float32 RGB [{BATCH},{shape}], 0-255"
         + ("; normalized inside" if stated else "; whether it is normalized inside is not known"),
-        "preprocessing": None if run or not stated else str(source.preprocessing),
-        "arch": run and run.config["arch"],
-        "mean": run and run.mean,
-        "std": run and run.std,
-        "source_revision": run and run.config.get("environment", {}).get("git_revision"),
+        "preprocessing": None if run or not stated else str(stated),
         "exporter_revision": files.git_revision(),
-        "data": run and source.data_name,
-        "data_licence": run and DATA_LICENCES[source.dataset.name],
     }
+    if run:
+        values |= {
+            "arch": run.config["arch"],
+            "mean": run.mean,
+            "std": run.std,
+            "source_revision": run.config.get("environment", {}).get("git_revision"),
+            "data": source.data_name,
+            "data_licence": DATA_LICENCES.get(source.dataset.name),
+        }
     return {
         key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for key, value in values.items()
@@ -102,7 +104,7 @@ DATA_LICENCES = {
 
 
 def operators(model):
-    """Returns the operators of a graph: name -> how often it stands there, by name."""
+    """Returns the operators of a graph: name -> count, sorted by name."""
     return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
 
 
@@ -118,51 +120,33 @@ def constants(model):
 
 
 # precision -> function (float32 model, calibration images) -> model
-CONVERTED = {
+PRECISIONS = {
     "float32": lambda model, images: model,
     "float16": quantization.to_float16,
     "int8": quantization.to_int8,
 }
 
 
-def export(args):
-    """Exports and verifies, as the command line of `to_onnx` says; returns the report."""
-    providers.check(args.provider)
-    source = open_source(
-        args.run,
-        args.saved_model,
-        args.data_dir,
-        args.dataset,
-        preprocessing.from_options(args),
-    )
-    images, labels = release.sample(source, args.precision, args.samples)
-    calibration = release.calibration_images(source, args.calibration_images)
+def _convert(source, args, calibration):
     float32 = convert(source, args.opset)
-    missing = trained_weights.missing(source, constants(float32))
-    model = CONVERTED[args.precision](float32, calibration)
+    stored = constants(float32)
+    model = PRECISIONS[args.precision](float32, calibration)
     counts = operators(model)
+    facts = {
+        "opset": args.opset,
+        "operators": counts,
+        "transposes": counts.get("Transpose", 0),
+    }
+    return Converted(model.SerializeToString(), facts, stored, {})
 
-    def open_candidate(path):
-        candidate = OnnxModel(path, args.provider)
-        feeds = {"image": images[:1].astype(np.float32)}
-        return candidate, {
-            "provider": {"asked": args.provider, "got": candidate.provider},
-            "nodes": providers.nodes_by_provider(path, args.provider, feeds),
-        }
 
-    return release.release(
-        source,
-        model.SerializeToString(),
-        release.output_folder(source, "onnx", args.output)
-        / release.file_name(args.precision, "onnx"),
-        args.precision,
-        images,
-        labels,
-        missing,
-        open_candidate,
-        {
-            "opset": args.opset,
-            "operators": counts,
-            "transposes": counts.get("Transpose", 0),
-        },
-    )
+def _open_file(path, args, images):
+    candidate = OnnxModel(path, args.provider)
+    feeds = {IMAGE.name: images[:1].astype(np.float32)}
+    return candidate, {
+        "provider": {"asked": args.provider, "got": candidate.provider},
+        "nodes": providers.nodes_by_provider(path, args.provider, feeds),
+    }
+
+
+TARGET = Target("onnx", "onnx", _convert, _open_file)

@@ -1,7 +1,7 @@
-"""A float32 ONNX model with smaller numbers: float16, or int8.
+"""Converts a float32 ONNX model to float16 or int8.
 
-The image's normalization and the logits' last step stay float32 in both: they cost nothing, and
-inputs and outputs are float32.
+The image's normalization and the last step of the logits stay float32 in both: they cost nothing,
+and inputs and outputs are float32.
 """
 
 import contextlib
@@ -43,18 +43,18 @@ INT8 = {
 
 
 def to_float16(model, images):
-    """Returns a model with float16 weights, and activations but for the gates.
+    """Returns a model with float16 weights and activations, except in the gates.
 
-    The converter clips a weight beyond float16's range without a word, and an activation beyond
-    it becomes infinite on a GPU alone: ONNX Runtime's CPU provider computes float16 models in
-    float32. Both are errors here.
+    The converter silently clips a weight beyond float16's range. An activation beyond it becomes
+    infinite only on a GPU, because ONNX Runtime's CPU provider computes float16 models in float32.
+    Both are errors here.
 
-    A NAM gate stays float32, as in training: float16 leaves 8 different values to the last gate
-    of a trained network with 128 channels.
+    A NAM gate stays float32, as in training: in float16 the last gate of a trained network with
+    128 channels would have 8 different values.
 
     Args:
         model: `onnx.ModelProto`, float32. It is not changed.
-        images: float32 array [N, 32, 32, 3], 0–255, that the activations' range is measured on.
+        images: float32 array [N, H, W, 3], 0–255, that the activations' range is measured on.
 
     Returns:
         `onnx.ModelProto` with the interface, opset, metadata and node names of `model`.
@@ -63,7 +63,7 @@ def to_float16(model, images):
         FailedError: If a weight or an activation is beyond ±65504.
         InputError: If there are no images, or they have another shape.
     """
-    _check(images)
+    _check(model, images)
     _refuse_overflow(_largest_weights(model))
     _refuse_overflow(_largest_activations(model, images))
     in_float32 = [*_ends(model), *_gates(model)]
@@ -78,26 +78,26 @@ def to_float16(model, images):
 
 
 def to_int8(model, images):
-    """Returns a model with int8 weights, a scale a channel, and 8-bit activations.
+    """Returns a model with int8 weights, one scale a channel, and 8-bit activations.
 
-    The activations' ranges are the smallest and largest values that the images give. A batch
-    normalization becomes a convolution of each channel for itself: it is what runs in int8.
+    The activations' ranges are the smallest and largest values on the images. A batch
+    normalization becomes a depthwise convolution, because only that runs in int8.
 
-    ARM and x86 with VNNI (from 2019 on) sum products of 8 bits exactly. Older x86 saturates, and
-    its answers are less exact than those verified here.
+    ARM, and x86 with VNNI (since 2019), sum products of 8 bits exactly. Older x86 saturates, and
+    its scores differ more than verified here.
 
     Args:
         model: `onnx.ModelProto`, float32. It is not changed.
-        images: float32 array [N, 32, 32, 3], 0–255, training images. The ranges are theirs.
+        images: float32 array [N, H, W, 3], 0–255, training images that the ranges are measured on.
 
     Returns:
-        `onnx.ModelProto` in QDQ format, with the interface, opset and metadata of `model`. The
-        nodes have their names, but a ReLU that the quantization itself does has no node.
+        `onnx.ModelProto` in QDQ format, with the interface, opset, metadata and node names of
+        `model`. A ReLU that the quantization does itself has no node.
 
     Raises:
         InputError: If there are no images, or they have another shape.
     """
-    _check(images)
+    _check(model, images)
     with tempfile.TemporaryDirectory() as folder, _without_warnings():
         target = Path(folder) / "int8.onnx"
         source, ends = _with_convolutions(model), _ends(model)
@@ -106,10 +106,12 @@ def to_int8(model, images):
     return _with_short_names(_with_graph_of(quantized, model), model)
 
 
-def _check(images):
-    if np.shape(images)[1:] != IMAGE.shape[1:] or len(images) == 0:
+def _check(model, images):
+    (image,) = model.graph.input
+    expected = tuple(dim.dim_value for dim in image.type.tensor_type.shape.dim[1:])
+    if np.shape(images)[1:] != expected or len(images) == 0:
         raise InputError(
-            f"ranges are measured on images [N,32,32,3], at least one; received {np.shape(images)}"
+            f"the ranges need one image or more of shape {expected}; received {np.shape(images)}"
         )
 
 
@@ -127,7 +129,7 @@ class _Images(quantization.CalibrationDataReader):
 
 @contextlib.contextmanager
 def _without_warnings():
-    """Silences the quantizer, which warns by the root logger, but for errors."""
+    """Silences the quantizer's warnings, which it gives by the root logger; errors stay."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -167,10 +169,7 @@ def _largest_activations(model, images):
 
 
 def _ends(model):
-    """Returns the names of the nodes before the first convolution, and of those that give outputs.
-
-    Those are the image's normalization, the last sum and the softmax.
-    """
+    """Returns the names of the image's normalization, the last sum and the softmax."""
     outputs = {tensor.name for tensor in model.graph.output}
     first = itertools.takewhile(lambda node: node.op_type != "Conv", model.graph.node)
     last = (node for node in model.graph.node if outputs & set(node.output))
@@ -222,7 +221,7 @@ def _with_convolutions(model):
 
 
 def _with_graph_of(converted, model):
-    """Returns `model` with the nodes and weights of another, and all else its own."""
+    """Returns `model` with the nodes and weights of `converted`."""
     changed = copy.deepcopy(model)
     for field in ("node", "initializer", "value_info"):
         changed.graph.ClearField(field)
@@ -235,7 +234,7 @@ def _with_graph_of(converted, model):
 def _with_short_names(quantized, model):
     """Returns `quantized` with numbers for the names that `model` does not have.
 
-    The quantizer derives several long names from each: 7% of a small model's file.
+    The quantizer derives several long names from each: a third of a small model's file.
     """
     known = {""}.union(*((node.name, *node.input, *node.output) for node in model.graph.node))
     numbers = (name for name in map("q{}".format, itertools.count()) if name not in known)

@@ -12,18 +12,12 @@ import onnxruntime
 import tensorflow as tf
 
 from export.runtime.local_models import LiteRTModel, OnnxModel, SavedModel
-from export.runtime.rest import one_line
+from export.runtime.native_log import one_line
 from export.runtime.signatures import IMAGE, Scores, scores
-from export.verification import release
+from export.targets.exporter import file_name
 from export.verification.source import in_batches
 from training.cli import InputError
 
-# Kind of model -> its file's folder and suffix, and the script that writes it.
-FILES = {
-    "onnx": ("onnx", "onnx", "to_onnx.py"),
-    "openvino": ("onnx", "onnx", "to_onnx.py"),
-    "litert": ("litert", "tflite", "to_litert.py"),
-}
 CHECKED = 128  # images
 # Relative to the norm of the logits. int8 changes them by 0.05; another training of the same
 # network on the easiest data set by 0.7.
@@ -36,7 +30,7 @@ class Contender(NamedTuple):
     Attributes:
         name: One of `benchmark.MODELS`.
         path: Path of its file or folder.
-        predict: Callable, float32 [N, 32, 32, 3] in 0–255 to `Scores`.
+        predict: Callable, float32 [N, H, W, 3] in 0–255 to `Scores`.
     """
 
     name: str
@@ -45,13 +39,7 @@ class Contender(NamedTuple):
 
 
 def open_contenders(source, names, provider, threads):
-    """Opens the named models of a run.
-
-    Args:
-        source: A `Source` with a run.
-        names: Names from `benchmark.MODELS`.
-        provider: ONNX Runtime's, a key of `providers.PROVIDERS`.
-        threads: Integer.
+    """Opens the models of a run, by their names in `benchmark.MODELS`.
 
     Returns:
         List of `Contender`, and a dictionary of the names that were left out to the reason: the
@@ -72,29 +60,19 @@ def open_contenders(source, names, provider, threads):
 
 
 def check_alike(contenders, images):
-    """Checks that the contenders are exports of one model: their logits are those of the first.
-
-    Args:
-        contenders: List of `Contender`.
-        images: uint8 array [N, 32, 32, 3].
-
-    Raises:
-        InputError: If the logits differ by more than `LARGEST_ERROR`.
-    """
+    """Raises an InputError if the logits differ from the first contender's: different models."""
     reference, *others = contenders
     expected = _logits(reference, images)
     for contender in others:
         logits = _logits(contender, images)
-        if logits.shape != expected.shape:
-            raise InputError(
-                f"{contender.path} has {logits.shape[1]} classes, but {reference.path} has "
-                f"{expected.shape[1]}: they are different models. Export it again."
-            )
-        error = np.linalg.norm(logits - expected) / np.linalg.norm(expected)
+        error = np.inf
+        if logits.shape == expected.shape:
+            error = np.linalg.norm(logits - expected) / np.linalg.norm(expected)
         if not error <= LARGEST_ERROR:
             raise InputError(
-                f"The logits of {contender.path} and {reference.path} differ by {error:.0%}, "
-                f"expected up to {LARGEST_ERROR:.0%}: they are different models. Export it again."
+                f"The logits of {contender.path} {logits.shape} and {reference.path} "
+                f"{expected.shape} differ by {error:.0%}, expected up to {LARGEST_ERROR:.0%}: they "
+                "are different models. Export it again."
             )
 
 
@@ -105,26 +83,23 @@ def _logits(contender, images):
 def _where(source, kind, precision):
     """Returns the path of a model, and the command that writes its file."""
     folder = source.run.folder
-    if kind not in FILES:
+    if kind in ("keras", "savedmodel"):
         return {"keras": folder / "best.keras", "savedmodel": source.saved_model}[kind], None
-    subfolder, suffix, script = FILES[kind]
-    path = folder / subfolder / release.file_name(precision or "float32", suffix)
+    target, suffix = ("litert", "tflite") if kind == "litert" else ("onnx", "onnx")
     option = f" --precision {precision}" if precision else ""
-    return path, f"python export/{script} --run {folder}{option}"
+    command = f"python export/to_{target}.py --run {folder}{option}"
+    return folder / target / file_name(precision or "float32", suffix), command
 
 
 def _keras(source, path, provider, threads):
     """Adds the softmax that the exported models have."""
 
-    @tf.function(input_signature=source.true_logits.input_signature)
+    @tf.function(input_signature=source.classify.input_signature)
     def classify(image):
         logits = source.true_logits(image)
         return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
-    def predict(images):
-        return scores(classify(tf.constant(images)), len(images), "the Keras model")
-
-    return predict
+    return lambda images: scores(classify(tf.constant(images)), len(images), "the Keras model")
 
 
 def _saved_model(source, path, provider, threads):
@@ -151,7 +126,7 @@ def _openvino(source, path, provider, threads):
     try:
         request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
     except RuntimeError as error:
-        raise InputError(f"{path} is not a valid ONNX model: {one_line(str(error))}") from None
+        raise InputError(f"{path} is not a valid ONNX model: {one_line(error)}") from None
 
     def predict(images):
         outputs = request.infer({IMAGE.name: images}, share_inputs=True)

@@ -4,10 +4,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import matplotlib
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -17,29 +13,16 @@ from export.runtime.devices import prepare_tensorflow
 from export.timing import rounds
 from export.timing.contenders import check_alike, open_contenders
 from export.verification.source import open_source
+from training import console
 from training.cli import InputError
 from training.runs import files
 
-PACKAGES = (
-    "tensorflow",
-    "keras",
-    "numpy",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-openvino",
-    "openvino",
-    "ai-edge-litert",
-)
-COLOURS = {"keras": "C3", "savedmodel": "C1", "onnx": "C0", "openvino": "C4", "litert": "C2"}
+PACKAGES = ("tensorflow", "keras", "numpy", "onnxruntime", "onnxruntime-gpu",
+            "onnxruntime-openvino", "openvino", "ai-edge-litert")  # fmt: skip
 
 
 def benchmark(args, device):
-    """Measures the models, prints and writes the report, and returns it.
-
-    Args:
-        args: Parsed options of `benchmark`.
-        device: `"CPU"` or `"GPU"`.
-    """
+    """Measures the models as the parsed options say; prints, writes and returns the report."""
     prepare_tensorflow(device, args.threads)
     source = open_source(args.run, None, args.data_dir)
     images = source.dataset.test.images
@@ -48,9 +31,8 @@ def benchmark(args, device):
             f"--batches {max(args.batches)}: expected up to {len(images)} (the test images)"
         )
     contenders, left_out = open_contenders(source, args.models, args.provider, args.threads)
-    console = Console(highlight=False)
     for name, reason in left_out.items():
-        say(console, f"left out: {name}: {reason}")
+        console.say(f"left out: {name}: {reason}")
     check_alike(contenders, images)
     folder = Path(args.output) if args.output else source.run.folder / "benchmark"
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,14 +57,9 @@ def benchmark(args, device):
     }
     files.write_atomically(folder / "benchmark.png", lambda temporary: draw(report, temporary))
     files.write_json(folder / "benchmark.json", report)
-    show(report, console)
-    say(console, f"written: {folder}/benchmark.json, benchmark.png")
+    show(report)
+    console.say(f"written: {folder}/benchmark.json, benchmark.png")
     return report
-
-
-def say(console, line):
-    """Prints a line without wrapping, so that a command in it can be copied."""
-    console.print(Text(line), soft_wrap=True)
 
 
 def title(report):
@@ -91,32 +68,26 @@ def title(report):
     return f"{Path(report['run']).name}: {report['provider']}, {threads}, {report['rounds']} rounds"
 
 
-def show(report, console):
+def show(report):
     """Prints a report as a table. A noisy number is preceded by "~"."""
-    table = Table(
-        title=Text(title(report)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    table.add_column("model", no_wrap=True)
-    for column in ("batch", "ms", "p10", "p90", "p99", "images/s", "× keras"):
-        table.add_column(column, justify="right", no_wrap=True)
-    batch = None
+    rows = []
     for row in report["results"]:
-        if batch not in (None, row["batch"]):
-            table.add_section()
-        batch = row["batch"]
         latency, speedup = row["milliseconds"], row["speedup"]
-        table.add_row(
-            row["contender"],
-            str(batch),
-            f"{rounds.mark(latency)}{latency['median']:.2f}",
-            *(f"{latency[key]:.2f}" for key in ("p10", "p90", "p99")),
-            f"{rounds.mark(latency)}{row['images_per_second']:,.0f}",
-            f"{rounds.mark(speedup)}{speedup['median']:.2f}",
+        rows.append(
+            (
+                row["contender"],
+                str(row["batch"]),
+                f"{rounds.mark(latency)}{latency['median']:.2f}",
+                *(f"{latency[key]:.2f}" for key in ("p10", "p90", "p99")),
+                f"{rounds.mark(latency)}{row['images_per_second']:,.0f}",
+                f"{rounds.mark(speedup)}{speedup['median']:.2f}",
+            )
         )
-    console.print(table)
+    header = ("model", "batch", "ms", "p10", "p90", "p99", "images/s", "× keras")
+    console.table(header, rows, title=title(report))
     numbers = [row[key] for row in report["results"] for key in ("milliseconds", "speedup")]
     for line in rounds.noise_note(numbers):
-        say(console, line)
+        console.say(line)
 
 
 def draw(report, path):
@@ -138,25 +109,15 @@ def draw(report, path):
             np.array([1e3 * size / row["milliseconds"][key] for row in rows])
             for key in ("p10", "p90")
         )
-        axes.barh(
-            models,
-            speeds,
-            xerr=(speeds - slow, fast - speeds),
-            color=[COLOURS[name.partition("-")[0]] for name in models],
-            ecolor="0.3",
-        )
-        for name, row, end in zip(models, rows, fast, strict=True):
-            axes.annotate(
-                f"{rounds.mark(row['milliseconds'])}{row['images_per_second']:,.0f}",
-                (end, name),
-                (4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-            )
+        kinds = [name.partition("-")[0] for name in models]
+        colours = [f"C{list(dict.fromkeys(kinds)).index(kind)}" for kind in kinds]
+        errors = speeds - slow, fast - speeds
+        bars = axes.barh(models, speeds, xerr=errors, color=colours, ecolor="0.3")
+        marks = [rounds.mark(row["milliseconds"]) for row in rows]
+        labels = [f"{mark}{speed:,.0f}" for mark, speed in zip(marks, speeds, strict=True)]
+        axes.bar_label(bars, labels, padding=4, fontsize=8)
         axes.set(title=f"batch of {size}", xlim=(0, 1.35 * fast.max()))
         axes.xaxis.get_major_locator().set_params(nbins=4)
-        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid(alpha=0.3, axis="x")
         axes.set_axisbelow(True)
     panels[0, 0].invert_yaxis()

@@ -37,16 +37,16 @@ def measure(
     Returns:
         Dictionary, (name, size) to float64 array [rounds] of seconds per call.
     """
-    from rich.progress import Progress  # optional, like all that is timed
+    from training import console  # it needs rich, which is optional like all that is timed
 
     for _ in range(warm_up):
         for batch in batches.values():
             for call in contenders.values():
                 call(batch)
     seconds = {(name, size): np.empty(rounds) for size in batches for name in contenders}
-    # Redrawn only between rounds, so that it takes no time from a measurement.
-    with Progress(auto_refresh=False, transient=True) as progress:
-        for done in progress.track(range(rounds), description="measuring"):
+    # The bar is drawn only between rounds, so that it takes no time from a measurement.
+    with console.progress("measuring", rounds, background=False) as advance:
+        for done in range(rounds):
             for size, batch in batches.items():
                 for name, call in contenders.items():
                     call(batch)
@@ -54,6 +54,7 @@ def measure(
                     call(batch)
                     seconds[name, size][done] = clock() - started
             after_round()
+            advance()
     return seconds
 
 
@@ -100,11 +101,7 @@ def mark(statistics):
 
 
 def noise_note(statistics):
-    """Returns the lines that explain the "~": one line, or none if no number is noisy.
-
-    Args:
-        statistics: Iterable of return values of `percentiles`.
-    """
+    """Returns the lines that explain the "~" in a table of `percentiles`; none without noise."""
     if not any(numbers["noisy"] for numbers in statistics):
         return []
     return [

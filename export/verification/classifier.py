@@ -1,21 +1,20 @@
-"""The classifier in a SavedModel, under the project's names whatever its own are."""
+"""The classifier in a SavedModel, under this project's names for its inputs and outputs."""
 
 import tensorflow as tf
 
+from export.runtime.native_log import one_line
 from export.runtime.preprocessing import UNCHANGED
-from export.runtime.rest import one_line
-from export.runtime.signatures import IMAGE, Scores, are_probabilities
+from export.runtime.signatures import DEFAULT_SIZE, IMAGE, Scores, are_probabilities
 from training.cli import InputError
 
-SIZE = IMAGE.shape[1:]
 LEAST_PROBABILITY = 1e-37  # the logarithm of 0 is not finite
 
 
 def classifier(folder, preprocessing=UNCHANGED):
-    """Returns the classifier in a SavedModel, whatever its signature's names.
+    """Returns the classifier in a SavedModel, whatever the names in its signature.
 
     The signature is `serving_default`, or the only one. It must take one image, float32
-    [N, 32, 32, 3], and give `logits` and `probabilities`, or one output [N, classes].
+    [N, H, W, 3], and return `logits` and `probabilities`, or one output [N, classes].
 
     Args:
         folder: Path of the SavedModel.
@@ -23,15 +22,16 @@ def classifier(folder, preprocessing=UNCHANGED):
 
     Returns:
         A `tf.function`, image of 0–255 to a dictionary of `logits` and `probabilities`. Its
-        attribute `network` is the same without the preprocessing.
+        attributes are `network`, the same without the preprocessing, `loaded`, the SavedModel,
+        and `image_shape`, the height, width and channels of an image.
 
     Raises:
-        InputError: If it is damaged, or its signatures are others; the message has them.
+        InputError: If it is damaged, or its signatures do not fit.
     """
     try:
         loaded = tf.saved_model.load(str(folder))
     except Exception as error:  # a damaged file raises whatever its reader runs into
-        raise InputError(f"{folder} is a damaged SavedModel: {one_line(str(error))}") from None
+        raise InputError(f"{folder} is a damaged SavedModel: {one_line(error)}") from None
     signatures = dict(loaded.signatures)
     name = next(iter(signatures)) if len(signatures) == 1 else IMAGE.signature
     signature = signatures.get(name)
@@ -44,39 +44,42 @@ def classifier(folder, preprocessing=UNCHANGED):
     outputs = signature.structured_outputs
     if len(inputs) != 1 or not _is_image(*inputs.values()) or not _are_scores(outputs):
         raise InputError(
-            f"{folder} takes {_text(inputs)} and gives {_text(outputs)}; "
+            f"{folder} takes {_text(inputs)} and returns {_text(outputs)}; "
             f"expected one image, float32 {list(IMAGE.shape)}, and {' and '.join(Scores._fields)}, "
             "or one output [None, classes]"
         )
-    (input_name,) = inputs
-    give = _as_scores(signature, input_name, outputs, preprocessing)
+    ((input_name, spec),) = inputs.items()
+    declared = spec.shape.as_list() if spec.shape.rank else IMAGE.shape
+    shape = *(length or DEFAULT_SIZE for length in declared[1:3]), 3
+    probe = tf.random.stateless_uniform([8, *shape], seed=(0, 0), maxval=255.0)
+    to_scores = _to_scores(outputs, lambda: signature(**{input_name: preprocessing(probe)}))
 
     def network(image):
-        return give(signature(**{input_name: image}))
+        return to_scores(signature(**{input_name: image}))
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *SIZE], tf.float32, name=IMAGE.name)])
+    @tf.function(input_signature=[tf.TensorSpec([None, *shape], tf.float32, name=IMAGE.name)])
     def classify(image):
         return network(preprocessing(image))
 
     classify.loaded = loaded  # which keeps the variables alive
     classify.network = network
+    classify.image_shape = shape
     return classify
 
 
 def _is_image(spec):
-    return spec.dtype == tf.float32 and spec.shape.is_compatible_with([None, *SIZE])
+    return spec.dtype == tf.float32 and spec.shape.is_compatible_with(IMAGE.shape)
 
 
-def _as_scores(signature, input_name, outputs, preprocessing):
+def _to_scores(outputs, probe):
     """Returns the function from a signature's outputs to `logits` and `probabilities`.
 
-    A single output is taken for probabilities if its rows are, else for logits.
+    A single output holds probabilities if its rows for some images do, else logits.
     """
     if set(Scores._fields) <= set(outputs):
         return lambda found: {name: found[name] for name in Scores._fields}
     (name,) = outputs
-    probe = tf.random.stateless_uniform([8, *SIZE], seed=(0, 0), maxval=255.0)
-    if are_probabilities(signature(**{input_name: preprocessing(probe)})[name]):
+    if are_probabilities(probe()[name]):
         return lambda found: {
             "logits": tf.math.log(tf.maximum(found[name], LEAST_PROBABILITY)),
             "probabilities": found[name],
@@ -86,10 +89,10 @@ def _as_scores(signature, input_name, outputs, preprocessing):
 
 def _are_scores(specs):
     if set(Scores._fields) <= set(specs):
-        wanted = [specs[name] for name in Scores._fields]
-    else:
-        wanted = list(specs.values()) if len(specs) == 1 else []
-    return bool(wanted) and all(s.dtype == tf.float32 and s.shape.rank == 2 for s in wanted)
+        specs = {name: specs[name] for name in Scores._fields}
+    elif len(specs) != 1:
+        return False
+    return all(spec.dtype == tf.float32 and spec.shape.rank == 2 for spec in specs.values())
 
 
 def _text(specs):

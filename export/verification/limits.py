@@ -1,4 +1,4 @@
-"""By how much an exported model may differ from the trained one, and why by no more."""
+"""Tolerances: how much an exported model may differ from the trained one."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ EPSILON = {"float32": 2.0**-23, "float16": 2.0**-10}
 
 
 class Limits(NamedTuple):
-    """What a precision may differ by; `None` is no limit.
+    """The tolerances of a precision; `None` is no limit.
 
     Attributes:
         logits: Absolute difference of a logit.
@@ -36,10 +36,10 @@ LIMITS = {
 
 
 def sampling_error(top1, count, total, config):
-    """Returns how far the top-1 of `count` of `total` images may lie from that of all of them.
+    """Returns how much the top-1 of `count` of `total` images may differ from the top-1 of all.
 
-    Four standard deviations of a draw without replacement, and what the training's own precision
-    may have moved.
+    Four standard deviations of a draw without replacement, and a margin for the training's own
+    precision.
     """
     deviation = np.sqrt(top1 * (1 - top1) / count * (1 - count / total))
     return float(4 * deviation + (0.0005 if config["precision"] == "float32" else 0.005))

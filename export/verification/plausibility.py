@@ -1,6 +1,6 @@
-"""Whether a classifier from elsewhere gets the pictures that it was made for, judged by its top-1.
+"""Whether a classifier of no run gets the pixels that it was made for, judged by its top-1.
 
-A SavedModel and the file made from it agree on wrong input too. Its accuracy shows the fault.
+A SavedModel and the file made from it agree on wrong pixels too. Its accuracy shows the fault.
 """
 
 import numpy as np
@@ -30,7 +30,7 @@ def is_better_than_chance(top1, count, by_chance):
     """Whether a top-1 of `count` images is better than chance by a wide margin.
 
     The odds at the lower end of Wilson's interval, at 3 standard deviations, must be more than 1.5
-    times those of chance.
+    times the odds of chance.
     """
     z = DEVIATIONS**2 / count
     spread = DEVIATIONS * np.sqrt(top1 * (1 - top1) / count + z / (4 * count))
@@ -39,13 +39,7 @@ def is_better_than_chance(top1, count, by_chance):
 
 
 def check(source, images, labels, logits):
-    """Judges the top-1 of a `Source` without a run.
-
-    Args:
-        source: The `Source`.
-        images: uint8 array [N, 32, 32, 3].
-        labels: Integer array [N].
-        logits: Float32 array [N, classes], the source's own.
+    """Judges the top-1 of a `Source` without a run, whose logits of the images are given.
 
     Returns:
         A dictionary of numbers for the report, and a list of complaints.
@@ -54,7 +48,7 @@ def check(source, images, labels, logits):
     top1, by_chance = float(right.mean()), chance(labels, logits.shape[-1])
     numbers = {"top1_by_chance": float(by_chance)}
     plausible = is_better_than_chance(top1, len(labels), by_chance)
-    if plausible and source.is_stated:
+    if plausible and source.preprocessing:
         return numbers, []
     better, share = _better(source, images, labels)
     if better:
@@ -69,7 +63,7 @@ def check(source, images, labels, logits):
     numbers["better_preprocessing"] = better and str(better)
     return numbers, [
         f"top-1 of {source.saved_model} is {top1:.1%} on {len(labels)} images, and {by_chance:.1%} "
-        f"by chance, with {source.preprocessing}. {cause}"
+        f"by chance, with {source.preprocessing or UNCHANGED}. {cause}"
     ]
 
 
@@ -82,7 +76,7 @@ def _better(source, images, labels):
         logits = source.classify.network(preprocessing(images))["logits"]
         return np.argmax(logits, -1) == labels
 
-    given = is_right(source.preprocessing)
+    given = is_right(source.preprocessing or UNCHANGED)
     best, most = None, given.sum()
     for form in TRIED:
         for channels in ("rgb", "bgr"):

@@ -1,7 +1,7 @@
-"""From an exported model to a file that may be trusted: verified, reported, named accordingly.
+"""Verifies an exported file, reports, and gives the file its name.
 
-A file stands under its good name only if its verification passed. One that failed is kept aside
-as `<name>.unverified<suffix>`, and an earlier good file as `<name>.previous<suffix>`.
+A file gets its name, such as `model.onnx`, only after it passes the verification. One that fails
+is kept as `model.unverified.onnx`, and an earlier good file becomes `model.previous.onnx`.
 """
 
 import errno
@@ -10,153 +10,100 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-from export.verification.verify import Check, VerificationError
-from training.cli import InputError
+from export.verification.source import Source
+from export.verification.verify import VerificationError, verify
+from training import console
 from training.runs import files
 
-# An accuracy's loss of half a point is five images of a thousand: int8 is measured on all.
-SAMPLES = {"float32": 1000, "float16": 1000, "int8": None}
-CALIBRATION_IMAGES = 512
 PACKAGES = ("tensorflow", "keras", "numpy", "tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu",
             "ai-edge-litert")  # fmt: skip
 VERDICTS = {True: "passed", False: "FAILED", None: "not checked"}
 
 
-def output_folder(source, name, asked=None):
-    """Returns where an export is written: `asked`, or `name` in the run's folder."""
-    if asked:
-        return Path(asked)
-    return (source.run.folder if source.run else source.saved_model.parent) / name
+@dataclass(frozen=True)
+class Export:
+    """A converted model that is to be verified and released.
 
-
-def file_name(precision, suffix):
-    """Returns `model.onnx`, `model.int8.onnx` and so on."""
-    return f"model.{suffix}" if precision == "float32" else f"model.{precision}.{suffix}"
-
-
-def calibration_images(source, count):
-    """Returns training images, float32 [count, 32, 32, 3], that no verification sees.
-
-    Raises:
-        InputError: If `count` is not from 1 to the number of training images.
-    """
-    train = source.dataset.train
-    if count is None:
-        count = min(len(train), CALIBRATION_IMAGES)
-    if not 1 <= count <= len(train):
-        raise InputError(f"--calibration-images {count}: expected 1 to {len(train)}")
-    chosen = np.random.default_rng(0).permutation(len(train))[:count]
-    return train.images[np.sort(chosen)].astype(np.float32)
-
-
-def sample(source, precision, count=None):
-    """Returns the test images, uint8, and labels that an export is verified on: the first ones.
-
-    The labels are `None` if the data set's are not the classifier's.
-
-    Raises:
-        InputError: If `count` is not from 1 to the number of test images.
-    """
-    test = source.dataset.test
-    if count is None:
-        count = min(len(test), SAMPLES[precision] or len(test))
-    if not 1 <= count <= len(test):
-        raise InputError(f"--samples {count}: expected 1 to {len(test)}, the test images")
-    return test.images[:count], None if source.no_labels else test.labels[:count]
-
-
-def release(
-    source,
-    content,
-    path,
-    precision,
-    images,
-    labels,
-    missing_weights,
-    open_candidate,
-    facts,
-    companions=(),
-):
-    """Writes a model's file, verifies what was written, names it accordingly, and reports.
-
-    The file is verified in a temporary folder of its own, and then published: two exports into
-    one folder at once do not see each other's files, and the report is that of the file beside it.
-
-    Args:
-        source: The `Source`.
+    Attributes:
+        source: The `Source` that it must equal.
+        path: Path that the file gets if it passes, such as `onnx/model.onnx`.
         content: The file's bytes.
-        path: The good name, such as `onnx/model.onnx`.
-        precision: A key of `limits.LIMITS`.
-        images: uint8 array [N, 32, 32, 3].
-        labels: Integer array [N], or `None`.
-        missing_weights: As `verify.Check` takes them.
-        open_candidate: Function of a path: the model, as `verify.Check` takes it, and a
-            dictionary of more facts for the report, such as the provider.
-        facts: Dictionary, what else the report says of the file.
+        open_file: Callable, path to the model, as `verify` takes it, and a dictionary of facts
+            for the report, such as the provider.
+        precision: A key of `limits.LIMITS`, which has the tolerances.
+        images: uint8 array [N, H, W, 3] that it is verified on.
+        labels: Integer array [N], or `None`: then the accuracy is not checked.
+        missing_weights: Names of the trained weights that it does not hold.
+        facts: Dictionary, what else the report has of the file.
         companions: Dictionary name -> text, of files beside it.
+    """
+
+    source: Source
+    path: Path
+    content: bytes
+    open_file: Callable
+    precision: str
+    images: np.ndarray
+    labels: np.ndarray | None
+    missing_weights: list = field(default_factory=list)
+    facts: dict = field(default_factory=dict)
+    companions: dict = field(default_factory=dict)
+
+
+def verify_and_release(export):
+    """Writes the file of an `Export`, verifies what was written, names it, and reports.
+
+    The file is verified in a temporary folder and then copied. So two exports into one folder at
+    once do not see each other's files, and the report always belongs to the file beside it.
 
     Returns:
-        The report, as it stands in the JSON file.
+        The report, as it is in the JSON file.
 
     Raises:
-        VerificationError: If a stage failed; the file and the report are kept aside.
-        OSError: If the disk is full; nothing of the new files is left then.
+        VerificationError: If a stage failed; the file and the report are kept.
+        OSError: If the disk is full; then nothing new is left.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    failure = None
+    path, failure = export.path, None
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         candidate_path = Path(folder) / path.name
-        candidate_path.write_bytes(content)
-        for name, text in dict(companions).items():
+        candidate_path.write_bytes(export.content)
+        for name, text in export.companions.items():
             candidate_path.with_name(name).write_text(text, encoding="utf-8")
-        candidate, more = open_candidate(candidate_path)
-        with _progress() as progress:
-            bar = progress.add_task("verifying", total=2 * len(images))
-            check = Check(
-                source,
-                candidate,
-                precision,
-                images,
-                labels,
-                missing_weights,
-                lambda count: progress.advance(bar, count),
-            )
+        candidate, facts = export.open_file(candidate_path)
+        with console.progress("verifying", 2 * len(export.images)) as advance:
             try:
-                stages = check.run()
+                stages = verify(export, candidate, advance)
             except VerificationError as error:
                 failure, stages = error, error.report
         report = {
             "verdict": "not verified" if failure else "verified",
-            "file": path.name if failure is None else _aside(path, "unverified").name,
+            "file": _aside(path, "unverified").name if failure else path.name,
             "sha256": sha256(candidate_path),
             "bytes": candidate_path.stat().st_size,
-            "precision": precision,
-            "truth": source.truth,
-            "saved_model": source.name,
-            "notes": source.notes,
-            "data": f"test images of {source.data_name}",
+            "precision": export.precision,
+            "truth": export.source.truth,
+            "saved_model": export.source.name,
+            "notes": export.source.notes,
+            "data": f"test images of {export.source.data_name}",
             "stages": stages,
+            **export.facts,
             **facts,
-            **more,
             "environment": files.environment(PACKAGES),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - started, 2),
         }
         with files.lock(path.with_name(".lock")):
-            _publish(Path(folder), path, failure is None, companions, report["sha256"])
+            _publish(export, candidate_path, failure is None, report["sha256"])
             files.write_json(report_path(path), report)
     show(report)
     if failure:
@@ -176,17 +123,19 @@ def report_path(path):
     return path.with_name(f"verification{variant}.json")
 
 
-def _publish(folder, path, verified, companions, digest):
-    """Copies the files of a folder to their places by renames, the model as it was verified."""
+def _publish(export, candidate_path, verified, digest):
+    """Copies the files to their places by renames, the model as it was verified."""
 
     def copy(temporary):
-        shutil.copyfile(folder / path.name, temporary)
+        shutil.copyfile(candidate_path, temporary)
         if sha256(temporary) != digest:
             raise OSError(errno.EIO, "the copy differs from the verified file", str(temporary))
 
+    path = export.path
     unverified = _aside(path, "unverified")
-    for name in companions:
-        files.write_atomically(path.with_name(name), partial(shutil.copyfile, folder / name))
+    for name in export.companions:
+        companion = candidate_path.with_name(name)
+        files.write_atomically(path.with_name(name), partial(shutil.copyfile, companion))
     files.write_atomically(path if verified else unverified, copy)
     if verified:
         unverified.unlink(missing_ok=True)
@@ -200,25 +149,22 @@ def _aside(path, word):
 
 def show(report):
     """Prints a report as a table."""
-    title = f"{report['file']}, {report['precision']}: {report['verdict']}"
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
-    for column, justify in (("stage", "left"), ("number", "left"), ("found", "right"),
-                            ("limit", "right")):  # fmt: skip
-        table.add_column(column, justify=justify)
+    rows = []
     for stage, numbers in report["stages"].items():
         limits = numbers.get("limits", {})
-        table.add_row(stage, "", VERDICTS[numbers["passed"]], "")
+        rows.append((stage, "", VERDICTS[numbers["passed"]], ""))
         for key, value in numbers.items():
             if key not in ("passed", "limits"):
-                table.add_row("", key.replace("_", " "), _text(value), _text(limits.get(key, "")))
-        table.add_section()
+                rows.append(("", key.replace("_", " "), _text(value), _text(limits.get(key, ""))))
+        rows.append(None)
     for key in ("provider", "nodes", "opset", "operators", "transposes", "bytes", "seconds"):
         if key in report:
-            table.add_row("file" * (key == "provider"), key, _text(report[key]), "")
-    console = Console(highlight=False)
-    console.print(table)
+            rows.append(("file" * (key == "provider"), key, _text(report[key]), ""))
+    header = ("stage", "number", "found", "limit")
+    title = f"{report['file']}, {report['precision']}: {report['verdict']}"
+    console.table(header, rows, words=header[:2], title=title)
     for note in report["notes"]:
-        console.print(Text(note), soft_wrap=True)
+        console.say(note)
 
 
 def _text(value):
@@ -229,13 +175,3 @@ def _text(value):
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _progress():
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        transient=True,
-    )

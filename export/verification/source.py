@@ -1,4 +1,4 @@
-"""What is exported: a SavedModel, the model that it must equal, and data to show it on."""
+"""What is exported: a SavedModel, the reference that it must equal, and data to verify it on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from export.runtime import devices
-from export.runtime.local_models import read_labels, version_folder
+from export.runtime.local_models import labels_in, version_folder
 from export.runtime.preprocessing import OPTIONS, UNCHANGED, Preprocessing
-from export.verification.classifier import SIZE, classifier
+from export.verification.classifier import classifier
 from training.cli import InputError
 from training.data import streams
 from training.fitting import network
@@ -23,7 +23,7 @@ CONFIG_KEYS = ("arch", "dataset", "validation_split", "seed", "precision", "reci
 
 @dataclass(frozen=True)
 class Run:
-    """A run: the Keras model that it trained, and how images are made ready for it."""
+    """A run: the Keras model that it trained, and how images are normalized for it."""
 
     folder: Path
     model: keras.Model  # float32, its normalizations unfolded
@@ -35,21 +35,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Source:
-    """A SavedModel and the truth about it.
+    """A SavedModel and the reference that its exports must equal.
 
     Attributes:
         saved_model: Path of the version's folder.
-        classify: Function, image float32 [N, 32, 32, 3] in 0–255 to a dictionary of `logits` and
-            `probabilities`; TensorFlow runs the SavedModel in it.
-        true_logits: Function, image to logits: the run's Keras model in float32. Without a run
-            it is the SavedModel's.
-        truth: What `true_logits` runs, in words.
+        classify: The SavedModel's `classifier`.
+        true_logits: Callable, image float32 [N, H, W, 3] in 0–255 to logits: the reference. It is
+            the run's Keras model in float32, or without a run the SavedModel itself.
+        truth: Description of the reference.
         class_names: List of strings, by label, or `None`.
         dataset: A `training.data.streams.Dataset`.
         run: A `Run`, or `None`.
-        preprocessing: What is put before a SavedModel that belongs to no run.
-        is_stated: Whether the user stated the preprocessing.
-        no_labels: Why the data set's labels are not this classifier's, or `None`.
+        preprocessing: `Preprocessing` before the SavedModel; `None` if the user stated none.
+        no_labels: Why the data set's labels do not fit this classifier, or `None`.
     """
 
     saved_model: Path
@@ -59,48 +57,53 @@ class Source:
     class_names: list | None
     dataset: streams.Dataset
     run: Run | None = None
-    preprocessing: Preprocessing = UNCHANGED
-    is_stated: bool = True
+    preprocessing: Preprocessing | None = UNCHANGED
     no_labels: str | None = None
 
     @property
     def name(self):
-        """Returns the SavedModel's place in its run, or its folder's name: no path of a machine."""
+        """The SavedModel's path in its run, or its folder's name, without the machine's folders."""
         folder = self.saved_model.resolve()
         return str(folder.relative_to(self.run.folder.resolve())) if self.run else folder.name
 
     @property
+    def folder(self):
+        """The folder for exports: the run's, or the one that the SavedModel is in."""
+        return self.run.folder if self.run else self.saved_model.parent
+
+    @property
     def data_name(self):
-        """Returns which data set it is verified on, without the folder where it lies."""
+        """Name of the data set, without the folder that it is in."""
         return self.dataset.source.partition(" in ")[0]
 
     @property
     def notes(self):
-        """Returns what a user must know of the verification, a list of lines."""
+        """List of lines that a user must know about the verification."""
         if self.run:
             return []
-        lines = [
-            "The SavedModel belongs to no run: the exported file is compared with it alone.",
-            f"Pixels of 0–255 are brought into the stated form: {self.preprocessing}."
-            if self.is_stated
-            else "Normalization was not stated: the model gets pixels of 0–255 unchanged. If it "
-            f"takes others, give {OPTIONS}.",
-        ]
+        lines = ["The SavedModel belongs to no run: the exported file is compared with it alone."]
+        if self.preprocessing:
+            lines.append(f"Pixels of 0–255 are converted as stated: {self.preprocessing}.")
+        else:
+            lines.append(
+                "Normalization was not stated: the model gets pixels of 0–255 unchanged. If it "
+                f"takes others, give {OPTIONS}."
+            )
         if self.no_labels:
             lines.append(f"Accuracy was not checked: {self.no_labels}.")
         return lines
 
     def evaluate(self, images, advance=lambda count: None):
-        """Returns the true logits of uint8 images [N, 32, 32, 3]: float32 [N, classes].
+        """Returns the reference's logits of uint8 images [N, H, W, 3]: float32 [N, classes].
 
         `advance` is called with the number of images after each batch.
         """
         return in_batches(lambda batch: self.true_logits(tf.constant(batch)), images, advance)
 
     def rounding(self, images):
-        """Returns how far the true logits are from those in float64, at most; 0 without a run.
+        """Returns the largest difference of the reference's logits from float64; 0 without a run.
 
-        Networks of 150 layers may lose more than a verification lets through in float32 alone.
+        Networks of 150 layers may differ by more than the tolerance in float32 alone.
         """
         if self.run is None:
             return 0.0
@@ -112,7 +115,7 @@ class Source:
 
 
 def in_batches(function, images, advance=lambda count: None):
-    """Returns `function` of float32 batches of `images`, one array; `advance` hears of each."""
+    """Returns `function` of float32 batches of `images` as one array; see `Source.evaluate`."""
     found = []
     for start in range(0, len(images), BATCH_SIZE):
         batch = images[start : start + BATCH_SIZE].astype(np.float32)
@@ -128,39 +131,46 @@ def open_source(run=None, saved_model=None, data_dir=None, dataset="cifar100", p
         run: Path of a run folder, or `None`.
         saved_model: Path of a SavedModel, or of the folder of its versions; one inside a run's
             folder belongs to that run. With neither, the newest finished run is taken.
-        data_dir: Where the data set lies, or `None`.
+        data_dir: Folder of the data set, or `None`.
         dataset: The data set for a SavedModel that belongs to no run.
         preprocessing: The `Preprocessing` of a SavedModel that belongs to no run, or `None` if it
             is not stated.
 
     Raises:
-        InputError: If there is no such thing, or it is of another kind or version, or its data
-            are not found.
+        InputError: If it does not exist, or is of another kind or version, or its data are not
+            found.
     """
     devices.share_gpu()
     if saved_model is None:
         folder, version = Path(run) if run else files.newest_finished(), None
     else:
-        version = _version(Path(saved_model))
+        version = version_folder(Path(saved_model))
         folder = version.parent.parent
     if saved_model is not None and not files.is_finished(folder):
-        return _of_no_run(version, streams.load(dataset, data_dir), preprocessing)
-    if preprocessing is not None:
+        source = _of_no_run(version, streams.load(dataset, data_dir), preprocessing)
+    elif preprocessing is not None:
         raise InputError(
             f"{preprocessing}: {folder} is a run, whose SavedModel normalizes the pixels itself. "
             f"Leave out {OPTIONS}."
         )
-    return _of_run(folder, version, data_dir)
+    else:
+        source = _of_run(folder, version, data_dir)
+    expected, found = source.classify.image_shape, source.dataset.test.images.shape[1:]
+    if expected != found:
+        raise InputError(
+            f"{source.saved_model} takes images of {expected} and {source.data_name} has {found}: "
+            "name another --dataset"
+        )
+    return source
 
 
 def _of_no_run(folder, dataset, preprocessing):
     classify = classifier(folder, preprocessing or UNCHANGED)
-    labels = folder / "assets" / "labels.txt"
-    names = read_labels(labels) if labels.exists() else None
-    classes = classify(np.zeros((1, *SIZE), np.float32))["logits"].shape[-1]
-    known = dataset.class_names
+    names, known = labels_in(folder / "assets"), dataset.class_names
+    blank = np.zeros((1, *classify.image_shape), np.float32)
+    classes = classify(blank)["logits"].shape[-1]
     if names and len(names) != classes:
-        raise InputError(f"{labels} has {len(names)} names, and the model {classes} classes")
+        raise InputError(f"{folder}: labels.txt has {len(names)} names for {classes} classes")
     no_labels = None
     if classes != len(known):
         no_labels = f"the model has {classes} classes, and the data set {len(known)}"
@@ -177,8 +187,7 @@ def _of_no_run(folder, dataset, preprocessing):
         truth="the SavedModel alone, which belongs to no run",
         class_names=names,
         dataset=dataset,
-        preprocessing=preprocessing or UNCHANGED,
-        is_stated=preprocessing is not None,
+        preprocessing=preprocessing,
         no_labels=no_labels,
     )
 
@@ -193,15 +202,16 @@ def _of_run(folder, version, data_dir):
             f"{folder} has {classes} classes and {dataset.source} {len(dataset.class_names)}: "
             "name the folder of the run's own data with --data-dir"
         )
-    version = version or _version(folder)
+    version = version or version_folder(folder)
+    classify = classifier(version)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *SIZE], tf.float32)])
+    @tf.function(input_signature=classify.input_signature)
     def true_logits(image):
         return run.model(streams.normalize(image, run.mean, run.std), training=False)
 
     return Source(
         saved_model=version,
-        classify=classifier(version),
+        classify=classify,
         true_logits=true_logits,
         truth="the run's Keras model in float32",
         class_names=dataset.class_names,
@@ -211,44 +221,31 @@ def _of_run(folder, version, data_dir):
 
 
 def open_run(folder, finished=True):
-    """Returns the `Run` in a folder.
-
-    Raises:
-        InputError: If it is damaged, of another version, or, when asked, not `finished`.
-    """
+    """Returns the `Run` in a folder, which must be `finished`; InputError if it cannot be used."""
     report.check_backend()
     folder = Path(folder)
     if finished and not files.is_finished(folder):
         raise InputError(
-            f"{folder} is no finished run: it has no result.json. Finish it with "
+            f"{folder} is not a finished run: it has no result.json. Finish it with "
             "training/train.py --resume, or name another."
         )
     config = files.read_json(folder / "config.json")
-    top1 = float(files.read_json(folder / "result.json")["top1"]) if finished else None
-    written_by = config.get("environment", {}).get("versions", {})
+    versions = config.get("environment", {}).get("versions", {})
+    written_by = f"keras-nam {versions.get('keras-nam')} with Keras {versions.get('keras')}"
     if missing := [key for key in CONFIG_KEYS if key not in config]:
         raise InputError(
-            f"{folder / 'config.json'} has no {', '.join(missing)}: it is of another version "
-            f"(keras-nam {written_by.get('keras-nam')}). Train it anew, or export it with that one."
+            f"{folder / 'config.json'} has no {', '.join(missing)}. It was written by "
+            f"{written_by}: export it with that version."
         )
     try:
         model = report.load_model(folder / "best.keras")
     except InputError as error:
-        raise InputError(
-            f"{error} It was written by keras-nam {written_by.get('keras-nam')} with Keras "
-            f"{written_by.get('keras')}."
-        ) from None
-    recipe = config["recipe_settings"]
-    float32 = network.with_dtype(model, "float32")
-    return Run(folder, float32, recipe["mean"], recipe["std"], top1, config)
-
-
-def _version(path):
-    if not path.exists():
-        raise InputError(f"{path} does not exist: give a run folder or a SavedModel")
-    try:
-        return version_folder(path)
-    except InputError as error:
-        raise InputError(
-            f"{error}. For a finished run, python export/to_savedmodel.py --run RUN writes it."
-        ) from None
+        raise InputError(f"{error} It was written by {written_by}.") from None
+    return Run(
+        folder=folder,
+        model=network.with_dtype(model, "float32"),
+        mean=config["recipe_settings"]["mean"],
+        std=config["recipe_settings"]["std"],
+        top1=float(files.read_json(folder / "result.json")["top1"]) if finished else None,
+        config=config,
+    )

@@ -1,8 +1,8 @@
-"""Whether a file holds the numbers that were trained, bit for bit.
+"""Whether a file holds the trained weights, bit-exact.
 
-Answers to images show a wrong number only if it matters for them. The numbers themselves can be
-compared: a SavedModel holds the Keras model's variables, or those of its folded form, in their
-order; a float32 ONNX file holds the folded form's, in an order of axes of its own.
+The scores of images show a wrong weight only if it matters for these images. The weights
+themselves can be compared: a SavedModel holds the Keras model's variables, or the folded model's,
+in the same order. A float32 ONNX file holds the folded model's in its own order of axes.
 """
 
 import keras
@@ -14,53 +14,45 @@ from keras_nam.attention.base import ImageAttention
 from keras_nam.fold import FoldedGate
 from training.data.streams import scale_and_offset
 
-# The converter computes with the constants in these, and so rounds some of them anew.
+# The converter computes with the constants in these, and so rounds some of them again.
 RECOMPUTED = (ImageAttention, keras.layers.BatchNormalization)
 
 
 def missing(source, constants=None, whole=True):
-    """Returns the names of what differs: in the SavedModel, or else in a file made of it.
+    """Returns the names of the trained weights that the SavedModel or the file does not hold.
 
-    The arguments are those of `missing_from_file`; without `constants` no file is looked at.
+    Args:
+        source: A `Source`; without a run there is nothing to compare.
+        constants: Dictionary name -> float32 array, what a float32 file holds; `None` to look at
+            the SavedModel only.
+        whole: Whether a constant that is not a weight counts too. If not, it is a LiteRT file,
+            whose converter multiplies a gate's scale by the inverse root of a variance of 1.
     """
-    differing = missing_from_saved_model(source)
-    if constants is not None:
-        differing = differing or missing_from_file(source, constants, whole)
-    return differing
-
-
-def missing_from_saved_model(source):
-    """Returns the names of a run's weights that its SavedModel does not hold."""
     if source.run is None:
         return []
+    model = source.run.model
     served = [variable.numpy() for variable in source.classify.loaded.weights]
-    expected = _variables(source)
+    is_folded = len(served) != len(model.variables)
+    folded = keras_nam.fold(model) if is_folded else None
+    expected = {v.path: np.asarray(v) for v in (folded or model).variables}
     if len(served) != len(expected):
         return list(expected)
-    return [
+    differing = [
         name
         for (name, array), other in zip(expected.items(), served, strict=True)
         if array.shape != other.shape or array.tobytes() != other.tobytes()
     ]
+    # The converter folds the normalizations of an unfolded model: its constants are others.
+    if differing or constants is None or not is_folded:
+        return differing
+    return _missing_from_file(source.run, folded, constants, whole)
 
 
-def missing_from_file(source, constants, whole=True):
-    """Returns the names of what differs between a run's weights and a float32 file's constants.
-
-    Of an unfolded SavedModel, whose normalizations the converter folds, only the values can tell.
-
-    Args:
-        source: A `Source`.
-        constants: Dictionary name -> float32 array, what the file holds.
-        whole: Whether a constant that is no weight counts too. If not, it is a LiteRT file, whose
-            converter multiplies a gate's scale by the inverse root of a variance of 1.
-    """
-    if source.run is None or not is_folded(source):
-        return []
-    scale, offset = scale_and_offset(source.run.mean, source.run.std)
+def _missing_from_file(run, folded, constants, whole):
+    """Returns the names of what differs between a folded model and a float32 file's constants."""
+    scale, offset = scale_and_offset(run.mean, run.std)
     expected = {"the normalization's scale": scale, "the normalization's offset": offset}
-    layers = keras_nam.fold(source.run.model).layers
-    kept = [layer for layer in layers if not isinstance(layer, RECOMPUTED)]
+    kept = [layer for layer in folded.layers if not isinstance(layer, RECOMPUTED)]
     for layer in kept:
         expected |= {variable.path: np.asarray(variable) for variable in layer.variables}
     there = {_bits(array) for array in constants.values()}
@@ -69,38 +61,22 @@ def missing_from_file(source, constants, whole=True):
         changed = {name: expected[name] * _inverse_root_of_one(expected[name]) for name in gates}
         expected |= {name: array for name, array in changed.items() if _bits(array) in there}
     differing = [name for name, array in expected.items() if _bits(array) not in there]
-    if whole and len(kept) == len(layers):
+    if whole and len(kept) == len(folded.layers):
         known = {_bits(array) for array in expected.values()}
         differing += [
             name
             for name, array in constants.items()
-            if _bits(array) not in known and not _is_whole(array)
+            # Whole numbers are the operators' own constants: 0, 1, a ReLU's 6.
+            if _bits(array) not in known and not np.array_equal(array, np.round(array))
         ]
     return differing
 
 
 def _bits(array):
-    """Returns the numbers of an array, sorted: the order of the axes is the format's."""
+    """Returns the numbers of an array, sorted, because each format has its own order of axes."""
     return np.sort(np.ascontiguousarray(array).view(np.uint32), axis=None).tobytes()
 
 
 def _inverse_root_of_one(array):
-    """Returns it as this processor computes it: with AVX-512 it is 1 - 2**-23."""
+    """Returns 1 / sqrt(1) as this processor computes it: with AVX-512 it is 1 - 2**-23."""
     return tf.math.rsqrt(tf.ones_like(array)).numpy()
-
-
-def _is_whole(array):
-    """Whether it is of whole numbers, as the operators' own constants are: 0, 1, a ReLU's 6."""
-    return np.array_equal(array, np.round(array))
-
-
-def is_folded(source):
-    """Whether a run's SavedModel has the number of variables of the folded form."""
-    return len(source.classify.loaded.weights) != len(source.run.model.variables)
-
-
-def _variables(source):
-    model = source.run.model
-    if is_folded(source):
-        model = keras_nam.fold(model)
-    return {variable.path: np.asarray(variable) for variable in model.variables}

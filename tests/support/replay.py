@@ -1,4 +1,4 @@
-"""Servers on the loopback interface: one replays `rest.json`, one says what it is told."""
+"""Servers on the loopback interface: one replays `rest.json`, one sends what a test chooses."""
 
 import contextlib
 import http.client
@@ -46,7 +46,7 @@ def replay():
         do_GET = do_POST = answer  # noqa: N815 -- the names that http.server looks for
 
         def log_message(self, *args):
-            """Says nothing: the log is the list."""
+            """Prints nothing, because the list is the log."""
 
     with _running(ThreadingHTTPServer(("127.0.0.1", 0), Replay)) as port:
         yield f"http://127.0.0.1:{port}", log

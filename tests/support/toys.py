@@ -92,3 +92,11 @@ def save_functions(folder, **functions):
     }
     tf.saved_model.save(module, str(folder), signatures=signatures)
     return folder
+
+
+def save_litert(path, folder, precision="float32", images=None):
+    """Converts a SavedModel, such as the toy's, to a LiteRT file."""
+    from export.targets import litert
+    from export.verification.classifier import classifier
+
+    path.write_bytes(litert.convert(classifier(folder), precision, images))

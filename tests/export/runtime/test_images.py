@@ -1,4 +1,4 @@
-"""Pictures of every kind become 32×32 RGB; what cannot is refused by one line that names it."""
+"""Pictures of every kind become RGB of the model's size; others are refused with their name."""
 
 import io
 import struct
@@ -29,6 +29,7 @@ def png(width, height, rows, depth=8, colour=2):
 
 
 def encoded(image, form="PNG", **options):
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     buffer = io.BytesIO()
     image.save(buffer, form, **options)
     return buffer.getvalue()
@@ -45,52 +46,39 @@ def write(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF"])
-def test_lossless_picture_of_the_size_keeps_its_pixels(write, form):
-    array = images.read(write(encoded(Image.fromarray(PIXELS), form)))
-    assert array.dtype == np.uint8
-    np.testing.assert_array_equal(array, PIXELS)
+def test_a_lossless_picture_of_the_size_keeps_its_pixels(write, form):
+    path = write(encoded(PIXELS, form))
+    assert images.read(path).dtype == np.uint8
+    np.testing.assert_array_equal(images.read(path), PIXELS)
+    assert images.read(path, (48, 64)).shape == (48, 64, 3)
 
 
-def test_resize_is_antialiased(write):
+def test_resizing_is_antialiased_and_keeps_the_whole_picture(write):
     fine = np.tile(np.array([[0, 255], [255, 0]], np.uint8), (64, 64))  # a checkerboard, 128×128
-    array = images.read(write(encoded(Image.fromarray(fine))))
-    assert array.shape == (32, 32, 3)
+    array = images.read(write(encoded(fine)))
     # Four pixels to one: the mean is 127.5, and without antialiasing the squares would be seen.
     assert np.abs(array.astype(float) - 127.5).max() <= 8
-
-
-def test_resize_keeps_the_whole_picture(write):
     wide = np.zeros((40, 400, 3), np.uint8)
     wide[:, :100], wide[:, -100:] = 200, 100
-    array = images.read(write(encoded(Image.fromarray(wide))))
+    array = images.read(write(encoded(wide)))
     assert array[16, 2].tolist() == [200] * 3
     assert array[16, 29].tolist() == [100] * 3
 
 
-def test_grey(write):
-    array = images.read(write(encoded(Image.fromarray(PIXELS[..., 0]))))
+def test_grey_palette_and_16_bits(write):
+    array = images.read(write(encoded(PIXELS[..., 0])))
     np.testing.assert_array_equal(array, np.repeat(PIXELS[..., :1], 3, axis=-1))
-
-
-def test_palette(write):
-    image = Image.fromarray(PIXELS // 128 * 128).convert("P", palette=Image.Palette.ADAPTIVE)
-    np.testing.assert_array_equal(images.read(write(encoded(image))), image.convert("RGB"))
-
-
-def test_16_bit_grey_keeps_the_upper_byte(write):
-    values = RANDOM.integers(0, 65536, (32, 32), np.uint16)
-    array = images.read(write(encoded(Image.fromarray(values))))
-    np.testing.assert_array_equal(array[..., 1], values >> 8)
-
-
-def test_16_bit_rgb_keeps_the_upper_byte(write):
-    values = RANDOM.integers(0, 65536, (32, 32, 3), np.uint16)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    np.testing.assert_array_equal(images.read(write(png(32, 32, rows, depth=16))), values >> 8)
+    palette = Image.fromarray(PIXELS // 128 * 128).convert("P", palette=Image.Palette.ADAPTIVE)
+    np.testing.assert_array_equal(images.read(write(encoded(palette))), palette.convert("RGB"))
+    grey = RANDOM.integers(0, 65536, (32, 32), np.uint16)
+    np.testing.assert_array_equal(images.read(write(encoded(grey)))[..., 1], grey >> 8)
+    colours = RANDOM.integers(0, 65536, (32, 32, 3), np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colours)
+    np.testing.assert_array_equal(images.read(write(png(32, 32, rows, depth=16))), colours >> 8)
 
 
 @pytest.mark.parametrize(("alpha", "expected"), [(0, 255), (255, 51), (51, 214)])
-def test_transparency_is_laid_over_white(write, alpha, expected):
+def test_transparency_is_put_on_white(write, alpha, expected):
     # 51 of 255 opaque: 0.2 · 51 + 0.8 · 255 = 214.2.
     image = Image.new("RGBA", (32, 32), (51, 51, 51, alpha))
     assert np.unique(images.read(write(encoded(image)))).tolist() == [expected]
@@ -101,12 +89,11 @@ def test_exif_orientation(write):
     top[:16] = 255
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
-    array = images.read(write(encoded(Image.fromarray(top), exif=exif)))
-    np.testing.assert_array_equal(array, top[::-1])
+    np.testing.assert_array_equal(images.read(write(encoded(top, exif=exif))), top[::-1])
 
 
 @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP"])
-def test_animation_gives_its_first_frame(write, form):
+def test_an_animation_gives_its_first_frame(write, form):
     red, blue = (Image.new("RGB", (32, 32), colour) for colour in ("red", "blue"))
     data = encoded(red, form, save_all=True, append_images=[blue], lossless=True)
     np.testing.assert_array_equal(images.read(write(data)), np.asarray(red))
@@ -116,11 +103,10 @@ BAD_PICTURES = {
     "empty": (b"", "is not a picture"),
     "text": (b"not a picture at all", "is not a picture"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture"),
-    "cut PNG": (encoded(Image.fromarray(PIXELS))[:1000], "damaged or cut short"),
-    "cut JPEG": (encoded(Image.fromarray(PIXELS), "JPEG")[:900], "damaged or cut short"),
+    "cut PNG": (encoded(PIXELS)[:1000], "damaged or cut short"),
+    "cut JPEG": (encoded(PIXELS, "JPEG")[:900], "damaged or cut short"),
     "PNG without its rows": (png(32, 32, b"\0"), "damaged or cut short"),
     "51 megapixels": (png(5100, 10_000, b"\0"), "more than 50 million pixels"),
-    "100 megapixels": (png(10_000, 10_000, b"\0"), "more than 50 million pixels"),
     "4 gigapixels": (png(65_000, 65_000, b"\0"), "more than 50 million pixels"),
     "32 bits": (encoded(Image.new("F", (32, 32)), "TIFF"), "32 bits a channel"),
 }
@@ -128,7 +114,7 @@ BAD_PICTURES = {
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", BAD_PICTURES)
-def test_bad_picture_is_refused_by_name(write, kind):
+def test_a_bad_picture_is_refused_by_name(write, kind):
     data, message = BAD_PICTURES[kind]
     path = write(data, "holiday.png")
     with pytest.raises(InputError, match=message) as error:
@@ -136,23 +122,17 @@ def test_bad_picture_is_refused_by_name(write, kind):
     assert str(path) in str(error.value)
 
 
-def test_unreadable_path_says_why(tmp_path):
+def test_a_path_that_cannot_be_read(tmp_path):
     with pytest.raises(InputError, match=r"none\.png: No such file"):
         images.read(tmp_path / "none.png")
     with pytest.raises(InputError, match="Is a directory"):
         images.read(tmp_path)
 
 
-def test_encoded_file_is_returned_as_it_is(write):
-    data = encoded(Image.fromarray(PIXELS), "JPEG")
+def test_encoded_files(write):
+    data = encoded(PIXELS, "JPEG")
     assert images.read_encoded(write(data)) == data
-
-
-def test_encoded_file_of_another_format_is_refused(write):
     with pytest.raises(InputError, match="is a GIF file"):
-        images.read_encoded(write(encoded(Image.fromarray(PIXELS), "GIF")))
-
-
-def test_damaged_encoded_file_is_refused_before_it_is_sent(write):
+        images.read_encoded(write(encoded(PIXELS, "GIF")))
     with pytest.raises(InputError, match="damaged or cut short"):
         images.read_encoded(write(BAD_PICTURES["cut PNG"][0]))

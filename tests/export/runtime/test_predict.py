@@ -1,4 +1,4 @@
-"""`predict.py`: the same pictures through every kind of model give the same classes."""
+"""`predict.py`: the same pictures give the same classes through every kind of model."""
 
 import json
 import shutil
@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export import predict
+from export.runtime.local_models import OnnxModel
 from tests.support import grpc_server, toys
 from tests.support.grpc_server import LOGITS
-from tests.support.replay import RECORDED, replay, tcp_server
+from tests.support.replay import replay
 from training.cli import InputError
 
 LOCAL = {
@@ -21,13 +21,15 @@ LOCAL = {
     "version": ["--model", "run/saved_model/2"],
     "encoded": ["--model", "run", "--signature", "bytes"],
     "ONNX": ["--model", "model.onnx"],
+    "LiteRT": ["--model", "litert/model.tflite"],
 }
 
 
 @pytest.mark.parametrize("way", LOCAL)
-def test_local_model_gives_the_known_answers(run, folder, way):
-    found = run("blue.png", "grey.png", "--top", "2", "--json", *LOCAL[way])
-    assert [prediction["image"] for prediction in found["predictions"]] == ["blue.png", "grey.png"]
+def test_a_local_model_gives_the_known_answers(run, folder, way):
+    names = ["blue.png", "grey.png", "seven.png"]
+    found = run(*names, "--top", "2", "--json", *LOCAL[way])
+    assert [prediction["image"] for prediction in found["predictions"]] == names
     for prediction in found["predictions"]:
         logits = toys.logits_of(np.asarray(Image.open(folder / prediction["image"])))
         order = np.argsort(-logits)[:2]
@@ -39,6 +41,26 @@ def test_local_model_gives_the_known_answers(run, folder, way):
         np.testing.assert_allclose(
             [entry["probability"] for entry in top], toys.softmax(logits)[order], atol=1e-5
         )
+
+
+def test_a_request_has_at_most_64_pictures(run, monkeypatch):
+    sizes, predict = [], OnnxModel.predict
+
+    def recording(model, pictures):
+        sizes.append(len(pictures))
+        return predict(model, pictures)
+
+    monkeypatch.setattr(OnnxModel, "predict", recording)
+    found = run(*130 * ["seven.png"], "blue.png", "--json", "--top", "1", "--model", "model.onnx")
+    assert sizes == [64, 64, 3]
+    assert len(found["predictions"]) == 131
+
+
+def test_the_size_of_the_images_is_the_models(run, folder):
+    toys.save_onnx(folder / "large.onnx", size=64)
+    found = run("seven.png", "--top", "1", "--json", "--model", "large.onnx")
+    logits = toys.logits_of(np.full((64, 64, 3), 7))
+    assert found["predictions"][0]["top"][0]["logit"] == pytest.approx(logits.max(), abs=1e-5)
 
 
 def save_keras(path, activation=None):
@@ -57,7 +79,7 @@ def logits_in(found):
 
 
 @pytest.mark.parametrize("activation", [None, "softmax"])
-def test_keras_file(run, folder, activation):
+def test_a_keras_file(run, folder, activation):
     save_keras(folder / "toy.keras", activation)
     with pytest.raises(InputError, match=r"toy\.keras .*--mean"):
         run("blue.png", "--model", "toy.keras")
@@ -69,12 +91,13 @@ def test_keras_file(run, folder, activation):
         np.testing.assert_allclose(logits_in(found), expected, atol=1e-5)
 
 
-def test_keras_file_of_a_run(run, folder):
-    """The run says how its pictures are normalized, and what the classes are called."""
-    save_keras(folder / "run" / "best.keras")
+def test_a_keras_file_of_a_run(run, folder, tmp_path):
+    """The run's configuration has the normalization, and its SavedModel the class names."""
+    own = shutil.copytree(folder / "run", tmp_path / "run")
+    save_keras(own / "best.keras")
     config = {"recipe_settings": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.25]}}
-    (folder / "run" / "config.json").write_text(json.dumps(config))
-    found = run("blue.png", "--json", "--model", "run/best.keras")
+    (own / "config.json").write_text(json.dumps(config))
+    found = run("blue.png", "--json", "--model", str(own / "best.keras"))
     pixels = np.asarray(Image.open(folder / "blue.png"))
     normalized = (pixels / 255 - [0.5, 0.4, 0.3]) / [0.2, 0.3, 0.25]
     np.testing.assert_allclose(logits_in(found), toys.logits_of(255 * normalized), atol=1e-5)
@@ -89,17 +112,7 @@ def test_pixels_may_be_stated_for_any_model(run, folder):
         run("blue.png", "--model", "run", "--channels", "bgr", "--signature", "bytes")
 
 
-def test_more_pictures_than_a_batch(run, folder, monkeypatch):
-    monkeypatch.setattr(predict, "BATCH_SIZE", 2)
-    names = ["blue.png", "grey.png", "seven.png", "grey.png", "blue.png"]
-    found = run(*names, "--json", "--top", "1", "--model", "model.onnx")["predictions"]
-    assert [prediction["image"] for prediction in found] == names
-    logits = [prediction["top"][0]["logit"] for prediction in found]
-    expected = [toys.logits_of(np.asarray(Image.open(folder / name))).max() for name in names]
-    np.testing.assert_allclose(logits, expected, atol=1e-5)
-
-
-def test_table(run):
+def test_the_table(run):
     lines = run("seven.png", "--model", "model.onnx", "--top", "2").splitlines()
     cells = [line.split() for line in lines if line.strip()]
     logits = toys.logits_of(np.full((32, 32, 3), 7))
@@ -110,64 +123,38 @@ def test_table(run):
     assert cells[4] == [toys.LABELS[second], f"{parts[second]:.2%}"]
 
 
-def test_without_a_model_the_newest_finished_run_is_taken(run, folder, tmp_path, monkeypatch):
+def test_the_default_is_the_newest_finished_run(run, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="No finished run"):
+        run(str(folder / "seven.png"))
     shutil.copytree(folder / "run", "runs/finished")
     Path("runs/finished/result.json").write_text("{}")
     found = run(str(folder / "seven.png"), "--json")
     assert found["model"] == "runs/finished/saved_model/2"
 
 
-def test_without_any_finished_run(run, folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="No finished run"):
-        run(str(folder / "seven.png"))
-
-
-def test_server_over_rest(run):
-    # The recorded requests: the signatures, then two pictures of colour (7, 7, 7).
+def test_a_server_over_rest(run, tmp_path):
+    """The signatures are asked before the pictures are sent."""
+    labels = tmp_path / "labels.txt"
+    labels.write_text("a\nb\nc\nd\ne\n")
     with replay() as (url, log):
-        options = ["--url", url, "--model-name", "toy", "--top", "1"]
-        found = run("seven.png", "seven.png", "--json", *options)
-        table = run("seven.png", "seven.png", *options)
-    assert log == ["metadata", "predict, row format"] * 2
+        options = ["seven.png", "seven.png", "--url", url, "--model-name", "toy"]
+        found = run(*options, "--top", "1", "--json")
+        table = run(*options)
+        named = run(*options, "--json", "--labels", str(labels))
+    assert log == ["metadata", "predict, row format"] * 3
     entry = {"class": 0, "label": None}
     entry["probability"] = float(np.float32(0.207177937))
     entry["logit"] = float(np.float32(0.0314119309))
     assert [prediction["top"] for prediction in found["predictions"]] == [[entry]] * 2
     assert "class 0" in table
     assert "20.72%" in table
+    assert [entry["label"] for entry in named["predictions"][0]["top"]] == list("aecdb")
 
 
-def test_server_over_grpc(run):
+def test_a_server_over_grpc(run):
     with grpc_server.running() as target:
         found = run("blue.png", "grey.png", "seven.png", "--json", "--top", "1", "--grpc", target)
     tops = [prediction["top"][0] for prediction in found["predictions"]]
     np.testing.assert_array_equal([top["class"] for top in tops], LOGITS.argmax(axis=1))
     np.testing.assert_array_equal([top["logit"] for top in tops], LOGITS.max(axis=1))
-
-
-def test_names_for_a_server_come_from_a_file(run, tmp_path):
-    labels = tmp_path / "labels.txt"
-    labels.write_text("a\nb\nc\nd\ne\n")
-    with replay() as (url, _):
-        options = ["--url", url, "--model-name", "toy", "--labels", str(labels)]
-        found = run("seven.png", "seven.png", "--json", *options)
-    assert [entry["label"] for entry in found["predictions"][0]["top"]] == list("aecdb")
-
-
-def test_server_with_another_models_shape(run):
-    answer = json.loads(RECORDED["metadata"]["response"]["body"])
-    declared = answer["metadata"]["signature_def"]["signature_def"]["serving_default"]
-    for dimension in declared["inputs"]["image"]["tensor_shape"]["dim"][1:3]:
-        dimension["size"] = "224"
-    body = json.dumps(answer).encode()
-
-    def act(connection, _):
-        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + body)
-
-    with (
-        tcp_server(act) as port,
-        pytest.raises(InputError, match=r"another kind of model: image \[N,224,224,3\] → "),
-    ):
-        run("seven.png", "--url", f"http://127.0.0.1:{port}")

@@ -1,22 +1,19 @@
-"""The REST client against a replay of what a real server answered."""
+"""The REST client: recorded answers of a real server, and servers that are absent or broken."""
 
 import base64
 import json
 import re
+import socket
+import struct
+import time
 
 import numpy as np
 import pytest
 
-from export.runtime.rest import (
-    RestClient,
-    ServerError,
-    UnexpectedAnswerError,
-    VersionStatus,
-    one_line,
-    parse_outputs,
-)
-from export.runtime.signatures import IMAGE, IMAGE_BYTES, Signature, scores
-from tests.support.replay import RECORDED, replay
+from export.runtime.rest import RestClient, one_line, parse_outputs
+from export.runtime.signatures import scores
+from tests.support.replay import RECORDED, replay, tcp_server
+from training.cli import InputError
 
 SEVENS = np.full((2, 32, 32, 3), 7, np.uint8)
 SEVENS_PROBABILITIES = [0.207177937, 0.192581594, 0.202379212, 0.194131494, 0.203729808]
@@ -36,69 +33,14 @@ ANSWERS = {
     "predict, serving_bytes, another size": (1, LARGE_LOGITS, LARGE_PROBABILITIES),
     "predict, unnamed bytes": (1, NOISE_LOGITS, NOISE_PROBABILITIES),
     "nan": (1, NANS, NANS),
-    "still right": (2, SEVENS_LOGITS, SEVENS_PROBABILITIES),
 }
-SHAPE_OF = "Shape of tensor _arg_serving_default_image_0_0"
-NOT_COMPATIBLE = "is not compatible with expected shape [?,32,32,3]."
-ELEMENT_0 = "Failed to process element: 0"
-# what -> HTTP status, the reason on one line
-ERRORS = {
-    "status of an absent version": (404, "Could not find version 9 of model toy"),
-    "unknown model": (404, "Could not find any versions of model none"),
-    "predict, absent version": (404, "Servable not found for request: Specific(toy, 9)"),
-    "unknown signature": (400, 'Serving signature name: "nope" not found in signature def'),
-    "wrong rank": (400, f"{SHAPE_OF} [2] {NOT_COMPATIBLE}"),
-    "wrong rank 3": (400, f"{SHAPE_OF} [32,32,3] {NOT_COMPATIBLE}"),
-    "wrong size": (400, f"{SHAPE_OF} [1,8,8,3] {NOT_COMPATIBLE}"),
-    "wrong channels": (400, f"{SHAPE_OF} [1,32,32,4] {NOT_COMPATIBLE}"),
-    "ragged": (
-        400,
-        f"{ELEMENT_0} of 'instances' list. Error: INVALID_ARGUMENT: Encountered list at"
-        " unexpected size: 1 at level: 1 expected size: 2",
-    ),
-    "strings": (
-        400,
-        f"{ELEMENT_0} of 'instances' list. Error: INVALID_ARGUMENT: JSON Value: \"a\" Type:"
-        " String is not of expected type: float",
-    ),
-    "empty batch": (400, "JSON Value: { \"instances\": [] } No values in 'instances' array"),
-    "missing key": (400, "Missing 'inputs' or 'instances' key"),
-    "wrong input name": (400, "Missing named input: image in 'inputs' object."),
-    "not JSON": (400, "JSON Parse error: Invalid value. at offset: 17"),
-    "empty body": (400, "JSON Parse error: The document is empty"),
-    "corrupt image": (
-        400,
-        "Unknown image file format. One of JPEG, JPEG XL, PNG, GIF, BMP, WebP required.",
-    ),
-    "cut image": (400, "Invalid PNG data, size 200"),
-    "bad base64": (
-        400,
-        f"{ELEMENT_0} key: image_bytes of 'instances' list. Error: INVALID_ARGUMENT: Unable to"
-        " base64 decode",
-    ),
-    "GET on predict": (400, "Malformed request: GET /v1/models/toy:predict"),
-    "unknown verb": (400, "Malformed request: POST /v1/models/toy:foo"),
-    "classify": (400, "No classification inputs found in SignatureDef"),
-}
+OTHERS = {"status", "status of a version", "metadata", "still right"}
+ERRORS = RECORDED.keys() - ANSWERS.keys() - OTHERS
 NAN_IMAGE, SMALL_IMAGE, RGBA_IMAGE = (
     np.full((1, 32, 32, 3), np.nan),
     np.zeros((1, 8, 8, 3), np.float32),
     np.zeros((1, 32, 32, 4), np.float32),
 )
-# The requests that were recorded abridged, but for those that hold an encoded picture.
-WHOLE_REQUESTS = {
-    "predict, row format": {"instances": SEVENS.tolist()},
-    "predict, row format, named": {"instances": [{"image": SEVENS[0].tolist()}]},
-    "predict, column format": {"inputs": {"image": SEVENS.tolist()}},
-    "predict, absent version": {"instances": SEVENS.tolist()},
-    "unknown signature": {"signature_name": "nope", "instances": SEVENS.tolist()},
-    "wrong rank 3": {"inputs": {"image": SEVENS[0].tolist()}},
-    "wrong size": {"instances": SMALL_IMAGE.tolist()},
-    "wrong channels": {"instances": RGBA_IMAGE.tolist()},
-    "wrong input name": {"inputs": {"pixels": SEVENS.tolist()}},
-    "nan": {"instances": NAN_IMAGE.tolist()},
-    "still right": {"instances": SEVENS.tolist()},
-}
 
 
 @pytest.fixture(scope="module")
@@ -107,27 +49,11 @@ def server():
         yield server
 
 
-def whole_body(what):
-    """Returns the recorded request's body, made whole where it was recorded abridged."""
-    recorded = RECORDED[what]["request"]["body"]
-    match = re.fullmatch(r"(.*)\.\.\. \((\d+) characters\)", recorded or "")
-    if match is None:
-        return recorded
-    if what in WHOLE_REQUESTS:
-        return json.dumps(WHOLE_REQUESTS[what])
-    # Of an encoded picture only the start is known; any that starts so has the same request.
-    start, length = match.group(1), int(match.group(2))
-    end = '"}}]}' if "image_bytes" in start else '"}]}'
-    return start.ljust(length - len(end), "A") + end
-
-
 @pytest.mark.parametrize("what", ANSWERS)
-def test_recorded_prediction_is_parsed_exactly(server, what):
+def test_recorded_predictions_are_parsed_exactly(what):
     count, logits, probabilities = ANSWERS[what]
-    url, _ = server
-    request = RECORDED[what]["request"]
-    answer = RestClient(url).request("POST", request["path"], whole_body(what))
-    found = scores(parse_outputs(answer, url), count, url)
+    answer = json.loads(RECORDED[what]["response"]["body"])
+    found = scores(parse_outputs(answer, "server"), count, "server")
     assert found.logits.dtype == found.probabilities.dtype == np.float32
     np.testing.assert_array_equal(found.logits, np.float32([logits] * count))
     np.testing.assert_array_equal(found.probabilities, np.float32([probabilities] * count))
@@ -142,22 +68,24 @@ def test_rows_are_not_mixed():
     assert parse_outputs({"predictions": rows}, "server") == expected
 
 
-@pytest.mark.parametrize("what", ERRORS)
-def test_recorded_error_becomes_one_clear_line(server, what):
-    status, reason = ERRORS[what]
-    url, _ = server
-    request = RECORDED[what]["request"]
-    with pytest.raises(ServerError) as caught:
-        RestClient(url).request(request["method"], request["path"], whole_body(what))
-    assert (caught.value.status, caught.value.reason) == (status, reason)
-    assert str(caught.value).startswith(f"{url} answered {status}: {reason}")
-    assert "\n" not in str(caught.value)
-    assert "{{" not in str(caught.value)
-
-
-def test_page_outside_the_interface_is_no_answer(server):
-    with pytest.raises(UnexpectedAnswerError, match="404 with text/html, not a JSON object"):
-        RestClient(server[0]).request("GET", "/nothing")
+@pytest.mark.parametrize("what", sorted(ERRORS))
+def test_recorded_errors_are_shown_on_one_line(what):
+    """All requests that the server refused get their recorded answer, whatever is asked."""
+    response = RECORDED[what]["response"]
+    body, status = response["body"], response["status"]
+    answer = http_answer(body, f"{status} Oops", f"Content-Type: {response['content_type']}")
+    with tcp_server(saying(answer)) as port, pytest.raises(InputError) as caught:
+        RestClient(f"http://127.0.0.1:{port}").status()
+    line = str(caught.value)
+    assert f"127.0.0.1:{port} answered {status}" in line
+    assert "\n" not in line
+    assert "{{" not in line
+    if what == "outside":
+        assert "text/html, not a JSON object" in line
+    else:
+        words = re.split(r"\[\[|: goo", json.loads(body)["error"])[0].split()
+        assert " ".join(words)[:100] in line
+    assert ("check the model's name and version" in line) == (status == 404 and what != "outside")
 
 
 def test_graph_of_an_error_in_this_process_is_left_out():
@@ -170,17 +98,11 @@ def test_graph_of_an_error_in_this_process_is_left_out():
     assert len(one_line("long " * 1000)) <= 300
 
 
-def test_every_recorded_exchange_is_tested():
-    others = {"status", "status of a version", "metadata", "outside"}
-    assert ANSWERS.keys() | ERRORS.keys() | others == RECORDED.keys()
-
-
-# what is asked -> how the client's own methods ask it
+# The request as it was recorded -> how the client's own methods make it
 REFUSED_CALLS = {
     "status of an absent version": ({"version": 9}, lambda client: client.status()),
     "unknown model": ({"model": "none"}, lambda client: client.status()),
     "predict, absent version": ({"version": 9}, lambda client: client.predict(SEVENS)),
-    "unknown signature": ({}, lambda client: client.predict(SEVENS, signature="nope")),
     "wrong rank": ({}, lambda client: client.predict(np.array([1, 2]))),
     "wrong size": ({}, lambda client: client.predict(SMALL_IMAGE)),
     "wrong channels": ({}, lambda client: client.predict(RGBA_IMAGE)),
@@ -189,10 +111,10 @@ REFUSED_CALLS = {
 
 
 @pytest.mark.parametrize("what", REFUSED_CALLS)
-def test_method_is_refused_as_recorded(server, what):
+def test_refused_calls(server, what):
     options, call = REFUSED_CALLS[what]
     url, log = server
-    with pytest.raises(ServerError, match=re.escape(ERRORS[what][1])):
+    with pytest.raises(InputError, match=f"answered {RECORDED[what]['response']['status']}"):
         call(RestClient(url, **{"model": "toy", **options}))
     assert log[-1] == what
 
@@ -200,25 +122,128 @@ def test_method_is_refused_as_recorded(server, what):
 def test_predict_sends_the_recorded_requests(server):
     url, log = server
     client = RestClient(url, "toy")
-    body = json.loads(whole_body("predict, unnamed bytes"))
-    picture = base64.b64decode(body["instances"][0]["b64"])
+    # Of the encoded picture only the start is known; any that starts so has the same request.
+    body = RECORDED["predict, unnamed bytes"]["request"]["body"]
+    start, length = re.fullmatch(r'.*"(.*)\.\.\. \((\d+) characters\)', body).groups()
+    envelope = {"signature_name": "serving_bytes", "instances": [{"b64": ""}]}
+    encoded = start.ljust(int(length) - len(json.dumps(envelope)), "A")
     np.testing.assert_array_equal(client.predict(SEVENS).logits[1], np.float32(SEVENS_LOGITS))
+    picture = base64.b64decode(encoded)
     np.testing.assert_array_equal(client.predict([picture]).logits[0], np.float32(NOISE_LOGITS))
     assert np.isnan(client.predict(NAN_IMAGE).probabilities).all()
     assert log[-3:] == ["predict, row format", "predict, unnamed bytes", "nan"]
 
 
-@pytest.mark.parametrize(("version", "what"), [(None, "status"), (2, "status of a version")])
-def test_status(server, version, what):
+def test_status_and_signatures(server):
     url, log = server
-    assert RestClient(url, "toy", version).status() == [VersionStatus(2, "AVAILABLE", "")]
-    assert log[-1] == what
+    assert RestClient(url, "toy").status() == {2: "AVAILABLE"}
+    assert RestClient(url, "toy", 2).status() == {2: "AVAILABLE"}
+    assert log[-2:] == ["status", "status of a version"]
+    found = RestClient(url, "toy").signatures()
+    assert found["serving_default"].inputs == {"image": (None, 32, 32, 3)}
+    assert found["serving_bytes"].inputs == {"image_bytes": (None,)}
+    outputs = {"logits": (None, 5), "probabilities": (None, 5)}
+    assert [signature.outputs for signature in found.values()] == [outputs, outputs]
 
 
-def test_signatures(server):
-    assert RestClient(server[0], "toy").signatures() == {
-        wanted.signature: Signature(
-            {wanted.name: wanted.shape}, {"logits": (None, 5), "probabilities": (None, 5)}
-        )
-        for wanted in (IMAGE, IMAGE_BYTES)
-    }
+def http_answer(body, status="200 OK", headers="Content-Type: application/json"):
+    data = body.encode()
+    return f"HTTP/1.1 {status}\r\n{headers}\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+
+
+def saying(data):
+    return lambda connection, _: connection.sendall(data)
+
+
+def reset(connection, _):
+    linger_for_nothing = struct.pack("ii", 1, 0)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_for_nothing)
+    connection.close()
+
+
+def say_nothing(connection, _):
+    connection.recv(1 << 16)
+
+
+HTML = "<html><body>It works!</body></html>"
+CUT = http_answer('{"predictions": [{"logits": [1, 2')[:-8]
+REDIRECT = "Content-Type: text/html\r\nLocation: https://login.example/"
+# what the server does -> words of the error
+FAULTS = {
+    "closes at once": (lambda connection, _: None, "is not available"),
+    "resets the connection": (reset, "is not available: .*reset"),
+    "says nothing": (say_nothing, r"no answer within 0\.3 s"),
+    "speaks gRPC": (b"\0\0\x06\x04\0\0\0\0\0\0\x05\0\0\x40\0", "is not available"),
+    "HTML": (
+        http_answer(HTML, headers="Content-Type: text/html"),
+        "200 with text/html, not a JSON object: is this the REST port",
+    ),
+    "redirect": (http_answer("", "302 Found", REDIRECT), "answered 302"),
+    "empty body": (http_answer(""), "200 with an empty body"),
+    "cut body": (CUT, "is not available"),
+    "bytes": (b"HTTP/1.1 200 OK\r\n\r\n\xff\xfe\x00", "not a JSON object"),
+    "deep JSON": (http_answer("[" * 100_000), "not a JSON object"),
+    "JSON list": (http_answer("[1, 2]"), "not a JSON object"),
+    "other JSON": (http_answer('{"ok": true}'), "without named outputs"),
+    "single output": (http_answer('{"predictions": [[1, 2]]}'), "without named outputs"),
+    "no logits": (http_answer('{"outputs": {"probabilities": [[1]]}}'), "without 'logits'"),
+    "another count": (
+        http_answer('{"outputs": {"logits": [[1], [2]], "probabilities": [[1], [1]]}}'),
+        r"shape \(2, 1\) .* for 1 pictures",
+    ),
+    "error without words": (http_answer("{}", "500 Oops"), "answered 500: no reason given"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_becomes_one_clear_line(fault):
+    answer, message = FAULTS[fault]
+    act = answer if callable(answer) else saying(answer)
+    start = time.monotonic()
+    with tcp_server(act) as port, pytest.raises(InputError, match=message) as caught:
+        RestClient(f"http://127.0.0.1:{port}", timeout=0.3).predict(SEVENS[:1])
+    assert f"http://127.0.0.1:{port}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("method", ["status", "signatures"])
+@pytest.mark.parametrize(
+    "answer",
+    [{}, {"metadata": {"signature_def": 1}}, {"model_version_status": [{"version": "x"}]}],
+    ids=json.dumps,
+)
+def test_malformed_descriptions(method, answer):
+    with (
+        tcp_server(saying(http_answer(json.dumps(answer)))) as port,
+        pytest.raises(InputError, match="answered without"),
+    ):
+        getattr(RestClient(f"http://127.0.0.1:{port}"), method)()
+
+
+def test_nobody_listens():
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    with pytest.raises(InputError, match=f"127.0.0.1:{port} is not available: .*refused"):
+        RestClient(f"http://127.0.0.1:{port}").status()
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8501", "ftp://localhost", "http://", "http://host:99999", "http://[::1", ""]
+)
+def test_addresses_that_are_not_valid(url):
+    with pytest.raises(InputError, match="http://localhost:8501"):
+        RestClient(url).status()
+
+
+def test_an_address_keeps_its_path():
+    seen = []
+
+    def answer(connection, first_line):
+        seen.append(first_line)
+        connection.sendall(http_answer('{"model_version_status": []}'))
+
+    with tcp_server(answer) as port:
+        client = RestClient(f"http://127.0.0.1:{port}/tf serving/", model="a/b", version=3)
+        assert client.status() == {}
+    assert seen == [b"GET /tf%20serving/v1/models/a%2Fb/versions/3 HTTP/1.1\r\n"]

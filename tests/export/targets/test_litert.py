@@ -8,12 +8,11 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.tools import flatbuffer_utils
 
-from export import random_run
 from export.runtime.local_models import LiteRTModel
 from export.targets import litert
+from export.verification.classifier import classifier
 from tests.support import toys
 from training.cli import InputError
-from training.data import streams
 
 BATCHES = (1, 3, 64, 3, 1)
 OPERATORS = {"ADD": 16, "CONV_2D": 20, "FULLY_CONNECTED": 1, "LOGISTIC": 8, "MEAN": 1, "MUL": 17,
@@ -21,41 +20,9 @@ OPERATORS = {"ADD": 16, "CONV_2D": 20, "FULLY_CONNECTED": 1, "LOGISTIC": 8, "MEA
 
 
 @pytest.fixture(scope="module")
-def dataset():
-    return streams.load("synthetic")
-
-
-@pytest.fixture(scope="module")
-def images(dataset):
+def images(source):
     """float32 [64, 32, 32, 3] in 0–255."""
-    return dataset.test.images[:64].astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return random_run.make(tmp_path_factory.mktemp("litert") / "run")
-
-
-@pytest.fixture(scope="module")
-def true_logits(run, images):
-    """What the unfolded Keras model gives."""
-    model = keras.models.load_model(run / "best.keras", compile=False)
-    recipe = random_run.RECIPE
-    return model(streams.normalize(images, recipe.mean, recipe.std), training=False).numpy()
-
-
-@pytest.fixture(scope="module")
-def files(run, dataset, tmp_path_factory):
-    """Precision -> path, each in a folder of its own."""
-    folder = tmp_path_factory.mktemp("files")
-    calibration = dataset.train.images[:64].astype(np.float32)
-    paths = {}
-    for precision in litert.PRECISIONS:
-        content = litert.convert(run / "saved_model" / "1", precision, calibration)
-        paths[precision] = folder / precision / "model.tflite"
-        paths[precision].parent.mkdir()
-        paths[precision].write_bytes(content)
-    return paths
+    return source.dataset.test.images[:64].astype(np.float32)
 
 
 def graph_of(path):
@@ -92,8 +59,14 @@ def of_type(graph, name):
     ("precision", "least", "most"),
     [("float32", 0, 2e-6), ("float16", 5e-5, 3e-3), ("int8", 3e-3, 0.06)],
 )
-def test_answers_in_batches_of_any_size(files, images, true_logits, precision, least, most):
-    model = LiteRTModel(files[precision])
+def test_answers_in_batches_of_any_size(source, litert_files, images, precision, least, most):
+    model = LiteRTModel(litert_files[precision])
+    declared = model.signatures()
+    assert list(declared) == ["serving_default"]
+    assert declared["serving_default"].inputs == {"image": (None, 32, 32, 3)}
+    outputs = {"logits": (None, 10), "probabilities": (None, 10)}
+    assert declared["serving_default"].outputs == outputs
+    true_logits = source.evaluate(images)
     differences, largest = [], np.abs(true_logits).max()
     for size in BATCHES:
         logits, probabilities = model.predict(images[-size:])
@@ -106,19 +79,8 @@ def test_answers_in_batches_of_any_size(files, images, true_logits, precision, l
     assert differences[2] >= least
 
 
-@pytest.mark.parametrize("precision", litert.PRECISIONS)
-def test_signature(files, precision):
-    declared = LiteRTModel(files[precision]).signatures()
-    assert list(declared) == ["serving_default"]
-    assert declared["serving_default"].inputs == {"image": (None, 32, 32, 3)}
-    outputs = {"logits": (None, 10), "probabilities": (None, 10)}
-    assert declared["serving_default"].outputs == outputs
-    graph, _ = graph_of(files[precision])
-    assert {*graph.inputs, *graph.outputs} <= of_type(graph, "FLOAT32")
-
-
-def test_operators(files):
-    found = {precision: litert.operators(path.read_bytes()) for precision, path in files.items()}
+def test_operators(litert_files):
+    found = {name: litert.operators(path.read_bytes()) for name, path in litert_files.items()}
     assert found["float32"] == OPERATORS
     assert list(found["float32"]) == sorted(OPERATORS)
     # One for each kernel, bias, and other constant vector.
@@ -127,18 +89,18 @@ def test_operators(files):
     assert found["int8"] == OPERATORS | {"QUANTIZE": 1, "DEQUANTIZE": 2}
 
 
-def test_float16_has_no_constant_of_float32(files):
-    graph, buffers = graph_of(files["float16"])
+def test_float16_has_no_constant_of_float32(litert_files):
+    graph, buffers = graph_of(litert_files["float16"])
     assert len(of_type(graph, "FLOAT16")) == 60
     assert all(
         buffers[graph.tensors[number].buffer].data is None for number in of_type(graph, "FLOAT32")
     )
 
 
-def test_int8_computes_in_int8_with_a_scale_for_each_output_channel(files):
-    graph, _ = graph_of(files["int8"])
+def test_int8_computes_in_int8_with_a_scale_for_each_output_channel(litert_files):
+    graph, _ = graph_of(litert_files["int8"])
     assert of_type(graph, "FLOAT32") == {*graph.inputs, *graph.outputs}
-    found = kernels(files["int8"])
+    found = kernels(litert_files["int8"])
     assert len(found) == 21
     for kernel in found:
         assert flatbuffer_utils.type_to_name(kernel.type) == "INT8"
@@ -146,63 +108,37 @@ def test_int8_computes_in_int8_with_a_scale_for_each_output_channel(files):
         assert not np.any(kernel.quantization.zeroPoint)
 
 
-@pytest.mark.parametrize("brightest", [255.0, 51.0])
-def test_int8_ranges_are_those_of_the_images(run, tmp_path, brightest):
-    images = np.random.default_rng(0).uniform(0, brightest, (4, 32, 32, 3)).astype(np.float32)
-    images[0, 0, 0] = 0, brightest, 0
+def test_int8_ranges_are_measured_on_the_images_and_nothing_is_printed(tmp_path, capfd):
+    toys.save_savedmodel(tmp_path / "toy")
     path = tmp_path / "model.tflite"
-    path.write_bytes(litert.convert(run / "saved_model" / "1", "int8", images))
-    graph, _ = graph_of(path)
-    quantized = graph.tensors[graph.operators[0].outputs[0]].quantization
-    np.testing.assert_allclose(quantized.scale, [brightest / 255], rtol=1e-6)
-    assert list(quantized.zeroPoint) == [-128]
-
-
-def test_nothing_is_printed(run, images, tmp_path, capfd):
-    content = litert.convert(run / "saved_model" / "1", "int8", images[:2])
-    (tmp_path / "model.tflite").write_bytes(content)
-    LiteRTModel(tmp_path / "model.tflite").predict(images)
-    assert capfd.readouterr() == ("", "")
+    for brightest in (255.0, 51.0):
+        images = np.random.default_rng(0).uniform(0, brightest, (4, 32, 32, 3)).astype(np.float32)
+        images[0, 0, 0] = 0, brightest, 0
+        capfd.readouterr()
+        toys.save_litert(path, tmp_path / "toy", "int8", images)
+        LiteRTModel(path).predict(images)
+        assert capfd.readouterr() == ("", "")
+        graph, _ = graph_of(path)
+        quantized = graph.tensors[graph.operators[0].outputs[0]].quantization
+        np.testing.assert_allclose(quantized.scale, [brightest / 255], rtol=1e-6)
+        assert list(quantized.zeroPoint) == [-128]
     os.write(2, b"after it")
     assert capfd.readouterr().err == "after it"
 
 
-def save(folder, logits_of):
-    """Saves a classifier of the mean colour [N, 3] with one output, under names of its own."""
-    image = tf.TensorSpec((None, 32, 32, 3), tf.float32, "picture")
-
-    @tf.function(input_signature=[image])
-    def classify(picture):
-        return {"scores": logits_of(tf.reduce_mean(picture, (1, 2)))}
-
-    tf.saved_model.save(tf.Module(), str(folder), signatures={"classify": classify})
-
-
-def test_a_saved_model_with_other_names(tmp_path, images):
-    save(tmp_path / "other", lambda colour: colour / 255 @ toys.WEIGHTS)
-    path = tmp_path / "model.tflite"
-    path.write_bytes(litert.convert(tmp_path / "other", "float32"))
-    expected = [toys.logits_of(image) for image in images[:3]]
-    # float32 sums over 1,024 pixels
-    np.testing.assert_allclose(LiteRTModel(path).predict(images[:3]).logits, expected, atol=1e-5)
-
-
-def determinants(colour):
-    """An operation of TensorFlow that is none of LiteRT's, but of its extension by TensorFlow's."""
+def determinants(image):
+    """Uses an operation that LiteRT has only in its extension by TensorFlow's operations."""
+    colour = tf.reduce_mean(image, (1, 2))
     return colour * tf.linalg.det(colour[:, :, None] * colour[:, None, :] + tf.eye(3))[:, None]
 
 
 @pytest.mark.parametrize("precision", litert.PRECISIONS)
-def test_an_operation_that_litert_has_not(tmp_path, images, precision, capfd):
-    save(tmp_path / "det", determinants)
-    message = r"det has no LiteRT form: 'tf\.MatrixDeterminant' op"
-    with pytest.raises(InputError, match=message) as caught:
-        litert.convert(tmp_path / "det", precision, images[:2])
+def test_an_operation_that_litert_does_not_have(tmp_path, images, precision, capfd):
+    spec = tf.TensorSpec((None, 32, 32, 3), tf.float32, "picture")
+    functions = {"classify": (lambda picture: {"scores": determinants(picture)}, spec)}
+    classify = classifier(toys.save_functions(tmp_path / "det", **functions))
+    capfd.readouterr()
+    with pytest.raises(InputError, match=r"LiteRT: 'tf\.MatrixDeterminant' op") as caught:
+        litert.convert(classify, precision, images[:2])
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_damaged_saved_model(tmp_path):
-    (tmp_path / "saved_model.pb").write_bytes(b"\xff" * 100)
-    with pytest.raises(InputError, match="is a damaged SavedModel"):
-        litert.convert(tmp_path, "float32")

@@ -8,10 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from export import random_run
-from export.targets import onnx as onnx_target
 from export.targets import quantization
-from export.verification.source import open_source
+from tests.support import random_run
 from tests.support.onnx_models import (
     answers,
     constants,
@@ -29,42 +27,38 @@ from training.cli import FailedError, InputError
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return open_source(random_run.make(tmp_path_factory.mktemp("run") / "r18w4_nam"))
-
-
-@pytest.fixture(scope="module")
-def original(source):
-    return onnx_target.convert(source, opset=17)
-
-
-@pytest.fixture(scope="module")
 def images(source):
     return source.dataset.train.images[:64].astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def models(original, images):
-    before = original.SerializeToString()
-    made = {
-        "float16": quantization.to_float16(original, images),
-        "int8": quantization.to_int8(original, images),
-    }
-    assert original.SerializeToString() == before
+def models(float32_onnx, images, tmp_path_factory):
+    """Precision -> model. The conversions change neither their argument nor leave files."""
+    folder = tmp_path_factory.mktemp("temporary")
+    before = float32_onnx.SerializeToString()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(folder))
+        made = {
+            "float16": quantization.to_float16(float32_onnx, images),
+            "int8": quantization.to_int8(float32_onnx, images),
+        }
+    assert float32_onnx.SerializeToString() == before
+    assert list(folder.iterdir()) == []
+    assert logging.root.manager.disable == logging.NOTSET
     return made
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
-def test_all_but_the_numbers_is_kept(original, models, precision):
+def test_all_but_the_numbers_is_kept(float32_onnx, models, precision):
     model = models[precision]
     onnx.checker.check_model(model, full_check=True)
     for field in ("input", "output", "name"):
-        assert getattr(model.graph, field) == getattr(original.graph, field)
+        assert getattr(model.graph, field) == getattr(float32_onnx.graph, field)
     for field in ("metadata_props", "opset_import", "ir_version", "producer_name"):
-        assert getattr(model, field) == getattr(original, field)
-    names = {node.name for node in original.graph.node}
+        assert getattr(model, field) == getattr(float32_onnx, field)
+    names = {node.name for node in float32_onnx.graph.node}
     missing = names - {node.name for node in model.graph.node}
-    relus = {node.name for node in of_kind(original, "Relu")}
+    relus = {node.name for node in of_kind(float32_onnx, "Relu")}
     assert missing == (relus if precision == "int8" else set())
 
 
@@ -76,30 +70,27 @@ def test_any_batch(models, images, precision, batch):
     assert logits.dtype == probabilities.dtype == np.float32
     expected = np.exp(logits - logits.max(-1, keepdims=True))
     expected /= expected.sum(-1, keepdims=True)
-    # Those of 8 bits would be off by 2e-3, those of float16 by 2e-4.
+    # In 8 bits they would be off by 2e-3, in float16 by 2e-4.
     np.testing.assert_allclose(probabilities, expected, atol=2e-6)
 
 
-# Of six networks of random weights, the worst had half of this.
+# Of six networks of random weights, the worst had half of this. Half of the weights and a quarter
+# would be 0.5 and 0.25 of the size; the rest is names, a large part of a small file.
 @pytest.mark.parametrize(
-    ("precision", "rms", "agreement"), [("float16", 1e-3, 1.0), ("int8", 0.08, 0.98)]
+    ("precision", "rms", "agreement", "size"),
+    [("float16", 1e-3, 1.0, 0.6), ("int8", 0.08, 0.98, 0.37)],
 )
-def test_answers_are_near(source, original, models, precision, rms, agreement):
+def test_answers_are_near(source, float32_onnx, models, precision, rms, agreement, size):
+    assert models[precision].ByteSize() < size * float32_onnx.ByteSize()
     test = source.dataset.test.images
-    (expected, _), (logits, _) = answers(original, test), answers(models[precision], test)
+    (expected, _), (logits, _) = answers(float32_onnx, test), answers(models[precision], test)
     assert np.sqrt(np.mean((logits - expected) ** 2)) < rms * expected.std()
     assert np.mean(logits.argmax(-1) == expected.argmax(-1)) >= agreement
 
 
-# Half of the weights and a quarter would be 0.5 and 0.25; the rest is names, a lot in a small file.
-@pytest.mark.parametrize(("precision", "part"), [("float16", 0.6), ("int8", 0.37)])
-def test_size(original, models, precision, part):
-    assert len(models[precision].SerializeToString()) < part * len(original.SerializeToString())
-
-
-def test_float16_weights(original, models):
-    before, after = constants(original), constants(models["float16"])
-    kernels = [node.input[1] for kind in ("Conv", "MatMul") for node in of_kind(original, kind)]
+def test_float16_weights(float32_onnx, models):
+    before, after = constants(float32_onnx), constants(models["float16"])
+    kernels = [node.input[1] for kind in ("Conv", "MatMul") for node in of_kind(float32_onnx, kind)]
     assert len(kernels) == 21
     for name in kernels:
         np.testing.assert_array_equal(after[name], before[name].astype(np.float16))
@@ -131,35 +122,32 @@ def test_float16_leaves_gates_image_and_logits_in_float32(models):
     }
 
 
-@pytest.mark.parametrize("value", [-65505.0, 1e6, np.inf])
-def test_a_weight_beyond_float16(original, images, value):
-    model, name = with_weight(original, value)
-    with pytest.raises(
-        FailedError, match=r"is as large as .*, and float16 ends at 65504"
-    ) as caught:
-        quantization.to_float16(model, images[:1])
-    assert name in str(caught.value)
-
-
-def test_the_largest_weight_of_float16(original, images):
-    model, name = with_weight(original, -65504.0)
+def test_the_largest_weights_of_float16(float32_onnx, images):
+    for value in (-65505.0, np.inf):
+        model, name = with_weight(float32_onnx, value)
+        with pytest.raises(FailedError, match="float16 ends at 65504") as caught:
+            quantization.to_float16(model, images[:1])
+        assert name in str(caught.value)
+    model, name = with_weight(float32_onnx, -65504.0)
     # An image of the mean colour, so that the activations are small.
     grey = np.full((1, 32, 32, 3), 255 * np.array(random_run.RECIPE.mean))
     half = quantization.to_float16(model, grey)
     assert constants(half)[name].min() == -65504
 
 
-def test_an_activation_beyond_float16(original, images):
+def test_an_activation_beyond_float16(float32_onnx, images):
     # Several hundred do not matter, 1e5 would be infinite on a GPU.
-    quantization.to_float16(with_factor(original, 7), images)
+    quantization.to_float16(with_factor(float32_onnx, 7), images[:8])
     with pytest.raises(FailedError, match=r"large is as large as \d.*float16 ends at 65504"):
-        quantization.to_float16(with_factor(original, 15), images)
+        quantization.to_float16(with_factor(float32_onnx, 15), images[:8])
 
 
-def test_int8_weights_have_a_scale_a_channel(original, models):
-    before = {node.name: node for kind in ("Conv", "MatMul") for node in of_kind(original, kind)}
+def test_int8_weights_have_a_scale_a_channel(float32_onnx, models):
+    before = {
+        node.name: node for kind in ("Conv", "MatMul") for node in of_kind(float32_onnx, kind)
+    }
     nodes = {node.name: node for node in models["int8"].graph.node if node.name in before}
-    arrays = constants(original)
+    arrays = constants(float32_onnx)
     assert len(nodes) == 21
     for name, node in nodes.items():
         kernel = arrays[before[name].input[1]]
@@ -175,10 +163,10 @@ def test_int8_weights_have_a_scale_a_channel(original, models):
         assert np.all(np.abs(values * spread - kernel) <= spread * 0.5001 + 1e-7)
 
 
-def test_int8_gates_are_the_normalizations(original, images):
+def test_int8_gates_are_the_normalizations(float32_onnx, images):
     """Each gate's argument is of int8 too, with one weight a channel, which int8 can tell."""
-    model = with_statistics(original)
-    int8 = quantization.to_int8(model, images)
+    model = with_statistics(float32_onnx)
+    int8 = quantization.to_int8(model, images[:8])
     arrays, int8_arrays = constants(model), constants(int8)
     nodes = {node.name: node for node in int8.graph.node}
     for number, normalization in enumerate(of_kind(model, "BatchNormalization")):
@@ -200,46 +188,31 @@ def test_int8_is_what_runs(models, tmp_path):
     assert (count["QLinearConv"], count["Conv"]) == (28, 0)
     assert (count["QLinearSigmoid"], count["Sigmoid"]) == (8, 0)
     assert (count["QLinearAdd"], count["Add"]) == (8, 0)
-    assert (count["QLinearMul"], count["Mul"]) == (8, 1)  # that of the image's normalization
+    assert (count["QLinearMul"], count["Mul"]) == (8, 1)  # of the image's normalization
     assert count["QuantizeLinear"] == 1
     assert count["QLinearMatMul"] == 0  # its sums, the logits, would have only 256 values
 
 
-@pytest.mark.parametrize("brightness", [0.7, 1.0])
-def test_ranges_are_those_of_the_images(original, images, brightness):
-    images = images[:2] * brightness
-    low, high = range_of_the_image(quantization.to_int8(original, images))
-    mean, std = np.array(random_run.RECIPE.mean), np.array(random_run.RECIPE.std)
-    normalized = (images / 255 - mean) / std
-    step = (high - low) / 255
-    np.testing.assert_allclose(low, normalized.min(), atol=step)
-    np.testing.assert_allclose(high, normalized.max(), atol=step)
-
-
-def test_the_last_image_counts(original, images):
-    dim = images[:20] * 0.3
+def test_ranges_are_measured_on_all_images(float32_onnx, images):
+    dim = images[:20] * 0.7
     bright = np.concatenate([dim, np.full((1, 32, 32, 3), 255, np.float32)])
-    ranges = [range_of_the_image(quantization.to_int8(original, each)) for each in (dim, bright)]
-    assert ranges[1][1] > 1.5 * ranges[0][1]
+    mean, std = np.array(random_run.RECIPE.mean), np.array(random_run.RECIPE.std)
+    for each in (dim, bright):  # the last image alone makes the difference
+        low, high = range_of_the_image(quantization.to_int8(float32_onnx, each))
+        normalized = (each / 255 - mean) / std
+        step = (high - low) / 255
+        np.testing.assert_allclose(low, normalized.min(), atol=step)
+        np.testing.assert_allclose(high, normalized.max(), atol=step)
 
 
 @pytest.mark.parametrize("convert", [quantization.to_float16, quantization.to_int8])
-@pytest.mark.parametrize("shape", [(0, 32, 32, 3), (32, 32, 3), (4, 3, 32, 32), (4, 28, 28, 3)])
-def test_no_images(original, convert, shape):
-    with pytest.raises(InputError, match=r"images \[N,32,32,3\], at least one; received \("):
-        convert(original, np.zeros(shape, np.float32))
+def test_no_images(float32_onnx, convert):
+    for shape in ((0, 32, 32, 3), (32, 32, 3), (4, 3, 32, 32), (4, 28, 28, 3)):
+        with pytest.raises(InputError, match=r"of shape \(32, 32, 3\); received \("):
+            convert(float32_onnx, np.zeros(shape, np.float32))
 
 
-def test_it_is_quiet_and_leaves_nothing_behind(original, images, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    quantization.to_int8(original, images[:1])
-    quantization.to_float16(original, images[:1])
-    assert capfd.readouterr() == ("", "")
-    assert list(tmp_path.iterdir()) == []
-    assert logging.root.manager.disable == logging.NOTSET
-
-
-def test_errors_are_not_silenced(original, images, monkeypatch, caplog):
+def test_errors_are_not_silenced(float32_onnx, images, monkeypatch, caplog):
     def fail(*args, **kwargs):
         logging.warning("of no interest")
         logging.error("of interest")
@@ -247,6 +220,6 @@ def test_errors_are_not_silenced(original, images, monkeypatch, caplog):
 
     monkeypatch.setattr(quantization.quantization, "quantize_static", fail)
     with pytest.raises(RuntimeError, match="broken"):
-        quantization.to_int8(original, images[:1])
+        quantization.to_int8(float32_onnx, images[:1])
     assert caplog.messages == ["of interest"]
     assert logging.root.manager.disable == logging.NOTSET

@@ -1,4 +1,4 @@
-"""The release of a verified file: two at once into one folder, and what the report says of it."""
+"""The release of a verified file: exports at once into one folder, and the report's hash."""
 
 import hashlib
 import json
@@ -8,50 +8,48 @@ import types
 import pytest
 
 from export.verification import release
-from export.verification.verify import ValuesError
+from export.verification.verify import VerificationError
 
 SOURCE = types.SimpleNamespace(truth="itself", name="saved_model/1", notes=[], data_name="none")
 
 
 @pytest.fixture(autouse=True)
-def check(monkeypatch):
-    """A verification that takes whatever the candidate, a list of complaints, says."""
+def stub(monkeypatch):
+    """A verification that fails if the candidate, a string, is not empty."""
 
-    class Stub:
-        def __init__(self, source, candidate, *rest):
-            self.candidate = candidate
+    def verify(export, candidate, advance):
+        if candidate:
+            raise VerificationError("values", candidate, {"values": {"passed": False}})
+        return {"values": {"passed": True}}
 
-        def run(self):
-            if self.candidate:
-                raise ValuesError(self.candidate[0], {"values": {"passed": False}})
-            return {"values": {"passed": True}}
-
-    monkeypatch.setattr(release, "Check", Stub)
+    monkeypatch.setattr(release, "verify", verify)
 
 
-def released(folder, content, meanwhile=lambda path: None, complaints=()):
-    def open_candidate(path):
+def released(folder, content, meanwhile=lambda path: None, complaint=""):
+    def open_file(path):
         assert path.read_bytes() == content
         meanwhile(path)
-        return list(complaints), {}
+        return complaint, {}
 
-    return release.release(
-        SOURCE, content, folder / "model.onnx", "float32", [], [], (), open_candidate, {}
+    path = folder / "model.onnx"
+    return release.verify_and_release(
+        release.Export(SOURCE, path, content, open_file, "float32", [], [])
     )
 
 
-def assert_blessed(folder, content):
-    """The file is the one that its report is about."""
+def assert_released(folder, content, *more):
+    """The file is the one that its report describes."""
     report = json.loads((folder / "verification.json").read_text())
     assert (folder / "model.onnx").read_bytes() == content
     assert report["sha256"] == hashlib.sha256(content).hexdigest()
     assert report["bytes"] == len(content)
-    assert {path.name for path in folder.iterdir()} == {".lock", "model.onnx", "verification.json"}
+    names = {".lock", "model.onnx", "verification.json", *more}
+    assert {path.name for path in folder.iterdir()} == names
 
 
-def test_an_export_in_the_midst_of_another(tmp_path):
+def test_an_export_during_another(tmp_path):
     released(tmp_path, b"one", lambda path: released(tmp_path, b"another"))
-    assert_blessed(tmp_path, b"one")
+    assert_released(tmp_path, b"one")
 
 
 def test_exports_at_once(tmp_path):
@@ -71,18 +69,30 @@ def test_exports_at_once(tmp_path):
     for thread in threads:
         thread.join()
     assert failures == []
-    assert_blessed(tmp_path, (tmp_path / "model.onnx").read_bytes())
+    assert_released(tmp_path, (tmp_path / "model.onnx").read_bytes())
 
 
-def test_what_stands_on_the_disk_is_hashed(tmp_path):
-    """Also where it is no longer what was written."""
+def test_the_hash_is_of_the_file_on_the_disk(tmp_path):
+    """Even if it is no longer what was written."""
     report = released(tmp_path, b"written", lambda path: path.write_bytes(b"changed"))
     assert report["sha256"] == hashlib.sha256(b"changed").hexdigest()
-    assert_blessed(tmp_path, b"changed")
+    assert_released(tmp_path, b"changed")
 
 
-def test_a_failed_one_leaves_the_verified_one_of_another_aside(tmp_path):
-    with pytest.raises(ValuesError):
-        released(tmp_path, b"bad", lambda path: released(tmp_path, b"good"), ["bad"])
+def test_a_failed_export_keeps_the_verified_file_of_another(tmp_path):
+    with pytest.raises(VerificationError):
+        released(tmp_path, b"bad", lambda path: released(tmp_path, b"good"), "bad")
     assert (tmp_path / "model.unverified.onnx").read_bytes() == b"bad"
     assert (tmp_path / "model.previous.onnx").read_bytes() == b"good"
+    released(tmp_path, b"better")
+    assert_released(tmp_path, b"better", "model.previous.onnx")
+
+
+def test_a_full_disk_leaves_no_half_written_file(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(release.shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space"):
+        released(tmp_path, b"one")
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]

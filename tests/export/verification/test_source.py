@@ -1,4 +1,4 @@
-"""What is exported, opened: runs and SavedModels, ours and others', whole and damaged."""
+"""What is exported, opened: runs and SavedModels, this project's and others, valid and damaged."""
 
 import json
 import os
@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_nam
 from export import to_savedmodel
+from export.verification import trained_weights
 from export.verification.classifier import classifier
 from export.verification.source import open_run, open_source
 from tests.support import toys
 from training.cli import InputError
+from training.data import streams
 from training.runs import files
 
 IMAGE = tf.TensorSpec((None, 32, 32, 3), tf.float32)
@@ -24,8 +27,7 @@ def run(original, tmp_path):
     return shutil.copytree(original, tmp_path / "run")
 
 
-def test_the_saved_model_is_the_keras_model(original):
-    source = open_source(original)
+def test_the_saved_model_is_the_keras_model(original, source):
     assert source.saved_model == original / "saved_model" / "1"
     assert source.truth == "the run's Keras model in float32"
     assert source.run.top1 == files.read_json(original / "result.json")["top1"]
@@ -35,54 +37,68 @@ def test_the_saved_model_is_the_keras_model(original):
     assert 1e-7 < source.rounding(images) < 2e-5
 
 
-def test_a_gpu_computes_the_truth_in_full_float32_and_leaves_memory(original, monkeypatch):
+def test_a_saved_model_in_a_run_belongs_to_it_and_a_gpu_computes_in_float32(original, monkeypatch):
     monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH", raising=False)
     tf.config.experimental.enable_tensor_float_32_execution(True)
-    open_source(original)
+    assert open_source(saved_model=original / "saved_model").run.folder == original
     assert not tf.config.experimental.tensor_float_32_execution_enabled()
     assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
 
 
-def test_a_saved_model_inside_a_run_belongs_to_it(original):
-    for path in (original / "saved_model", original / "saved_model" / "1"):
-        assert open_source(saved_model=path).run.folder == original
-
-
-def test_versions_appear_beside_each_other(run):
-    to_savedmodel.main(["--run", str(run), "--no-fold"])
-    to_savedmodel.main(["--run", str(run)])
-    assert sorted(path.name for path in (run / "saved_model").iterdir()) == ["1", "2", "3"]
-    assert open_source(run).saved_model.name == "3"
-    unfolded, folded = (
-        classifier(run / "saved_model" / version).loaded.weights for version in "23"
-    )
-    assert len(unfolded) == len(open_run(run).model.variables)
-    assert len(folded) < len(unfolded)
-
-
-def test_an_unfinished_run_gets_a_saved_model(run):
+def test_versions_of_an_unfinished_run(run):
     """As a training leaves it that was stopped between its last epoch and its end."""
     (run / "result.json").unlink()
     shutil.rmtree(run / "saved_model")
+    to_savedmodel.main(["--run", str(run), "--no-fold"])
     to_savedmodel.main(["--run", str(run)])
-    assert (run / "saved_model" / "1" / "saved_model.pb").exists()
-    with pytest.raises(InputError, match=r"no finished run: it has no result\.json"):
+    assert sorted(path.name for path in (run / "saved_model").iterdir()) == ["1", "2"]
+    unfolded, folded = (classifier(run / "saved_model" / name).loaded.weights for name in "12")
+    assert len(unfolded) == len(open_run(run, finished=False).model.variables)
+    assert len(folded) < len(unfolded)
+    with pytest.raises(InputError, match=r"not a finished run: it has no result\.json"):
         open_source(run)
+
+
+def test_a_gates_scale_is_compared_as_the_converter_computes_it(source, monkeypatch):
+    """It multiplies by 1 / sqrt(1), which is 1 - 2**-23 on processors with AVX-512."""
+    inverse_root = np.float32(1 - 2**-23)
+    monkeypatch.setattr(tf.math, "rsqrt", lambda ones: tf.constant(inverse_root * np.asarray(ones)))
+    layers = keras_nam.fold(source.run.model).layers
+    constants = {v.path: np.array(v) for layer in layers for v in layer.variables}
+    scale, offset = streams.scale_and_offset(source.run.mean, source.run.std)
+    constants |= {"scale": scale, "offset": offset}
+    assert trained_weights.missing(source, constants, whole=False) == []
+    name = "stage1_block1_nam/scale"
+    constants[name] *= inverse_root
+    assert trained_weights.missing(source, constants, whole=False) == []
+    assert trained_weights.missing(source, constants) == [name, name]
+    constants[name][0] = np.nextafter(constants[name][0], np.float32(9))
+    assert trained_weights.missing(source, constants, whole=False) == [name]
+
+
+def test_one_bit_of_a_weight_differs_from_the_saved_model(source):
+    assert trained_weights.missing(source) == []
+    kernel = source.run.model.layers[-1].kernel
+    trained = np.array(kernel)
+    kernel.assign(np.nextafter(trained, np.float32(9)))
+    differing = trained_weights.missing(source)
+    kernel.assign(trained)
+    assert differing == [kernel.path]
 
 
 def mean_colour(image):
     return tf.reduce_mean(image / 255, axis=(1, 2)) @ toys.WEIGHTS
 
 
-def test_one_output_is_taken_for_logits(tmp_path):
-    folder = toys.save_functions(
-        tmp_path / "m", predict=(lambda x: {"dense": mean_colour(x)}, IMAGE)
-    )
-    found = classifier(folder)(IMAGES)
-    np.testing.assert_allclose(found["logits"], mean_colour(IMAGES), atol=1e-5)
-    np.testing.assert_allclose(
-        found["probabilities"], tf.nn.softmax(mean_colour(IMAGES)), atol=1e-6
-    )
+@pytest.mark.parametrize("activation", [tf.identity, tf.nn.softmax])
+def test_one_output_is_taken_for_logits_or_probabilities(tmp_path, activation):
+    functions = {"predict": (lambda x: {"dense": activation(mean_colour(x))}, IMAGE)}
+    found = classifier(toys.save_functions(tmp_path / "m", **functions))(IMAGES)
+    expected = tf.nn.softmax(mean_colour(IMAGES))
+    np.testing.assert_allclose(found["probabilities"], expected, atol=1e-6)
+    np.testing.assert_allclose(tf.nn.softmax(found["logits"]), expected, atol=1e-6)
+    if activation is tf.identity:
+        np.testing.assert_allclose(found["logits"], mean_colour(IMAGES), atol=1e-5)
 
 
 def test_a_probability_of_zero_is_finite_as_a_logit(tmp_path):
@@ -93,15 +109,14 @@ def test_a_probability_of_zero_is_finite_as_a_logit(tmp_path):
     assert np.isfinite(classifier(folder)(IMAGES)["logits"]).all()
 
 
-def test_one_output_of_probabilities_is_taken_for_them(tmp_path):
-    folder = toys.save_functions(
-        tmp_path / "m", serving_default=(lambda x: {"out": tf.nn.softmax(mean_colour(x))}, IMAGE)
-    )
-    found = classifier(folder)(IMAGES)
-    np.testing.assert_allclose(
-        found["probabilities"], tf.nn.softmax(mean_colour(IMAGES)), atol=1e-6
-    )
-    np.testing.assert_allclose(tf.nn.softmax(found["logits"]), found["probabilities"], atol=1e-6)
+def test_the_image_size_is_the_signatures(tmp_path):
+    for shape, expected in (((64, 48), (64, 48, 3)), ((None, None), (32, 32, 3))):
+        spec = tf.TensorSpec((None, *shape, 3), tf.float32)
+        function = (lambda x: {"y": mean_colour(x)}, spec)
+        folder = toys.save_functions(tmp_path / str(shape[0]), a=function)
+        assert classifier(folder).image_shape == expected
+    with pytest.raises(InputError, match=r"takes images of \(64, 48, 3\)"):
+        open_source(saved_model=tmp_path / "64", dataset="synthetic")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +129,7 @@ def test_one_output_of_probabilities_is_taken_for_them(tmp_path):
         ),
         (
             {"a": (lambda x: {"y": tf.reduce_mean(x)}, IMAGE)},
-            r"takes x float32 \(None, 32, 32, 3\) and gives y float32 \(\); expected one image",
+            r"takes x float32 \(None, 32, 32, 3\) and returns y float32 \(\); expected one image",
         ),
         (
             {"a": (lambda x: {"y": x}, tf.TensorSpec((None, 5), tf.float32))},
@@ -130,15 +145,6 @@ def test_one_output_of_probabilities_is_taken_for_them(tmp_path):
             r"takes x uint8 .*expected one image, float32",
         ),
         (
-            {
-                "a": (
-                    lambda x: {"y": tf.reduce_mean(x, axis=(2, 3))},
-                    tf.TensorSpec((None, 3, 32, 32), tf.float32),
-                )
-            },
-            r"takes x float32 \(None, 3, 32, 32\)",
-        ),
-        (
             {"a": (lambda x: {"y": mean_colour(x), "z": mean_colour(x)}, IMAGE)},
             "or one output",
         ),
@@ -150,29 +156,19 @@ def test_other_signatures(tmp_path, functions, message):
         classifier(folder)
 
 
-def test_a_damaged_saved_model(run):
-    pb = run / "saved_model" / "1" / "saved_model.pb"
-    pb.write_bytes(pb.read_bytes()[:100])
+def test_damaged_runs(run):
+    shutil.rmtree(run / "saved_model" / "1" / "variables")
     with pytest.raises(InputError, match="is a damaged SavedModel"):
         open_source(run)
-
-
-def test_a_run_of_another_version(run):
+    shutil.rmtree(run / "saved_model")
+    with pytest.raises(InputError, match=r"python export/to_savedmodel\.py --run RUN writes it"):
+        open_source(run)
+    (run / "best.keras").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"best\.keras .* written by keras-nam"):
+        open_source(run)
     config = json.loads((run / "config.json").read_text())
     config["environment"]["versions"]["keras-nam"] = "9.9"
     del config["recipe_settings"]
     files.write_json(run / "config.json", config)
-    with pytest.raises(InputError, match=r"has no recipe_settings: .* \(keras-nam 9\.9\)"):
-        open_source(run)
-
-
-def test_a_damaged_keras_file(run):
-    (run / "best.keras").write_bytes(b"PK")
-    with pytest.raises(InputError, match=r"best\.keras is no model .* written by keras-nam"):
-        open_source(run)
-
-
-def test_a_run_without_saved_model(run):
-    shutil.rmtree(run / "saved_model")
-    with pytest.raises(InputError, match=r"python export/to_savedmodel\.py --run RUN writes it"):
+    with pytest.raises(InputError, match=r"has no recipe_settings.* keras-nam 9\.9"):
         open_source(run)

@@ -1,4 +1,4 @@
-"""A finished run of a small network with random weights, made in a second instead of trained."""
+"""A finished run of a small network with random weights, made in a second without a training."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ RECIPE = recipes.FAST
 
 
 def randomize(model, seed=0):
-    """Gives a network weights as a training might: no normalization is left as it was made."""
+    """Draws weights like those after a training: no normalization keeps its initial values."""
     rng = np.random.default_rng(seed)
     draws = {
         "gamma": lambda shape: rng.uniform(0.5, 1.5, shape),
@@ -32,7 +32,7 @@ def randomize(model, seed=0):
 
 
 def scale_logits(model, images, largest=12.0):
-    """Scales the last layer so that the largest logit is that of a trained network."""
+    """Scales the last layer so that the largest logit is as large as after a training."""
     kernel = model.layers[-1].kernel
     kernel.assign(kernel * (largest / np.abs(model.predict(images, verbose=0)).max()))
 

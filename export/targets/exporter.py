@@ -1,0 +1,110 @@
+"""From a command line to a verified file: the steps that all targets share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from export.runtime import preprocessing
+from export.verification import trained_weights
+from export.verification.release import Export, verify_and_release
+from export.verification.source import open_source
+from training.cli import InputError
+
+# int8 is verified on all test images: its tolerance of half a point is five images of a thousand.
+SAMPLES = {"float32": 1000, "float16": 1000, "int8": None}
+CALIBRATION_IMAGES = 512
+
+
+class Target(NamedTuple):
+    """A kind of exported file. Each module beside this one has one, as `TARGET`.
+
+    Attributes:
+        name: Of the folder in a run.
+        suffix: Of the file, without the dot.
+        convert: Function (`Source`, parsed options, calibration images) -> `Converted`.
+        open_file: Function (path, parsed options, images) -> the model, as `verify` takes it, and
+            a dictionary of facts for the report.
+        whole: Whether every constant of a float32 file is a trained weight.
+    """
+
+    name: str
+    suffix: str
+    convert: Callable
+    open_file: Callable
+    whole: bool = True
+
+
+class Converted(NamedTuple):
+    """A converted model.
+
+    Attributes:
+        content: The file's bytes.
+        facts: Dictionary for the report.
+        constants: Dictionary name -> float32 array, what the float32 file holds; `None` if there
+            is no float32 file to compare with the trained weights.
+        companions: Dictionary name -> text, of files beside it.
+    """
+
+    content: bytes
+    facts: dict
+    constants: dict | None
+    companions: dict
+
+
+def export(target, args):
+    """Exports to a `Target` as the parsed options say, verifies, releases; returns the report."""
+    source = open_source(
+        args.run,
+        args.saved_model,
+        args.data_dir,
+        args.dataset,
+        preprocessing.from_options(args),
+    )
+    images, labels = sample(source, args.precision, args.samples)
+    calibration = calibration_images(source, args.calibration_images)
+    converted = target.convert(source, args, calibration)
+    folder = Path(args.output) if args.output else source.folder / target.name
+    return verify_and_release(
+        Export(
+            source=source,
+            path=folder / file_name(args.precision, target.suffix),
+            content=converted.content,
+            open_file=lambda path: target.open_file(path, args, images),
+            precision=args.precision,
+            images=images,
+            labels=labels,
+            missing_weights=trained_weights.missing(source, converted.constants, target.whole),
+            facts=converted.facts,
+            companions=converted.companions,
+        )
+    )
+
+
+def file_name(precision, suffix):
+    """Returns `model.onnx`, `model.int8.onnx` and so on."""
+    return f"model.{suffix}" if precision == "float32" else f"model.{precision}.{suffix}"
+
+
+def sample(source, precision, count=None):
+    """Returns the first test images, uint8, and their labels, or `None` if those do not fit."""
+    test = source.dataset.test
+    count = _number("--samples", count, SAMPLES[precision] or len(test), len(test))
+    return test.images[:count], None if source.no_labels else test.labels[:count]
+
+
+def calibration_images(source, count=None):
+    """Returns training images, float32 [count, H, W, 3], which no verification uses."""
+    train = source.dataset.train
+    count = _number("--calibration-images", count, CALIBRATION_IMAGES, len(train))
+    chosen = np.random.default_rng(0).permutation(len(train))[:count]
+    return train.images[np.sort(chosen)].astype(np.float32)
+
+
+def _number(option, count, default, available):
+    """Returns an option's number of images, or its default; InputError if there are not so many."""
+    count = min(default, available) if count is None else count
+    if not 1 <= count <= available:
+        raise InputError(f"{option} {count}: expected 1 to {available}")
+    return count
