@@ -51,10 +51,10 @@ next:        .venv/bin/python export/predict.py IMAGE.png
 def classify_pictures(dataset, model):
     """Classifies some test images as PNG files, and draws the predictions."""
     from export.runtime.local_models import open_model
-    from training.data import streams
+    from training.data import datasets
     from training.runs import plots
 
-    loaded = streams.load(dataset)
+    loaded = datasets.load(dataset)
     test, names = loaded.test.take(slice(PICTURES)), loaded.class_names
     (FOLDER / "pictures").mkdir()
     paths = [str(FOLDER / "pictures" / f"test-{index}.png") for index in range(PICTURES)]

@@ -89,7 +89,7 @@ def measure(args, recipe):
 
 
 def open_streams(split, recipe_name, recipe):
-    """Returns name -> names of augmentations, and name -> endless stream of a `streams.Split`.
+    """Returns name -> names of augmentations, and name -> endless stream of a `datasets.Split`.
 
     All streams have the recipe's batch size, mean and deviation; its own stream is the first.
     """
@@ -159,13 +159,13 @@ def training_images():
 
     The time of an augmentation does not depend on the pixels' values.
     """
-    from training.data import streams
+    from training.data import datasets
 
     folder = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     try:
-        dataset = streams.load("cifar100", folder)  # nothing is downloaded into a given folder
+        dataset = datasets.load("cifar100", folder)  # nothing is downloaded into a given folder
     except InputError:
-        dataset = streams.load("synthetic")
+        dataset = datasets.load("synthetic")
     repeated = np.arange(TRAINING_IMAGES) % len(dataset.train)
     return dataset.train.take(repeated), dataset.source
 

@@ -48,7 +48,7 @@ def main(argv=None):
 
     with cli.needing("train"):
         from export.verification.source import open_run
-        from training.data import streams
+        from training.data import datasets
         from training.runs import files, saved_model
 
     run = open_run(args.run or files.newest_finished(), finished=False)
@@ -57,7 +57,7 @@ def main(argv=None):
     written = saved_model.save(
         run.model,
         base,
-        streams.load(run.config["dataset"], args.data_dir).class_names,
+        datasets.load(run.config["dataset"], args.data_dir).class_names,
         run.mean,
         run.std,
         version=args.version or max(versions, default=0) + 1,

@@ -13,7 +13,7 @@ from export.runtime.local_models import labels_in, version_folder
 from export.runtime.preprocessing import OPTIONS, UNCHANGED, Preprocessing
 from export.verification.classifier import classifier
 from training.cli import InputError
-from training.data import streams
+from training.data import datasets, streams
 from training.fitting import network
 from training.runs import files, report
 
@@ -44,7 +44,7 @@ class Source:
             the run's Keras model in float32, or without a run the SavedModel itself.
         truth: Description of the reference.
         class_names: List of strings, by label, or `None`.
-        dataset: A `training.data.streams.Dataset`.
+        dataset: A `training.data.datasets.Dataset`.
         run: A `Run`, or `None`.
         preprocessing: `Preprocessing` before the SavedModel; `None` if the user stated none.
         no_labels: Why the data set's labels do not fit this classifier, or `None`.
@@ -55,7 +55,7 @@ class Source:
     true_logits: Callable
     truth: str
     class_names: list | None
-    dataset: streams.Dataset
+    dataset: datasets.Dataset
     run: Run | None = None
     preprocessing: Preprocessing | None = UNCHANGED
     no_labels: str | None = None
@@ -147,7 +147,7 @@ def open_source(run=None, saved_model=None, data_dir=None, dataset="cifar100", p
         version = version_folder(Path(saved_model))
         folder = version.parent.parent
     if saved_model is not None and not files.is_finished(folder):
-        source = _of_no_run(version, streams.load(dataset, data_dir), preprocessing)
+        source = _of_no_run(version, datasets.load(dataset, data_dir), preprocessing)
     elif preprocessing is not None:
         raise InputError(
             f"{preprocessing}: {folder} is a run, whose SavedModel normalizes the pixels itself. "
@@ -195,7 +195,7 @@ def _of_no_run(folder, dataset, preprocessing):
 def _of_run(folder, version, data_dir):
     run = open_run(folder)
     config = run.config
-    dataset = streams.load(config["dataset"], data_dir, config["validation_split"], config["seed"])
+    dataset = datasets.load(config["dataset"], data_dir, config["validation_split"], config["seed"])
     classes = run.model.output_shape[-1]
     if classes != len(dataset.class_names):
         raise InputError(

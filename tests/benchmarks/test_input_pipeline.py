@@ -9,7 +9,7 @@ from export.runtime import devices
 from export.timing import rounds
 from training import recipes
 from training.cli import InputError
-from training.data import augment, streams
+from training.data import augment, datasets, streams
 from training.runs import files
 
 STREAMS = ["paddle", "fast", "none", "keras"]
@@ -17,7 +17,7 @@ STREAMS = ["paddle", "fast", "none", "keras"]
 
 @pytest.fixture(scope="module")
 def split():
-    return streams.load("synthetic").train
+    return datasets.load("synthetic").train
 
 
 @pytest.fixture

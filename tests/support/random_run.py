@@ -6,7 +6,7 @@ import numpy as np
 
 import keras_nam
 from training import recipes
-from training.data import streams
+from training.data import datasets, streams
 from training.runs import files, saved_model
 from training.runs.scores import evaluate
 
@@ -39,7 +39,7 @@ def scale_logits(model, images, largest=12.0):
 
 def make(folder, arch="r18w4_nam", seed=0, fold=True):
     """Makes a run folder on the synthetic set; returns its path."""
-    dataset = streams.load("synthetic")
+    dataset = datasets.load("synthetic")
     model = keras_nam.create_model(arch, num_classes=len(dataset.class_names))
     randomize(model, seed)
     scale_logits(model, streams.normalize(dataset.test.images[:64], RECIPE.mean, RECIPE.std))

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from training.cli import InputError
-from training.data import cifar, streams
+from training.data import cifar, datasets
 
 
 def batch(name, count, seed=0):
@@ -93,7 +93,7 @@ def write_tfds(folder, name="cifar100", count=4, version="3.0.2"):
 def refusal(*args, **kwargs):
     """Returns the message of the InputError that loading ends with."""
     with pytest.raises(InputError) as caught:
-        streams.load(*args, **kwargs)
+        datasets.load(*args, **kwargs)
     message = str(caught.value)
     assert "\n" not in message
     return message

@@ -13,10 +13,10 @@ SETTINGS = ["--recipe", "fast", "--dataset", "synthetic", "--epochs", "3", "--ba
 
 @pytest.fixture(scope="session")
 def load_once():
-    """`streams.load`, which loads a data set only once."""
-    from training.data import streams
+    """`datasets.load`, which loads a data set only once."""
+    from training.data import datasets
 
-    return functools.cache(streams.load)
+    return functools.cache(datasets.load)
 
 
 @pytest.fixture

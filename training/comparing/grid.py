@@ -16,7 +16,7 @@ import tensorflow as tf
 from training import console, recipes
 from training.cli import InputError
 from training.comparing.variants import folder_name
-from training.data import streams
+from training.data import datasets, streams
 from training.fitting import job as fitting
 from training.runs import files
 
@@ -134,7 +134,7 @@ def train_missing(planned, jobs, runs_dir, when_finished):
     if missing:
         # Once, and not in each training: the data set may be wrong, or not downloaded.
         job = missing[0].job
-        loaded = streams.load(job.dataset, job.data_dir, job.validation_split, job.seed)
+        loaded = datasets.load(job.dataset, job.data_dir, job.validation_split, job.seed)
         for run in missing:
             streams.steps_per_epoch(loaded.train, run.job.recipe.batch_size)
         del loaded

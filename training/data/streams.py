@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from training.cli import InputError
 from training.data import views
-from training.data.datasets import Dataset, Split, load  # noqa: F401 - until callers are moved
 
 LARGEST_PREVIEW = 1024  # pixels
 CROP_DRAWS = 1_000_000  # what a step's seed is folded with for its crops

@@ -6,7 +6,7 @@ import numpy as np
 
 from training import console, recipes
 from training.cli import InputError
-from training.data import streams
+from training.data import datasets, streams
 from training.fitting import network
 from training.gating import plots, trials
 from training.gating import values as gate_values
@@ -43,7 +43,7 @@ def report(args):
     job = recipes.Job.from_config(files.read_json(folder / "config.json"), folder)
     recipe = job.recipe
     model = _gated_model(folder, job.arch)
-    dataset = streams.load(job.dataset, args.data_dir, job.validation_split, job.seed)
+    dataset = datasets.load(job.dataset, args.data_dir, job.validation_split, job.seed)
     most = len(dataset.test)
     if args.images is not None and not 1 <= args.images <= most:
         raise InputError(f"--images {args.images}: expected 1 to {most}, the test images.")

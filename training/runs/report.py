@@ -10,7 +10,7 @@ import numpy as np
 import keras_nam  # noqa: F401 - registers the layers that a .keras file names
 from training import console, recipes
 from training.cli import FailedError, InputError
-from training.data import streams
+from training.data import datasets, streams
 from training.runs import files, plots
 from training.runs.scores import (
     accuracy_by_class,
@@ -44,7 +44,7 @@ def report(run, split_name, flip, data_dir, recipe_name, dataset_name):
     path = Path(run) if run else files.newest_finished()
     file = path / "best.keras" if path.is_dir() else path
     job = _job(file, recipe_name, dataset_name)
-    dataset = streams.load(job.dataset, data_dir, job.validation_split, job.seed)
+    dataset = datasets.load(job.dataset, data_dir, job.validation_split, job.seed)
     split = {"test": dataset.test, "validation": dataset.validation}.get(split_name)
     if split is None:
         raise InputError(

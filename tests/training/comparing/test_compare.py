@@ -15,7 +15,7 @@ from tests.support.stand_in_train import calls, started
 from training import recipes
 from training.cli import FailedError, InputError
 from training.comparing import grid, report
-from training.data import augment, streams
+from training.data import augment, datasets, streams
 from training.fitting import network
 from training.runs import files
 
@@ -156,7 +156,7 @@ def test_archs_of_one_seed_share_their_initial_weights():
 
 def test_archs_of_one_seed_share_their_batches():
     """Whatever the global random state is: two archs draw different numbers of weights."""
-    train = streams.load("synthetic").train.take(slice(64))
+    train = datasets.load("synthetic").train.take(slice(64))
 
     def batch(seed, state):
         keras.utils.set_random_seed(state)

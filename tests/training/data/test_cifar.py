@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from tests.support.tiny_cifar import members, refusal, write_tar, write_tfds, write_unpacked
 from training.cli import InputError
-from training.data import cifar, streams
+from training.data import cifar, datasets
 
 IMAGES_OF = {"tfds": 3, "tar": 5, "unpacked": 7}  # training images, by which a source is known
 
@@ -39,7 +39,7 @@ def test_an_archive_is_read_exactly(tmp_path, name, form):
         unpacked = write_unpacked(folder, name, contents)
         folder = unpacked if form == "the folder itself" else folder
     before = sorted(tmp_path.rglob("*"))
-    dataset = streams.load(name, folder)
+    dataset = datasets.load(name, folder)
     for split, files in ((dataset.train, archive.train), (dataset.test, archive.test)):
         pixels = np.concatenate([contents[file]["data"] for file in files])
         red, green, blue = (pixels[:, i * 1024 : (i + 1) * 1024] for i in range(3))
@@ -82,21 +82,21 @@ def test_sources_have_an_order(tmp_path, monkeypatch, there, taken, how):
         monkeypatch.setenv("TFDS_DATA_DIR", str(folder))
     if how == "home":
         monkeypatch.setenv("HOME", str(tmp_path))
-    dataset = streams.load("cifar100", folder if how.startswith("argument") else None)
+    dataset = datasets.load("cifar100", folder if how.startswith("argument") else None)
     assert len(dataset.train) == IMAGES_OF[taken]
 
 
 def test_an_empty_folder_of_tfds_does_not_hide_the_archive(tmp_path):
     (tmp_path / "cifar100" / "3.0.2").mkdir(parents=True)
     write_tar(tmp_path, contents=members(count=5))
-    assert len(streams.load("cifar100", tmp_path).train) == 5
+    assert len(datasets.load("cifar100", tmp_path).train) == 5
 
 
 def test_the_newest_version_of_tfds_is_read_quietly(tmp_path, capsys):
     write_tfds(tmp_path, count=2, version="3.0.9")
     write_tfds(tmp_path, count=6, version="3.0.10")
     capsys.readouterr()
-    dataset = streams.load("cifar100", tmp_path)
+    dataset = datasets.load("cifar100", tmp_path)
     assert (len(dataset.train), len(dataset.test)) == (6, 6)
     assert dataset.source == f"TFDS cifar100 3.0.10 in {tmp_path}"
     assert dataset.train.images.dtype == np.uint8
@@ -118,7 +118,7 @@ def test_without_data_tfds_downloads_it_home(monkeypatch):
     monkeypatch.setattr(requests, "head", lambda *args, **kwargs: None)
     monkeypatch.setattr(tfds, "builder", Builder)
     for _ in range(2):  # the second time it is there
-        dataset = streams.load("cifar100")
+        dataset = datasets.load("cifar100")
     assert asked == ["cifar100"]
     assert f"in {os.environ['HOME']}/tensorflow_datasets" in dataset.source
 
@@ -147,5 +147,5 @@ def test_a_folder_without_the_set_is_refused(tmp_path, monkeypatch, how, path, e
     if how == "environment":
         monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / path))
     with pytest.raises(InputError, match=expected + ".*Give --data-dir"):
-        streams.load("cifar100", tmp_path / path if how == "argument" else None)
+        datasets.load("cifar100", tmp_path / path if how == "argument" else None)
     assert len(list(tmp_path.rglob("*"))) == 2

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from training.cli import InputError
-from training.data import augment, streams
+from training.data import augment, datasets, streams
 
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.1942, 0.1918, 0.1958)
 UNIT = (0, 0, 0), (1, 1, 1)
@@ -19,7 +19,7 @@ def numbered(count):
     images = (
         np.zeros((count, 4, 4, 3), np.uint8) + np.arange(count, dtype=np.uint8)[:, None, None, None]
     )
-    return streams.Split(images, 3 * np.arange(count))
+    return datasets.Split(images, 3 * np.arange(count))
 
 
 def numbers(batch):
@@ -42,13 +42,13 @@ def assert_equal_batches(first, second):
 
 def test_an_unknown_name_is_an_input_error_with_the_nearest():
     with pytest.raises(InputError, match=r"cifar1000: expected cifar100, cifar10, synthetic"):
-        streams.load("cifar1000")
+        datasets.load("cifar1000")
     with pytest.raises(InputError, match="Did you mean 'synthetic'"):
-        streams.load("sintetic")
+        datasets.load("sintetic")
 
 
 def test_without_a_validation_split_the_test_set_is_held_out():
-    dataset = streams.load("synthetic")
+    dataset = datasets.load("synthetic")
     assert dataset.name == "synthetic"
     assert dataset.image_shape == (32, 32, 3)
     assert dataset.validation is None
@@ -57,8 +57,8 @@ def test_without_a_validation_split_the_test_set_is_held_out():
 
 
 def test_validation_is_the_same_share_of_each_class_and_disjoint():
-    whole = streams.load("synthetic")
-    dataset = streams.load("synthetic", validation_split=0.1, seed=1)
+    whole = datasets.load("synthetic")
+    dataset = datasets.load("synthetic", validation_split=0.1, seed=1)
     assert np.bincount(dataset.validation.labels).tolist() == [20] * 10
     assert np.bincount(dataset.train.labels).tolist() == [180] * 10
     parts = [
@@ -69,7 +69,7 @@ def test_validation_is_the_same_share_of_each_class_and_disjoint():
     assert not parts[1] & parts[2]
     np.testing.assert_array_equal(dataset.test.images, whole.test.images)
     assert dataset.held_out is dataset.validation
-    again, other = (streams.load("synthetic", None, 0.1, seed).validation for seed in (1, 2))
+    again, other = (datasets.load("synthetic", None, 0.1, seed).validation for seed in (1, 2))
     np.testing.assert_array_equal(dataset.validation.images, again.images)
     assert (dataset.validation.images != other.images).any()
 
@@ -77,7 +77,7 @@ def test_validation_is_the_same_share_of_each_class_and_disjoint():
 @pytest.mark.parametrize("share", [-0.1, 1, 1.5, float("nan"), 0.999999, 1e-6])
 def test_a_wrong_share_is_an_input_error(share):
     with pytest.raises(InputError, match=f"--validation-split {share}"):
-        streams.load("synthetic", validation_split=share)
+        datasets.load("synthetic", validation_split=share)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -132,7 +132,7 @@ def test_batches_are_float32_and_int64_of_a_fixed_size():
 
 
 def test_a_resumed_stream_is_the_uninterrupted_one():
-    dataset = streams.load("synthetic")
+    dataset = datasets.load("synthetic")
     every = augment.compose(list(augment.AUGMENTATIONS))
 
     def stream(first_epoch):
@@ -168,7 +168,7 @@ def test_each_batch_has_its_own_seed():
 
 
 def test_augmentation_sees_0_to_255_and_normalization_comes_after():
-    split = streams.Split(np.full((2, 4, 4, 3), 200, np.uint8), np.zeros(2, np.int64))
+    split = datasets.Split(np.full((2, 4, 4, 3), 200, np.uint8), np.zeros(2, np.int64))
     stream = streams.training_stream(split, 2, MEAN, STD, lambda images, seed, rows: images / 2)
     images, _ = next(iter(stream))
     expected = np.broadcast_to((100 / 255 - np.array(MEAN)) / STD, (2, 4, 4, 3))
@@ -177,7 +177,7 @@ def test_augmentation_sees_0_to_255_and_normalization_comes_after():
 
 def test_streams_normalize_bit_exactly_as_the_savedmodel_does():
     images = np.random.default_rng(0).integers(0, 256, (12, 4, 6, 3), dtype=np.uint8)
-    split = streams.Split(images, np.arange(12))
+    split = datasets.Split(images, np.arange(12))
     expected = streams.normalize(images, MEAN, STD).numpy()
     for stream in (
         streams.training_stream(split, 12, MEAN, STD),
@@ -199,7 +199,7 @@ NAMES = [*augment.AUGMENTATIONS]
 
 @pytest.mark.parametrize("names", [[name] for name in NAMES] + [NAMES], ids=len)
 def test_rows_of_a_batch_are_augmented_as_in_the_batch(names):
-    images, seed = tf.constant(streams.load("synthetic").train.images[:12], tf.float32), [3, 4]
+    images, seed = tf.constant(datasets.load("synthetic").train.images[:12], tf.float32), [3, 4]
     function = augment.compose(names)
     whole = function(images, seed)
     for first in (0, 8):
@@ -211,7 +211,7 @@ def test_rows_of_a_batch_are_augmented_as_in_the_batch(names):
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_the_shards_of_the_stream_are_the_stream(processes):
-    split = streams.load("synthetic").train
+    split = datasets.load("synthetic").train
 
     def batches(shard):
         stream = streams.training_stream(
@@ -237,7 +237,7 @@ def test_cifar100_itself():
     folder = os.environ.get("TFDS_DATA_DIR")
     if not folder or not (Path(folder) / "cifar100").is_dir():
         pytest.skip("TFDS_DATA_DIR holds no cifar100")
-    dataset = streams.load("cifar100", validation_split=0.1)
+    dataset = datasets.load("cifar100", validation_split=0.1)
     assert np.bincount(dataset.train.labels).tolist() == [450] * 100
     assert np.bincount(dataset.validation.labels).tolist() == [50] * 100
     assert np.bincount(dataset.test.labels).tolist() == [100] * 100

@@ -4,14 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from training.data import augment, streams
+from training.data import augment, datasets, streams
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 @pytest.fixture(scope="module")
 def dataset():
-    return streams.load("synthetic")
+    return datasets.load("synthetic")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_it_is_balanced_and_the_same_each_time(dataset):
     assert np.bincount(dataset.train.labels).tolist() == [200] * 10
     assert np.bincount(dataset.test.labels).tolist() == [50] * 10
     assert len(set(dataset.class_names)) == 10
-    again = streams.load("synthetic", data_dir="/nowhere", seed=1)
+    again = datasets.load("synthetic", data_dir="/nowhere", seed=1)
     np.testing.assert_array_equal(dataset.train.images, again.train.images)
     np.testing.assert_array_equal(dataset.test.labels, again.test.labels)
 

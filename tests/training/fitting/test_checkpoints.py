@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import small_network
 from tests.support.small_run import run
-from training.data import streams
+from training.data import datasets, streams
 from training.fitting import checkpoints, network
 from training.recipes import FAST, Job
 from training.runs import files
@@ -74,7 +74,7 @@ def test_the_result_is_of_the_best_weights(tmp_path, monkeypatch):
     best = keras.saving.load_model(tmp_path / "run" / "best.keras")
     for ours, theirs in zip(best.get_weights(), seen[0], strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    test = streams.load("synthetic").test
+    test = datasets.load("synthetic").test
     logits = best.predict(streams.normalize(test.images, FAST.mean, FAST.std), verbose=0)
     result = files.read_json(tmp_path / "run" / "result.json")
     assert result["top1"] == pytest.approx(np.mean(logits.argmax(-1) == test.labels), abs=1e-6)

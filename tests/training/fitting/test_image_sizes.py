@@ -10,7 +10,7 @@ from PIL import Image
 from tests.support.small_run import run
 from training import recipes
 from training.cli import Terminated
-from training.data import augment, streams
+from training.data import augment, datasets, streams
 from training.fitting import network
 from training.runs import scores
 
@@ -50,7 +50,7 @@ def test_the_networks_share_their_variables_and_the_optimizer():
 
 def batches(size, steps=3, first_step=0):
     stream = streams.training_stream(
-        streams.load("synthetic").train,
+        datasets.load("synthetic").train,
         64,
         MEAN,
         STD,
@@ -79,7 +79,7 @@ def test_a_size_changes_neither_the_order_nor_the_draws():
 @pytest.mark.parametrize("size", [8, 20])
 def test_images_are_resized_with_antialiasing(size):
     """Against Pillow, which averages over what a pixel covers."""
-    pixels = streams.load("synthetic").train.images[:4].astype("float32")
+    pixels = datasets.load("synthetic").train.images[:4].astype("float32")
     ours = streams.resize(pixels, size).numpy()
     for image, resized in zip(pixels, ours, strict=True):
         for channel in range(3):
@@ -88,7 +88,7 @@ def test_images_are_resized_with_antialiasing(size):
 
 
 def test_held_out_images_have_the_size_of_the_epoch():
-    split = streams.load("synthetic").test.take(slice(10))
+    split = datasets.load("synthetic").test.take(slice(10))
     (images, labels), (rest, _) = streams.evaluation_stream(split, 6, MEAN, STD, 16)
     assert (images.shape, rest.shape) == ((6, 16, 16, 3), (4, 16, 16, 3))
     np.testing.assert_array_equal(labels, split.labels[:6])
@@ -123,6 +123,6 @@ def test_the_checkpoint_is_of_full_size(uninterrupted):
     model = keras.saving.load_model(folder / "best.keras")
     assert model.input_shape == (None, 32, 32, 3)
     recipe = recipes.get("fast")
-    stream = streams.evaluation_stream(streams.load("synthetic").test, 64, recipe.mean, recipe.std)
+    stream = streams.evaluation_stream(datasets.load("synthetic").test, 64, recipe.mean, recipe.std)
     top1 = scores.evaluate(model, stream)["top1"]
     assert top1 == pytest.approx(rows[-1]["val_top1"], abs=1e-6)

@@ -17,7 +17,7 @@ from tests.support.golden_modules import relative_error
 from tests.support.small_run import history, run
 from training import recipes
 from training.cli import InputError
-from training.data import streams
+from training.data import datasets, streams
 from training.runs import files, report
 
 RECIPE = recipes.get("fast")
@@ -73,7 +73,7 @@ def test_result_history_and_savedmodel_are_of_the_saved_weights(finished):
     (*_, last) = history(finished)
     model = keras.saving.load_model(finished / "best.keras")
     assert not model.compiled
-    test = streams.load("synthetic").test
+    test = datasets.load("synthetic").test
     logits = model.predict(streams.normalize(test.images, RECIPE.mean, RECIPE.std), verbose=0)
     ranks = (logits > logits[np.arange(500), test.labels][:, None]).sum(1)
     for key, expected in (("top1", np.mean(ranks < 1)), ("top5", np.mean(ranks < 5))):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training import recipes
-from training.data import augment, streams
+from training.data import augment, datasets, streams
 from training.fitting import loop
 from training.fitting.devices import Placement
 
@@ -13,7 +13,7 @@ RECIPE = recipes.get("progressive", batch_size=50, mean=(0.1, 0.2, 0.3), std=(0.
 
 @pytest.fixture(scope="module")
 def dataset():
-    return streams.load("synthetic", validation_split=0.1)
+    return datasets.load("synthetic", validation_split=0.1)
 
 
 def test_training_batches_follow_the_recipe(dataset):
@@ -57,7 +57,7 @@ def test_held_out_images_are_the_validation_split_unaugmented(dataset):
 @pytest.mark.parametrize(("processes", "devices", "seen"), [(2, 2, 500), (2, 16, 496), (3, 3, 498)])
 def test_processes_share_the_held_out_images(processes, devices, seen):
     """Each has a part of one size; the rest that the devices do not divide is left out."""
-    dataset = streams.load("synthetic")
+    dataset = datasets.load("synthetic")
     job = recipes.Job("r18w4", "fast", recipes.get("fast", batch_size=48))
     found, sizes = [], set()
     for process in range(processes):

@@ -8,7 +8,7 @@ import pytest
 from tests.support.gated_networks import network, run_folder
 from training import gates, recipes
 from training.cli import InputError
-from training.data import streams
+from training.data import datasets, streams
 from training.gating import plots, report, trials
 from training.gating import values as gate_values
 
@@ -30,7 +30,7 @@ def test_the_command_leaves_its_files(run, monkeypatch, capsys):
     found = sorted(path.name for path in (run / "gates").iterdir())
     assert found == ["gate_maps.png", "gates.json", "gates.png"]
     findings = json.loads((run / "gates" / "gates.json").read_text())
-    recipe, dataset = recipes.get("fast"), streams.load("synthetic")
+    recipe, dataset = recipes.get("fast"), datasets.load("synthetic")
     stream = streams.evaluation_stream(dataset.test, 40, recipe.mean, recipe.std)
     expected = trials.Score.of(network("nam_full"), stream.take(1))
     assert findings["as_trained"]["top1"] == pytest.approx(expected.top1)
