@@ -25,7 +25,9 @@ def parser():
         "--images", type=int, metavar="N", help="test images, the first N (default: all)"
     )
     parser.add_argument("--data-dir", help="as for train.py")
-    parser.add_argument("--out", metavar="DIR", help="folder of the files (default: gates/ in the run folder)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="output folder (default: gates/ in the run folder)"
+    )
     return parser
 
 
