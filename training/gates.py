@@ -26,7 +26,7 @@ def parser():
     )
     parser.add_argument("--data-dir", help="as for train.py")
     parser.add_argument(
-        "--out", metavar="DIR", help="folder of the files (default: gates/ in the run folder)"
+        "--out", metavar="DIR", help="output folder (default: gates/ in the run folder)"
     )
     return parser
 
