@@ -29,6 +29,7 @@ from training.cli import FailedError, InputError, check_name
 from training.settings import add_options
 
 OPTIONS = ("dataset", "data_dir", "validation_split", "steps_per_epoch", "precision")
+MORE = ("image_size", "crop_fraction", "test_split", "skip_unreadable", "cache", "stem", "init")
 
 
 def parser():
@@ -52,7 +53,7 @@ def parser():
     where.add_argument(
         "--no-train", action="store_true", help="only write the tables of the finished runs"
     )
-    add_options(parser, recipes.Job, names=("recipe_name", *OPTIONS))
+    add_options(parser, recipes.Job, names=("recipe_name", *OPTIONS, *MORE))
     add_options(parser, recipes.Recipe, defaults=False)
     return parser
 
@@ -79,6 +80,7 @@ def main(argv=None):
     planned = grid.plan(variants, seeds, runs_dir, out)
     grid.check_folders(planned)
     options = {key: getattr(args, key) for key in OPTIONS}
+    options |= {key: getattr(args, key) for key in MORE if getattr(args, key)}
     repeated = [argument for argument in arguments if argument != "--no-train"]
     command = shlex.join(["python", "training/compare.py", *repeated])
 

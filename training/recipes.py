@@ -425,8 +425,8 @@ DATA = [field.name for field in dataclasses.fields(Options)]
 
 # Entry of `config.json` -> field of a job.
 CONFIG = {"arch": "arch", "recipe": "recipe_name", "recipe_settings": "recipe"}
-_SAME = """stem seed dataset image_size crop_fraction test_split validation_split steps_per_epoch
-precision sync_bn"""
+_SAME = """stem seed dataset image_size crop_fraction test_split validation_split skip_unreadable
+steps_per_epoch precision sync_bn"""
 CONFIG |= {name: name for name in _SAME.split()}
 
 

@@ -101,20 +101,15 @@ def entries(model, format):
         ValueError: If the model has a layer that the format has no name for.
     """
     row = FORMATS[format]
+    layers, rows = [model], None
     if isinstance(model, keras.Model):
         layers = model.layers
-        mobilenet = any(layer.name == "head_conv" for layer in layers)
-        rows = names.MOBILENET_V2 if mobilenet else row.resnet
-    else:
-        layers, mobilenet, rows = [model], False, None
-    return [
-        _entry(layer, variable, row, rows, mobilenet)
-        for layer in layers
-        for variable in layer.weights
-    ]
+        is_mobilenet = any(layer.name == "head_conv" for layer in layers)
+        rows = names.MOBILENET_V2 if is_mobilenet else row.resnet
+    return [_entry(layer, v, row, rows) for layer in layers for v in layer.weights]
 
 
-def _entry(layer, variable, row, rows, mobilenet):
+def _entry(layer, variable, row, rows):
     # The layer's name may hold slashes.
     inner = variable.path.removeprefix(layer.path).strip("/")
     part, _, parameter = inner.rpartition("/")
@@ -124,13 +119,14 @@ def _entry(layer, variable, row, rows, mobilenet):
             f"No name for {variable.path!r}: only the networks of `create_model` and the attention "
             f"layers have names in other frameworks. Received: {layer.__class__.__name__}"
         )
-    kind = _kind(layer, variable, mobilenet)
-    return Entry(variable, f"{name}.{row.parameters[parameter]}", row.layouts[kind])
+    layout = row.layouts[_kind(layer, variable, rows)]
+    return Entry(variable, f"{name}.{row.parameters[parameter]}", layout)
 
 
-def _kind(layer, variable, mobilenet):
-    if isinstance(layer, keras.layers.DepthwiseConv2D) and len(variable.shape) == 4:
+def _kind(layer, variable, rows):
+    kind = {1: "vector", 2: "dense", 3: "conv1d", 4: "conv2d"}[len(variable.shape)]
+    if kind == "conv2d" and isinstance(layer, keras.layers.DepthwiseConv2D):
         return "depthwise"
-    if mobilenet and layer.name == "logits" and len(variable.shape) == 2:
+    if kind == "dense" and layer.name == "logits" and rows is names.MOBILENET_V2:
         return "pointwise"
-    return {1: "vector", 2: "dense", 3: "conv1d", 4: "conv2d"}[len(variable.shape)]
+    return kind

@@ -214,6 +214,12 @@ class Calling(layers.Layer):
         return self.inner(x)
 
 
+def replaced_part():
+    layer = Branches()
+    layer.others["activation"] = layers.LeakyReLU()
+    return layer
+
+
 def quantized_part():
     layer = Branches()
     layer.build((None, 6, 6, 3))
@@ -228,10 +234,11 @@ def quantized_part():
         (lambda: Forgetful(4, 1, scale=2.0), "Forgetful.*scale=2.0, and 1.0"),
         (shifted, "Shifted.*offset="),
         (lambda: Calling(layers.Dense(2)), "Calling.*get_config"),
+        (replaced_part, "Branches.*layers=.*LeakyReLU"),
         (quantized_part, "Branches.*dtype_policy="),
     ],
 )
-def test_what_cannot_be_copied_is_named(make, message):
+def test_layers_that_cannot_be_copied_are_named(make, message):
     inputs = keras.Input((6, 6, 3))
     x = layers.Conv2D(3, 1)(inputs)
     layer = make()

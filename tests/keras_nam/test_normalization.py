@@ -128,7 +128,7 @@ def test_frozen_layer_runs_in_inference_mode():
         np.testing.assert_array_equal(old, new)
 
 
-def test_config_and_weights_are_those_of_keras():
+def test_config_and_weights_equal_keras():
     ours, stock = pair(gamma_regularizer="l1", epsilon=1e-5)
     stock_config = {**stock.get_config(), "name": ours.name}
     assert ours.get_config() == stock_config

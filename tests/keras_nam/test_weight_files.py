@@ -35,7 +35,7 @@ def test_a_data_parallel_checkpoint_with_its_optimizer(layer):
 
 @pytest.mark.parametrize("name", ["a.pth", "a.pkl", "a", "a.npz"])
 @pytest.mark.parametrize("file", ["channel_att_16_dataparallel.pth", "legacy.pth"])
-def test_without_pytorch_its_file_says_what_to_install(tmp_path, without_torch, file, name):
+def test_without_pytorch_the_error_names_the_package(tmp_path, without_torch, file, name):
     (tmp_path / name).write_bytes((CHECKPOINTS / file).read_bytes())
     with pytest.raises(ImportError, match=r"pip install torch.*\.safetensors"):
         read_checkpoint(tmp_path / name)
@@ -47,7 +47,7 @@ def safetensors_of(dtype, data, shape=b"[4]"):
     return struct.pack("<Q", len(header)) + header + data
 
 
-def test_safetensors_says_which_package_it_needs(monkeypatch, tmp_path):
+def test_without_safetensors_the_error_names_the_package(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     (tmp_path / "a.safetensors").write_bytes(safetensors_of(b"U8", bytes(4)))
     with pytest.raises(ImportError, match=r"pip install 'keras-nam\[convert\]'"):
@@ -178,7 +178,7 @@ def test_a_missing_file_and_a_folder(layer, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["bad.npz", "bad.pth", "bad.weights.h5", "bad.pdparams"])
-def test_whatever_byte_is_damaged_the_error_is_a_value_error(tmp_path, layer, name):
+def test_damaged_bytes_raise_a_value_error(tmp_path, layer, name):
     path = tmp_path / name
     step = 7
     if name == "bad.pth":

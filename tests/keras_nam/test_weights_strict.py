@@ -47,7 +47,7 @@ def test_a_failed_load_leaves_the_model_untouched(model, state, name):
         ({}, {"format": "timm"}, "weiaicunzai.*timm"),
     ],
 )
-def test_what_fits_nowhere_is_refused(model, arrays, options, message):
+def test_refused_checkpoints(model, arrays, options, message):
     with pytest.raises(ValueError, match=message):
         keras_nam.load_weights(model, arrays, **options)
 
@@ -81,7 +81,7 @@ def test_half_precision_is_exact_and_double_rounds(model, state):
 
 
 @pytest.mark.parametrize("value", [np.nan, 1e300])
-def test_what_is_not_finite_loads_with_a_warning(model, state, value):
+def test_non_finite_numbers_load_with_a_warning(model, state, value):
     bias = state["fc.bias"].astype(np.float64)
     bias[3] = value
     with pytest.warns(UserWarning, match=r"NaN or infinite.* \(logits/bias\)"):
@@ -89,7 +89,7 @@ def test_what_is_not_finite_loads_with_a_warning(model, state, value):
     assert not np.isfinite(keras.ops.convert_to_numpy(model.get_layer("logits").bias)[3])
 
 
-def test_what_cannot_be_written(model):
+def test_refused_models_and_formats(model):
     with pytest.raises(ValueError, match=r"weiaicunzai.*timm"):
         keras_nam.to_torch_state_dict(model, format="timm")
     inputs = keras.Input((8, 8, 3))

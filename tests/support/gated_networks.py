@@ -1,4 +1,4 @@
-"""Small networks with gates that differ, unlike the gates of a new network."""
+"""Small networks whose gates are not all alike, as those of a new network are."""
 
 import keras
 import numpy as np

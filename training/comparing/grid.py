@@ -16,12 +16,15 @@ import tensorflow as tf
 from training import console, recipes
 from training.cli import InputError
 from training.comparing.variants import folder_name
-from training.data import datasets, streams
-from training.fitting import job as fitting
+from training.data import datasets, sources, streams
+from training.fitting import resolve
 from training.runs import files
+from training.settings import as_json
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 KEPT = ("config.json", "history.csv", "result.json")  # the last makes a run finished
+UNRESOLVED = (None, [], [*recipes.AUTO], [*recipes.IMAGENET])  # a training finds the value
+ADAPTED = ("progressive_sizes", "ema", "mean", "std")  # a recipe's values may become others
 POLL = 0.5  # seconds
 PATIENCE = 20  # seconds that an interrupted training has to end by itself
 
@@ -79,7 +82,7 @@ def check_jobs(jobs):
     with contextlib.suppress(RuntimeError):  # a TensorFlow that is initialized keeps its devices
         tf.config.set_visible_devices([], "GPU")  # the trainings need its memory
     for job in jobs:
-        fitting.check(job)
+        resolve.check(job)
 
 
 def check_folders(planned):
@@ -108,10 +111,15 @@ def check_folders(planned):
 def _expected(job, found, first):
     """Returns what a run's flat `config.json` must hold, given the first run's."""
     whole = found["training_images"] // found["batch_size"]
-    settings = files.flat(job.as_config())
+    settings = files.flat({**job.as_config(), "dataset": sources.full_name(job.dataset)})
     del settings["steps_per_epoch"]  # last, since it depends on the number of images
+    named = files.flat({"recipe_settings": as_json(recipes.RECIPES[job.recipe_name])})
     return {
-        **settings,
+        **{
+            key: value
+            for key, value in settings.items()
+            if value not in UNRESOLVED and not (key in ADAPTED and value == named[key])
+        },
         **{key: first[key] for key in ("training_images", "classes")},
         "precision": first["precision"] if job.precision == "auto" else job.precision,
         "steps_per_epoch": min(job.steps_per_epoch or whole, whole),
@@ -134,7 +142,7 @@ def train_missing(planned, jobs, runs_dir, when_finished):
     if missing:
         # Once, and not in each training: the data set may be wrong, or not downloaded.
         job = missing[0].job
-        loaded = datasets.load(job.dataset, job.data_dir, job.validation_split, job.seed)
+        loaded = datasets.load(**job.data)
         for run in missing:
             streams.steps_per_epoch(loaded.train, run.job.recipe.batch_size)
         del loaded

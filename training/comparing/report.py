@@ -47,10 +47,7 @@ def content(planned, variants, baseline, options, command):
     """
     finished = [run for run in planned if run.finished]
     rows = [statistics.figures(run) for run in finished]
-    costs = {
-        name: multiply_adds(job.arch, job.stem, rows[0]["classes"])
-        for name, job in variants.items()
-    }
+    costs = {name: _multiply_adds(name, finished) for name in variants}
     part = "validation split" if options["validation_split"] else "test set"
     return {
         "measure": f"top-1 on the {part}, last epoch",
@@ -66,6 +63,16 @@ def content(planned, variants, baseline, options, command):
         "environment": files.environment((*files.PACKAGES, "scipy")),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _multiply_adds(name, finished):
+    """Returns the multiply-adds of a variant, or `None` if no run of it is finished."""
+    for run in finished:
+        if run.variant == name:
+            config = files.read_json(run.record / "config.json")
+            size = tuple(config.get("image_size", (32, 32)))
+            return multiply_adds(config["arch"], config["stem"], config["classes"], size)
+    return None
 
 
 def _settings(job):

@@ -9,14 +9,14 @@ import keras_nam
 
 
 @functools.cache
-def multiply_adds(arch, stem, classes):
+def multiply_adds(arch, stem, classes, size=(32, 32)):
     """Returns the multiply-adds of an arch's convolutions and dense layers for one image.
 
     They are counted on the graph of a call, so that layers within layers count as well. A
     convolution has one for each number of its kernel and position of its output. What works
     element by element (normalizations, gates, activations, sums) is not counted.
     """
-    model = keras_nam.create_model(arch, num_classes=classes, stem=stem)
+    model = keras_nam.create_model(arch, classes, (*size, 3), stem)
     images = tf.TensorSpec((1, *model.input_shape[1:]), tf.float32)
     graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(images).graph
     return sum(

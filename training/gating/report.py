@@ -43,7 +43,7 @@ def report(args):
     job = recipes.Job.from_config(files.read_json(folder / "config.json"), folder)
     recipe = job.recipe
     model = _gated_model(folder, job.arch)
-    dataset = datasets.load(job.dataset, args.data_dir, job.validation_split, job.seed)
+    dataset = datasets.load(**{**job.data, "data_dir": args.data_dir})
     most = len(dataset.test)
     if args.images is not None and not 1 <= args.images <= most:
         raise InputError(f"--images {args.images}: expected 1 to {most}, the test images.")
