@@ -47,7 +47,7 @@ def content(planned, variants, baseline, options, command):
     """
     finished = [run for run in planned if run.finished]
     rows = [statistics.figures(run) for run in finished]
-    costs = {name: _multiply_adds(name, finished) for name in variants}
+    costs = {name: _multiply_adds(name, job, finished) for name, job in variants.items()}
     part = "validation split" if options["validation_split"] else "test set"
     return {
         "measure": f"top-1 on the {part}, last epoch",
@@ -65,14 +65,12 @@ def content(planned, variants, baseline, options, command):
     }
 
 
-def _multiply_adds(name, finished):
-    """Returns the multiply-adds of a variant, or `None` if no run of it is finished."""
-    for run in finished:
-        if run.variant == name:
-            config = files.read_json(run.record / "config.json")
-            size = tuple(config.get("image_size", (32, 32)))
-            return multiply_adds(config["arch"], config["stem"], config["classes"], size)
-    return None
+def _multiply_adds(name, job, finished):
+    """Returns the multiply-adds of a variant, with the stem and the size of its finished runs."""
+    of_variant = [run for run in finished if run.variant == name] or finished
+    config = files.read_json(of_variant[0].record / "config.json")
+    size = tuple(config.get("image_size", (32, 32)))
+    return multiply_adds(job.arch, job.stem or config["stem"], config["classes"], size)
 
 
 def _settings(job):
