@@ -25,9 +25,9 @@ def run(tmp_path, monkeypatch, load_once):
     from tests.support import stand_in_train
     from training import compare
     from training.comparing import grid, report
-    from training.data import streams
+    from training.data import datasets
 
-    monkeypatch.setattr(streams, "load", load_once)
+    monkeypatch.setattr(datasets, "load", load_once)
     monkeypatch.setattr(report, "draw", lambda report, path: path.touch())
     monkeypatch.setattr(grid, "TRAIN", Path(stand_in_train.__file__))
     monkeypatch.setattr(grid, "POLL", 0.02)

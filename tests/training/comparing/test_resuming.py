@@ -120,11 +120,11 @@ def test_a_setting_that_was_added_later_had_its_default(finished, tmp_path):
     shutil.rmtree(tmp_path / "runs")
     path = tmp_path / "out" / "runs" / "r18w4-s0" / "config.json"
     config = files.read_json(path)
-    del config["recipe_settings"]["image_sizes"]
+    del config["recipe_settings"]["progressive_sizes"]
     files.write_json(path, config)
     assert finished("--no-train")["missing"] == []
-    with pytest.raises(InputError, match=r"image_sizes: \[32\] there, \[16, 32\] here"):
-        finished("--no-train", "--image-sizes", "16", "32")
+    with pytest.raises(InputError, match=r"progressive_sizes: \[\] there, \[16, 32\] here"):
+        finished("--no-train", "--progressive-sizes", "16", "32")
 
 
 @pytest.mark.parametrize("kept", [False, True])

@@ -90,7 +90,7 @@ def test_standard_deviation_is_the_samples():
 )
 def test_step_time_is_measured_at_full_size(tmp_path, sizes, milliseconds):
     """64 images a step; 640, 400, 320, 320, 200 and 120 a second in the epochs."""
-    recipe = recipes.get("fast", image_sizes=sizes, epochs=6, batch_size=64)
+    recipe = recipes.get("fast", progressive_sizes=sizes, epochs=6, batch_size=64)
     job = recipes.Job("r18w4", "fast", recipe)
     (run,) = grid.plan({"r18w4": job}, [0], tmp_path, tmp_path / "out")
     run.folder.mkdir()

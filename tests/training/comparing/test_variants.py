@@ -15,7 +15,7 @@ def test_an_entry_has_its_own_settings_typed_by_their_fields():
     text = "r18w4,r18w4_nam:gamma_penalty=1e-3:gate_gradient=false:weighting=max:epochs=2"
     variants = read(text, epochs=5, momentum=0.8)
     plain, nam = variants.values()
-    assert (plain.arch, plain.stem, plain.recipe.epochs) == ("r18w4", "cifar", 5)
+    assert (plain.arch, plain.stem, plain.recipe.epochs) == ("r18w4", None, 5)
     assert (plain.recipe.gamma_penalty, plain.recipe.gate_gradient) == (0.0, True)
     assert list(variants) == list(text.partition(",")[::2])
     assert nam.arch == "r18w4_nam"
@@ -27,13 +27,13 @@ def test_an_entry_has_its_own_settings_typed_by_their_fields():
 
 
 def test_stem_and_tuples():
-    text = "r18:stem=imagenet:milestones=3+5:std=0.2+0.2+0.3:image_sizes=24+32"
+    text = "r18:stem=imagenet:milestones=3+5:std=0.2+0.2+0.3:progressive_sizes=24+32"
     ((name, job),) = read(text).items()
     assert job.stem == "imagenet"
     assert job.recipe.milestones == (3, 5)
     assert job.as_config()["recipe_settings"]["std"] == [0.2, 0.2, 0.3]
-    assert job.as_config()["recipe_settings"]["image_sizes"] == [24, 32]
-    assert folder_name(name).endswith("image_sizes-24+32")
+    assert job.as_config()["recipe_settings"]["progressive_sizes"] == [24, 32]
+    assert folder_name(name).endswith("progressive_sizes-24+32")
 
 
 @pytest.mark.parametrize(

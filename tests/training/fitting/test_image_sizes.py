@@ -17,13 +17,13 @@ from training.runs import scores
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.1942, 0.1918, 0.1958)
 FLIP_AND_CROP = ["random_crop:mode=reflect", "random_flip"]
 # Epochs of 16, 16 and 32 pixels, two steps each.
-SIZES = ["--image-sizes", "16", "32", "--steps-per-epoch", "2", "--optimizer", "muon"]
+SIZES = ["--progressive-sizes", "16", "32", "--steps-per-epoch", "2", "--optimizer", "muon"]
 
 
 @pytest.mark.parametrize("sizes", [(32,), (16, 32), (24, 16, 32), (8, 12, 20, 32)])
 def test_each_size_has_its_share_and_the_full_one_is_last(sizes):
     for epochs in range(1, 40):
-        recipe = recipes.get("fast", epochs=epochs, image_sizes=sizes)
+        recipe = recipes.get("fast", epochs=epochs, progressive_sizes=sizes)
         of_epochs = [recipe.image_size(epoch) for epoch in range(epochs)]
         counts = [of_epochs.count(size) for size in sizes]
         assert of_epochs == list(np.repeat(sizes, counts))  # in turn
@@ -33,12 +33,20 @@ def test_each_size_has_its_share_and_the_full_one_is_last(sizes):
 
 
 def test_the_networks_share_their_variables_and_the_optimizer():
-    recipe = recipes.get("fast", image_sizes=(8, 16, 32))
-    job = recipes.Job("r18w4_bam", "fast", recipe, steps_per_epoch=2, precision="float32")
+    recipe = recipes.get("fast", progressive_sizes=(8, 16, 32))
+    job = recipes.Job(
+        "r18w4_bam",
+        "fast",
+        recipe,
+        "cifar",
+        image_size=(32, 32),
+        steps_per_epoch=2,
+        precision="float32",
+    )
     model = network.compiled_model(job, 10)
     models = network.at_sizes(model, job)
+    assert models.pop(None) is models[32] is model
     assert sorted(models) == [8, 16, 32]
-    assert models[32] is model
     for size, other in models.items():
         assert other.input_shape == (None, size, size, 3)
         assert other.optimizer is model.optimizer
