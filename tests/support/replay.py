@@ -1,4 +1,4 @@
-"""Servers on the loopback interface: one replays `rest.json`, one says what it is told."""
+"""Servers on the loopback interface: one replays `rest.json`, one calls a function."""
 
 import contextlib
 import http.client

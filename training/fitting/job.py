@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from keras_nam.attention import ATTENTIONS
 from keras_nam.models import parse_arch
@@ -57,7 +58,7 @@ def train(job, say=print):
             **files.flat(config),
             **config["environment"]["versions"],
             "git revision": config["environment"]["git_revision"],
-            "checkpoint": checkpoints.newest_position(job.folder),
+            "checkpoint": str(checkpoints.position_of(job.folder / "last.keras")),
         }
     )
     opened = files.opened(job.folder, config, job.resume)
@@ -179,11 +180,21 @@ def check(job):
         raise InputError(f"--arch {job.arch}: {error}") from None
     augment.check(job.recipe.augment, job.recipe.network_size)
     several_sizes = len({*job.recipe.image_sizes}) > 1
-    if several_sizes and attention and ATTENTIONS[attention].per_position:
+    if several_sizes and attention and _has_weights_by_position(attention):
         raise InputError(
             f"--arch {job.arch} has parameters for each position, so all images must have one "
             f"size. Give --image-sizes {job.recipe.network_size}."
         )
+
+
+def _has_weights_by_position(attention):
+    """Whether the shapes of an attention's weights depend on the size of its input."""
+    shapes = []
+    for size in (4, 8):
+        layer = ATTENTIONS[attention].layer()
+        layer(np.zeros((1, size, size, 16), "float32"))
+        shapes.append([weight.shape for weight in layer.weights])
+    return shapes[0] != shapes[1]
 
 
 def _check_size(recipe, dataset):
