@@ -290,7 +290,7 @@ def get(name, **overrides):
     """Returns a recipe with some of its settings changed; overrides of `None` are ignored.
 
     Raises:
-        InputError: If there is no such recipe, or a setting is out of its range.
+        InputError: If the recipe is unknown, or a setting is out of its range.
     """
     check_name("recipe", name, RECIPES)
     changes = {key: value for key, value in overrides.items() if value is not None}

@@ -149,7 +149,7 @@ def assert_equal_runs(folder, reference):
 
 
 def variables(path):
-    """Returns the variables of a checkpoint, with those of its optimizer if it has one."""
+    """Returns the variables of a checkpoint, and of its optimizer if it has one."""
     model = keras.saving.load_model(path)
     optimizer = getattr(model, "optimizer", None)
     values = [*model.variables, *(optimizer.variables if optimizer else ())]

@@ -56,7 +56,7 @@ def start(folder, *argv, do=(), settings="", stdout=subprocess.PIPE, **environme
 
 
 def finish(process):
-    """Returns the status, the lines of output, and those of standard error."""
+    """Returns the status, the lines of output, and the lines of standard error."""
     try:
         output, errors = process.communicate(timeout=60)
     finally:
@@ -81,7 +81,7 @@ def has_started(folder, *names):
 
 
 def is_running(folder, name):
-    """Whether the process whose id a file holds exists, and is no zombie."""
+    """Whether the process whose id a file holds exists, and is not a zombie."""
     try:
         stat = Path(f"/proc/{(folder / name).read_text()}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -189,7 +189,7 @@ def parse(text):
     """Returns the function of `name:option=value,…`, of `AUGMENTATIONS`.
 
     Raises:
-        InputError: If there is no such augmentation, or it does not take the option.
+        InputError: If the augmentation or its option is unknown.
     """
     name, _, options = text.partition(":")
     check_name("augmentation", name, AUGMENTATIONS)

@@ -179,11 +179,11 @@ def check_weights(model):
         raise FailedError(f"Some weights are not finite after step {step}. {DIVERGED}")
 
 
-def newest_position(folder):
-    """Returns the position of `last.keras`, a dictionary, or `None` if it has none."""
+def position_of(path):
+    """Returns the position in a checkpoint, or `None` if the file is missing or damaged."""
     try:
-        return dataclasses.asdict(_checked_position(folder / "last.keras"))
-    except Exception:  # of a damaged archive; zipfile raises many kinds
+        return _checked_position(path)
+    except Exception:  # zipfile raises many kinds
         return None
 
 
@@ -220,10 +220,7 @@ def load_newest(folder):
         )
     if warnings:
         best = folder / "best.keras"
-        with contextlib.suppress(Exception):  # of a damaged or missing archive
-            _checked_position(best)
-            undamaged = best
-        if undamaged:
+        if position_of(best):
             raise InputError(
                 f"{' '.join(warnings)} {best} is undamaged, but has no optimizer to resume with. "
                 "Evaluate or export it, and train in another --run-dir. Or move it away, and "

@@ -79,12 +79,10 @@ def _multihost(say):
 
 def check_batch(batch_size, placement):
     """Raises an InputError unless a batch divides over the devices."""
-    count = placement.devices
-    if batch_size % count:
-        below, above = batch_size // count * count, -(-batch_size // count) * count
+    if batch_size % placement.devices:
         raise InputError(
-            f"--batch-size {batch_size} does not divide over {count} devices; "
-            f"{f'{below} or ' if below else ''}{above} would."
+            f"--batch-size {batch_size}: expected a multiple of {placement.devices}, the number of "
+            "devices."
         )
 
 

@@ -67,7 +67,7 @@ def train(job, say=print):
             **files.flat(config),
             **config["environment"]["versions"],
             "git revision": config["environment"]["git_revision"],
-            "checkpoint": checkpoints.newest_position(job.folder),
+            "checkpoint": str(checkpoints.position_of(job.folder / "last.keras")),
         }
     )
     opened = files.opened(job.folder, config, job.resume)

@@ -2,7 +2,6 @@
 
 import math
 import zlib
-from inspect import signature
 
 import keras
 import numpy as np
@@ -94,7 +93,7 @@ def initial_model(job, classes):
     recipe = job.recipe
     _, _, attention = parse_arch(job.arch)
     options = {}
-    if attention and "weighting" in signature(ATTENTIONS[attention].layer).parameters:
+    if attention and "weighting" in ATTENTIONS[attention].layer().get_config():
         penalty = keras.regularizers.L1(recipe.gamma_penalty) if recipe.gamma_penalty else None
         options = {
             "gate_gradient": recipe.gate_gradient,
