@@ -95,8 +95,9 @@ def trained(tmp_path_factory):
         datasets.load("synthetic").train, 64, recipe.mean, recipe.std, classes=10
     )
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss)
-    model.fit(stream, steps_per_epoch=15, verbose=0, shuffle=False)
+    # Tracing takes longer than these steps.
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss, run_eagerly=True)
+    model.fit(stream, steps_per_epoch=10, verbose=0, shuffle=False)
     images = np.concatenate([images for images, _ in stream.take(2).as_numpy_iterator()])
     normalizations = [
         layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)
