@@ -41,30 +41,29 @@ def assert_same_weights(folder, other, name="last"):
     assert all(same(ours, theirs))
 
 
-@pytest.mark.parametrize("arch", ["r18w4_nam", "r18w4_nam_full", "r18w4_bam", "mbv2w8_se", "r18w4"])
-@pytest.mark.parametrize(
-    ("what", "expected"),
-    [
-        ("none", lambda name: False),
-        ("bn", lambda name: "bn" in name),
-        ("backbone", lambda name: True),
-        ("stages:2", lambda name: name.startswith(("stem", "stage1_", "stage2_"))),
-    ],
-)
-def test_what_is_frozen(arch, what, expected):
+FROZEN = {
+    "bn": lambda name: "bn" in name,
+    "stages:2": lambda name: name.startswith(("stem", "stage1_", "stage2_")),
+    "backbone": lambda name: True,
+    "none": lambda name: False,
+}
+
+
+@pytest.mark.parametrize("arch", ["r18w4", "r18w4_nam", "r18w4_nam_full", "r18w4_bam", "mbv2w8_se"])
+def test_what_is_frozen(arch):
     """Never the attention, nor the classifier."""
     model = keras_nam.create_model(arch, 10)
-    for _ in range(2):
-        count = initial.freeze(model, what)
     attention = arch.partition("_")[2]
-    for layer in model.layers:
-        of_backbone = not (attention and layer.name.endswith(attention)) and layer.name != "logits"
-        if layer.weights:
-            frozen = of_backbone and expected(layer.name)
-            assert (not layer.trainable_weights) == frozen, layer.name
-            count -= frozen
-    assert count == 0
-    assert initial.is_frozen(model) == (what != "none")
+    for what, expected in FROZEN.items():
+        count = initial.freeze(model, what)
+        for layer in model.layers:
+            is_trained = layer.name == "logits" or (attention and layer.name.endswith(attention))
+            if layer.weights:
+                frozen = not is_trained and expected(layer.name)
+                assert (not layer.trainable_weights) == frozen, (what, layer.name)
+                count -= frozen
+        assert count == 0
+        assert initial.is_frozen(model) == (what != "none")
 
 
 def test_a_gate_after_a_frozen_normalization(monkeypatch):
@@ -147,13 +146,13 @@ def test_freezing_ends_in_a_strategy(uninterrupted, tmp_path):
 @pytest.mark.parametrize(
     ("more", "step"),
     [
-        ((*THAWED, *EMA), 2),
         ((*THAWED, *EMA), 4),
         ((*EMA, "--validation-split", "0.2"), 6),
         *(
             pytest.param(more, step, marks=pytest.mark.slow)
             for more, step in (
                 (THAWED, 4),
+                ((*THAWED, *EMA), 2),
                 ((*THAWED, *EMA), 6),
                 (("--freeze", "bn"), 7),
                 (tuple(EMA), 8),
@@ -219,11 +218,15 @@ PATIENT = ["--patience", "2", "--validation-split", "0.2", "--epochs", "9"]
 PATIENT += ["--learning-rate", "1e-12"]  # so no epoch is better than the first
 
 
-@pytest.mark.parametrize("step", [8, *(pytest.param(n, marks=pytest.mark.slow) for n in (6, 12))])
-def test_patience_ends_a_training(tmp_path, uninterrupted, signal_after, step):
-    """Also a resumed one, whose first epochs count."""
+def test_patience_ends_a_training(uninterrupted):
     _, rows = uninterrupted(*PATIENT)
     assert [row["epoch"] for row in rows] == [1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [6, 8, 12])
+def test_patience_counts_the_epochs_before_a_resume(tmp_path, uninterrupted, signal_after, step):
+    _, rows = uninterrupted(*PATIENT)
     signal_after(step, signal.SIGTERM)
     with pytest.raises(Terminated):
         run(tmp_path / "run", *PATIENT)
@@ -260,7 +263,8 @@ def test_refused_before_anything_is_written(tmp_path, more, expected):
 
 def test_the_recipe_finetune(tmp_path):
     """AdamW; the average spans at most a tenth of the steps, here of 8."""
-    rows = run(tmp_path / "run", "--recipe", "finetune", "--batch-size", "64", "--epochs", "2")
+    more = ["--batch-size", "64", "--epochs", "2", "--augment", "random_resized_crop"]
+    rows = run(tmp_path / "run", "--recipe", "finetune", *more)
     assert np.isfinite([row["val_loss"] for row in rows]).all()
     optimizer = model_of(tmp_path / "run").optimizer
     assert isinstance(optimizer, keras.optimizers.AdamW)
