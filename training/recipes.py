@@ -101,7 +101,7 @@ class Recipe:
     kernel_rate: float = _of_recipe(
         0.1, "angle of a kernel's step for a learning rate of 1, radians (muon)", POSITIVE
     )
-    momentum: float = _of_recipe(0.9, "of the optimizer", NOT_NEGATIVE)
+    momentum: float = _of_recipe(0.9, "of sgd and muon", SHARE)
     nesterov: bool = _of_recipe(False, "Nesterov's momentum")
     weight_decay: float = _of_recipe(
         5e-4,
@@ -109,20 +109,22 @@ class Recipe:
         NOT_NEGATIVE,
     )
     ema: float = _of_recipe(
-        0.0, "momentum of the average of the weights that is evaluated and exported; 0: none", SHARE
+        0.0,
+        "momentum of the moving average of the weights, which is evaluated and exported; 0: off",
+        SHARE,
     )
     patience: int = _of_recipe(
         0,
-        "epochs without a better top-1 on the validation split before the end; 0: no limit",
+        "stop after N epochs without a better top-1 on the validation split; 0: off",
         NOT_NEGATIVE,
     )
     freeze: str = _of_recipe(
         "none",
-        "layers that are not trained: none; bn: the normalizations; backbone; stages:N: the stem "
-        "and N stages. The attention and the classifier are always trained",
+        "layers that are not trained: none; bn: the normalizations; stages:N: the stem and N "
+        "stages; backbone: all except the attention and the classifier",
         FREEZE,
     )
-    freeze_epochs: int = _of_recipe(0, "epochs that they are frozen; 0: all", NOT_NEGATIVE)
+    freeze_epochs: int = _of_recipe(0, "train all layers after N epochs; 0: never", NOT_NEGATIVE)
     label_smoothing: float = _of_recipe(0.0, "share of the target spread over all classes", SHARE)
     gate_gradient: bool = _of_recipe(True, "whether the gradient flows through NAM's weights")
     weighting: str = _of_recipe("sum", "NAM's weights", WEIGHTINGS)
@@ -336,9 +338,12 @@ class Job:
         f"{', '.join(STEMS)} (default: cifar up to {LARGEST_OF_CIFAR_STEM} pixels, else imagenet)",
     )
     init: str | None = _of_what(
-        None, "weights to begin with: a file (.pth, .safetensors, .npz, .pdparams, .keras) or a run"
+        None,
+        "initial weights: a file (.pth, .safetensors, .npz, .pdparams, .keras) or a run folder",
     )
-    seed: int = _of_what(0, "of the first weights, the images' order and the augmentations", SEEDS)
+    seed: int = _of_what(
+        0, "of the initial weights, the order of the images and the augmentations", SEEDS
+    )
     dataset: str = _of_data(
         "cifar100", f"{', '.join(DATASETS)}, a folder of pictures, or tfds:NAME"
     )
@@ -388,7 +393,7 @@ class Job:
         None, "steps between two checkpoints (default: one after each epoch, and on SIGTERM)", COUNT
     )
     fold: bool = _of_how(True, "fold the SavedModel's normalizations into its convolutions")
-    find_lr: bool = _of_how(False, "sweep the learning rate, suggest one, and do not train")
+    find_lr: bool = _of_how(False, "only sweep the learning rate, and suggest one")
     quiet: bool = _of_how(False, "one line an epoch, for logs")
 
     @property

@@ -1,9 +1,13 @@
-"""Trains a network on CIFAR and leaves a run folder with its SavedModel.
+"""Trains a network on CIFAR or your own pictures, and leaves a run folder with its SavedModel.
 
     python training/train.py --arch r50_nam
 
 trains the reference recipe, ResNet50-NAM on CIFAR-100. Ctrl-C stops it; the same command with
 --resume continues after the last checkpoint. SIGTERM makes one first, and ends with status 143.
+
+    python training/train.py --dataset FOLDER --arch r18_nam --recipe finetune --init WEIGHTS
+
+trains on a folder of pictures, from given weights (docs/own-pictures.md).
 """
 
 import os

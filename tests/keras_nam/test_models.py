@@ -140,3 +140,24 @@ def test_unknown_archs_are_refused_with_the_nearest_one(arch):
 def test_options_that_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         keras_nam.create_model("r18w8", **options)
+
+
+@pytest.mark.parametrize("arch", ["r18w8_nam", "mbv2w8"])
+@pytest.mark.parametrize("suffix", ["npz", "keras"])
+def test_features_without_a_classifier(tmp_path, arch, suffix):
+    """They take a whole network's weights, and are what its pooling and classifier take."""
+    whole = keras_nam.create_model(arch, num_classes=3)
+    features = keras_nam.create_model(arch, include_top=False)
+    path = tmp_path / f"weights.{suffix}"
+    if suffix == "keras":
+        whole.save(path)
+    else:
+        np.savez(path, **keras_nam.to_torch_state_dict(whole))
+    report = keras_nam.load_weights(features, path, strict=False)
+    assert (report.missing, report.mismatched) == ([], [])
+    assert len(report.unexpected) == 2
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    found, classifier = features(images), whole.get_layer("logits")
+    assert found.shape == (2, 4, 4, features.output_shape[-1])
+    ours, theirs = arrays([classifier(keras.ops.mean(found, (1, 2))), whole(images)])
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())

@@ -33,6 +33,8 @@ def check(job):
         )
     if job.recipe.freeze != "none":
         initial.freeze(keras_nam.create_model(job.arch), job.recipe.freeze)
+    elif job.recipe.freeze_epochs:
+        raise InputError("--freeze-epochs: expected --freeze bn, backbone or stages:N.")
 
 
 def for_data(job, dataset, placement, say):

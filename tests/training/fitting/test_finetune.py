@@ -251,6 +251,8 @@ def test_the_result_has_the_number_of_epochs(tmp_path, monkeypatch):
         (["--freeze", "stages:0"], "stages:N"),
         (["--freeze", "stages:5"], "fewer stages"),
         (["--freeze-epochs", "-1"], "--freeze-epochs -1"),
+        (["--freeze-epochs", "1"], "--freeze "),
+        (["--momentum", "1"], "--momentum 1"),
         (["--seed", "-1"], "--seed -1"),
     ],
 )

@@ -141,6 +141,27 @@ def test_one_of_two_gates_is_new(tmp_path, trained, attention):
     assert difference(logits(full, images), expected) < 0.01
 
 
+@pytest.mark.slow
+def test_weights_of_torchvision(tmp_path):
+    """The twin has its names: the file gives the logits of PyTorch, and brings ImageNet's mean."""
+    torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed")
+    from keras_nam.torch_twin import create_twin
+
+    torch.manual_seed(0)
+    twin = create_twin("r50", 1000, 224, "imagenet")
+    twin(torch.randn(4, 3, 224, 224))  # moves the statistics
+    twin.eval()
+    torch.save(twin.state_dict(), tmp_path / "resnet50.pth")
+    model = network("r50", 1000, input_shape=(224, 224, 3), stem="imagenet")
+    found = initial.load(model, str(tmp_path / "resnet50.pth"))
+    assert (found["format"], found["missing"], found["unused"]) == ("official", [], [])
+    assert found["mean"] == recipes.IMAGENET_MEAN
+    images = np.random.default_rng(1).normal(size=(2, 224, 224, 3)).astype("float32")
+    with torch.no_grad():
+        expected = twin(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    assert difference(logits(model, images), expected) < 5e-6
+
+
 def test_another_attention_is_unused(tmp_path):
     """Its network has another function without it, so nothing is doubled."""
     theirs, path = saved(tmp_path / "w.npz", "r18w4_se")
