@@ -53,8 +53,12 @@ def load(model, source):
         )
     mean, std = _normalization(path, report, model.output_shape[-1])
     # A file with another attention has another function without it.
-    loaded = _variables_loaded(model, report)
-    compensated = [a.name for a in attention if not report.unexpected and _compensate(a, loaded)]
+    loaded, absent = (_paths(model, report, keys) for keys in (report.loaded, report.missing))
+    compensated = [
+        layer.name
+        for layer in attention
+        if not report.unexpected and _compensate(layer, loaded, absent)
+    ]
     return {
         "source": str(path),
         "format": report.format,
@@ -108,14 +112,14 @@ def _some(names):
     return ", ".join(names[:NAMES_SHOWN]) + more
 
 
-def _variables_loaded(model, report):
-    """Returns the paths of the variables that were loaded."""
-    keys = set(report.loaded)
+def _paths(model, report, keys):
+    """Returns the paths of the variables with some keys."""
+    keys = set(keys)
     return {e.variable.path for e in weights.entries_of(model, report.format) if e.key in keys}
 
 
 def _layers_not_loaded(model, report):
-    loaded = _variables_loaded(model, report)
+    loaded = _paths(model, report, report.loaded)
     return [layer for layer in model.layers if any(v.path not in loaded for v in layer.weights)]
 
 
@@ -123,11 +127,12 @@ def _is_attention(layer):
     return hasattr(layer, "torch_module")
 
 
-def _compensate(layer, loaded):
-    """Makes the new gates of a NAM layer almost constant; returns whether it has any.
+def _compensate(layer, loaded, absent):
+    """Makes the new gates of a NAM layer almost constant; returns whether it doubled.
 
-    The normalization before it is doubled, once a gate, and the gates' gamma is small: with a
-    gamma of 1 the gates deviate from 0.5 enough to change the logits of r18 by 8%.
+    The normalization before it is doubled for each gate that the file does not have. A spatial gate
+    for another image size is new, but the file has one. The gates' gamma is small: with a gamma of
+    1 the gates deviate from 0.5 enough to change the logits of r18 by 8%.
     """
     kinds = (keras_nam.NAMChannelAttention, keras_nam.NAMSpatialAttention)
     gates = [inner for inner in layer._flatten_layers() if isinstance(inner, kinds)]
@@ -135,7 +140,7 @@ def _compensate(layer, loaded):
     before = layer._inbound_nodes[0].parent_nodes[0].operation
     if not new or not isinstance(before, keras.layers.BatchNormalization):
         return False
-    factor = 2 ** len(new)
+    factor = 2 ** len([gate for gate in new if gate.gamma.path in absent])
     before.gamma.assign(factor * before.gamma)
     before.beta.assign(factor * before.beta)
     for gate in new:
@@ -153,7 +158,7 @@ def _compensate(layer, loaded):
             gate.moving_mean.assign(factor * gate.moving_mean)
             gate.moving_variance.assign(factor**2 * gate.moving_variance)
         mean, variance = mean / 2, variance / 4  # a gate of 0.5
-    return True
+    return factor > 1
 
 
 def _fitting(model, path):

@@ -186,6 +186,7 @@ def _configuration(job, dataset, placement):
 
 
 def _find_rate(job, dataset, say):
+    job = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, progressive_sizes=()))
     model = network.compiled_model(job, len(dataset.class_names))
     model.optimizer.learning_rate = find_rate.Sweep()
     batches = loop.training_batches(job, dataset)

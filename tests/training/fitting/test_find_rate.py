@@ -20,7 +20,7 @@ def sweep(folder, *more):
 
 
 def test_a_sweep_suggests_a_rate(tmp_path, capsys):
-    folder = sweep(tmp_path / "run")
+    folder = sweep(tmp_path / "run", "--progressive-sizes", "16", "32")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run-lr"]
     assert sorted(p.name for p in folder.iterdir()) == ["learning_rate.json", "learning_rate.png"]
     found = json.loads((folder / "learning_rate.json").read_text())

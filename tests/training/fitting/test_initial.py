@@ -141,6 +141,21 @@ def test_one_of_two_gates_is_new(tmp_path, trained, attention):
     assert difference(logits(full, images), expected) < 0.01
 
 
+def test_spatial_gates_of_another_image_size(tmp_path, trained):
+    """They are new, but the file's network has such gates: nothing is doubled a second time."""
+    path, *_ = trained
+    small, ours, expected = (
+        network("r18w16_nam_spatial", input_shape=(size, size, 3)) for size in (32, 48, 48)
+    )
+    initial.load(small, path)
+    initial.load(expected, path)
+    found = initial.load(ours, save(small, tmp_path / "small.npz"))
+    assert len(found["missing"]) == 8
+    assert found["doubled_before"] == []
+    images = np.random.default_rng(0).normal(size=(8, 48, 48, 3)).astype("float32")
+    assert difference(logits(ours, images), logits(expected, images)) < 1e-5
+
+
 @pytest.mark.slow
 def test_weights_of_torchvision(tmp_path):
     """The twin has its names: the file gives the logits of PyTorch, and brings ImageNet's mean."""
