@@ -111,7 +111,7 @@ def initial_weights(job, classes, say):
 def _frozen(job):
     """Returns the line that says what is frozen."""
     recipe = job.recipe
-    epochs = f"for {recipe.freeze_epochs} epochs" if recipe.freeze_epochs else "in all epochs"
+    epochs = f"up to epoch {recipe.freeze_epochs}" if recipe.freeze_epochs else "in all epochs"
     gates = parse_arch(job.arch)[2]
     trained = f"the {gates} layers and the classifier are" if gates else "the classifier is"
     warning = "" if job.init else " warning: without --init, frozen weights are random."
