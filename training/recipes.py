@@ -6,6 +6,7 @@ Each field is also a command-line option and, if the numbers depend on it, an en
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,6 +69,10 @@ SIZE = Range(
     lambda values: len(values) <= 2 and min(values, default=SMALLEST) >= SMALLEST,
 )
 FRACTION = Range("above 0 and up to 1", lambda value: 0 < value <= 1)
+FREEZE = Range(
+    "none, bn, backbone or stages:N",
+    lambda value: re.fullmatch(r"none|bn|backbone|stages:\d+", value),
+)
 COUNT = Range("1 or more", lambda value: value >= 1)
 
 _of_recipe = partial(setting, group="the recipe's settings (defaults: the recipe's)")
@@ -110,7 +115,7 @@ class Recipe:
         "epochs without a better top-1 on the validation split before the end; 0: no limit",
         NOT_NEGATIVE,
     )
-    freeze: str = _of_recipe("none", "layers that are not trained: none, bn, backbone or stages:N")
+    freeze: str = _of_recipe("none", f"layers that are not trained: {FREEZE.expected}", FREEZE)
     freeze_epochs: int = _of_recipe(0, "epochs that they are frozen; 0: all", NOT_NEGATIVE)
     label_smoothing: float = _of_recipe(0.0, "share of the target spread over all classes", SHARE)
     gate_gradient: bool = _of_recipe(True, "whether the gradient flows through NAM's weights")
@@ -321,8 +326,7 @@ class Job:
     recipe_name: str = _of_what("paddle", "", RECIPES, option="recipe")
     recipe: Recipe = PADDLE
     stem: str | None = _of_what(
-        None,
-        f"{', '.join(STEMS)} (default: cifar up to {LARGEST_OF_CIFAR_STEM} pixels, else imagenet)",
+        None, f"default: cifar up to {LARGEST_OF_CIFAR_STEM} pixels, else imagenet", STEMS
     )
     init: str | None = _of_what(
         None, "weights to begin with: a file (.pth, .safetensors, .npz, .pdparams, .keras) or a run"
