@@ -272,7 +272,7 @@ FINETUNE = Recipe(
     weight_decay=0.05,
     label_smoothing=0.1,
     ema=0.99,
-    augment=("random_resized_crop", "random_flip", "RandAugment:factor=0.2"),
+    augment=("random_resized_crop:flip=0.5", "RandAugment:factor=0.2"),
 )
 """Ours, for pictures of your own, from given weights (`--init`). The values are usual ones; they
 were not tuned.

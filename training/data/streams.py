@@ -144,7 +144,7 @@ def _batches_of_images(images, steps_and_seeds, crop, rows, place):
 
     def draws(step_seed):
         crop_seed = tf.random.fold_in(step_seed, CROP_DRAWS)
-        return tf.random.stateless_uniform([place[1], 4], crop_seed)[place[0] :][:rows]
+        return tf.random.stateless_uniform([place[1], views.DRAWS], crop_seed)[place[0] :][:rows]
 
     if isinstance(images, np.ndarray):
         array = tf.constant(images)

@@ -40,7 +40,7 @@ def test_stores_hold_the_pixels_that_pillow_reads(decoded, cache):
 
 
 def test_streams_of_views(decoded):
-    draws = tf.random.stateless_uniform([len(decoded), 4], [0, 1])
+    draws = tf.random.stateless_uniform([len(decoded), views.DRAWS], [0, 1])
     dataset = tf.data.Dataset.from_tensors((tf.range(len(decoded), dtype=tf.int64), draws))
     found = {
         cache: next(
@@ -59,7 +59,7 @@ def test_streams_of_views(decoded):
 
 
 def test_boxes_cover_the_area_and_aspect_that_are_asked_for():
-    draws = tf.random.stateless_uniform([4000, 4], [0, 1])
+    draws = tf.random.stateless_uniform([4000, views.DRAWS], [0, 1])
     crop = views.RandomResizedCrop(area=0.5, aspect=0.8)
     boxes = crop.boxes(tf.tile([[400, 600]], [4000, 1]), draws, (32, 32)).numpy()
     top, left, height, width = boxes.T
@@ -82,10 +82,48 @@ def test_large_jpegs_are_decoded_at_a_lower_resolution(tmp_path):
     large = store.Decoded(
         [tmp_path / "large.jpg"], RESIZE, np.array([[800, 1200]]), np.array([True])
     )
-    draws = tf.constant([[1.0, 0.5, 0.0, 0.0]])  # the whole height, the left of the width
+    draws = tf.constant([[1.0, 0.5, 0.0, 0.0, 1.0]])  # the whole height, the left of the width
     dataset = tf.data.Dataset.from_tensors((tf.constant([0], tf.int64), draws))
     crop = views.RandomResizedCrop(area=0.9999)
     batch = views.batches(store.Images(large, RESIZE, np.arange(1)), dataset, crop, 1)
     (image,) = next(iter(batch)).numpy()
     assert image[:, :16, 2].min() > 240
     assert image[:, -8:, 0].min() > 240
+
+
+def test_mirrored_crops(decoded):
+    draws = tf.random.stateless_uniform([len(decoded), views.DRAWS], [0, 1])
+    dataset = tf.data.Dataset.from_tensors((tf.range(len(decoded), dtype=tf.int64), draws))
+    found = {
+        flip: next(
+            iter(
+                views.batches(
+                    images(decoded, "memory"),
+                    dataset,
+                    views.RandomResizedCrop(flip=flip),
+                    len(decoded),
+                )
+            )
+        ).numpy()
+        for flip in (0.0, 0.5)
+    }
+    flips = draws[:, 4].numpy() < 0.5
+    assert 0 < flips.sum() < len(flips)
+    np.testing.assert_array_equal(found[0.5][~flips], found[0.0][~flips])
+    np.testing.assert_array_equal(found[0.5][flips], found[0.0][flips][:, :, ::-1])
+
+
+def test_crops_of_arrays_are_the_same_rectangles():
+    """A picture whose red is the row and whose green is the column shows its rectangle."""
+    rows, columns = np.mgrid[:32, :32].astype("float32")
+    batch = tf.tile(np.stack([rows, columns, rows], -1)[None], [64, 1, 1, 1])
+    draws = tf.random.stateless_uniform([64, views.DRAWS], [0, 1])
+    crop = views.RandomResizedCrop(flip=0.5)
+    cropped = crop.of_arrays(batch, draws).numpy()
+    top, left, height, width = crop.boxes(tf.tile([[32, 32]], [64, 1]), draws, (32, 32)).numpy().T
+    np.testing.assert_allclose(cropped[:, 0, 0, 0], top, atol=1e-3)
+    np.testing.assert_allclose(cropped[:, -1, 0, 0], top + height - 1, atol=1e-3)
+    edges = cropped[:, 0, [0, -1], 1]
+    mirrored = crop.flips(draws).numpy()
+    edges[mirrored] = edges[mirrored][:, ::-1]
+    np.testing.assert_allclose(edges, np.stack([left, left + width - 1], -1), atol=1e-3)
