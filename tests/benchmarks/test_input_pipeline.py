@@ -93,10 +93,17 @@ def test_each_round_starts_a_new_iteration(command, monkeypatch):
 
 
 @pytest.mark.slow
-def test_pictures(command, tmp_path, monkeypatch):
+def test_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "prepare_tensorflow", lambda *args: None)
+    monkeypatch.setattr(input_pipeline, "LEAST_ROUNDS", 2)
     monkeypatch.setattr(input_pipeline, "PICTURES", 40)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    command("--pictures", "--batch-size", "8", "--rounds", "10")
+    output = tmp_path / "results"
+    input_pipeline.main(
+        ["--pictures", "--batch-size", "8", "--rounds", "2", "--output", str(output)]
+    )
+    report = files.read_json(output / "input_pipeline_pictures.json")
+    assert [row["contender"] for row in report["results"]] == ["ours", "keras"]
 
 
 def test_streams_are_alike_and_augmented(split):

@@ -1,5 +1,9 @@
 """Pictures in memory, on the disk and decoded each time are the same; so are their views."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -127,3 +131,37 @@ def test_crops_of_arrays_are_the_same_rectangles():
     mirrored = crop.flips(draws).numpy()
     edges[mirrored] = edges[mirrored][:, ::-1]
     np.testing.assert_allclose(edges, np.stack([left, left + width - 1], -1), atol=1e-3)
+
+
+EPOCH = """
+import resource, sys
+from training.data import augment, datasets, streams
+split = datasets.load(sys.argv[1], image_size=(64, 64), cache="none").train
+stream = streams.training_stream(
+    split, 8, (0.5,) * 3, (0.25,) * 3, augment.compose(["random_resized_crop"])
+)
+peaks = []
+for number, _ in enumerate(stream.take(3 * len(split) // 8)):
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(len(split), peaks[10], peaks[-1])
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_without_a_cache(tmp_path):
+    """120 pictures of 3 MB each, 360 MB decoded, in three epochs."""
+    noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((1000, 1000))
+    for number in range(120):
+        path = tmp_path / "pictures" / str(number % 2) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if number < 2:
+            picture.save(path, compress_level=1)
+        else:
+            path.hardlink_to(tmp_path / "pictures" / str(number % 2) / f"{number % 2}.png")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", EPOCH, str(tmp_path / "pictures")]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    count, early, late = map(float, ended.stdout.split())
+    assert count > 100
+    assert late - early < 150  # MB
