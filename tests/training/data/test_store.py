@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.support import picture_folder
-from training.data import folder, pictures, store, views
+from training.data import augment, datasets, folder, pictures, store, streams, views
 
 RESIZE = pictures.Resize(32, 32, crop_fraction=0.875)
 
@@ -131,6 +131,22 @@ def test_crops_of_arrays_are_the_same_rectangles():
     mirrored = crop.flips(draws).numpy()
     edges[mirrored] = edges[mirrored][:, ::-1]
     np.testing.assert_allclose(edges, np.stack([left, left + width - 1], -1), atol=1e-3)
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_shards_are_rows_of_the_whole_batch(decoded, cache):
+    split = datasets.Split(images(decoded, cache), np.arange(len(decoded)))
+    augmentation = augment.compose(["random_resized_crop:flip=0.5", "random_brightness"])
+
+    def batch(*shard):
+        how = ((0.5,) * 3, (0.25,) * 3, augmentation)
+        stream = streams.training_stream(split, 12, *how, seed=3, first_step=1, shard=shard)
+        return next(iter(stream))
+
+    whole, parts = batch(0, 1), [batch(0, 2), batch(1, 2)]
+    for number in range(2):
+        together = np.concatenate([part[number] for part in parts])
+        np.testing.assert_array_equal(together, whole[number])
 
 
 EPOCH = """
