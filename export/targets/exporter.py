@@ -88,18 +88,25 @@ def file_name(precision, suffix):
 
 
 def sample(source, precision, count=None):
-    """Returns the first test images, uint8, and their labels, or `None` if those do not fit."""
+    """Returns the first test images, uint8, and their labels, or `None` if those do not fit.
+
+    The images of a folder are `store.Images`: a batch at a time is read.
+    """
     test = source.dataset.test
     count = _number("--samples", count, SAMPLES[precision] or len(test), len(test))
-    return test.images[:count], None if source.no_labels else test.labels[:count]
+    chosen = test.take(slice(count))
+    return chosen.images, None if source.no_labels else chosen.labels
 
 
 def calibration_images(source, count=None):
-    """Returns training images, float32 [count, H, W, 3], which no verification uses."""
+    """Returns training images, uint8 [count, H, W, 3], which no verification uses.
+
+    The images of a folder are `store.Images`, read by a precision that measures ranges on them.
+    """
     train = source.dataset.train
     count = _number("--calibration-images", count, CALIBRATION_IMAGES, len(train))
     chosen = np.random.default_rng(0).permutation(len(train))[:count]
-    return train.images[np.sort(chosen)].astype(np.float32)
+    return train.take(np.sort(chosen)).images
 
 
 def _number(option, count, default, available):
