@@ -265,7 +265,7 @@ def read_rule(path):
         InputError: If the file cannot be read, or does not hold one.
     """
     try:
-        return _rule(Path(path).read_text(encoding="utf-8"), path)
+        return _rule(Path(path).read_bytes(), path)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
 

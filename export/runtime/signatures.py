@@ -75,7 +75,7 @@ def image_size(signatures, wanted, source):
             f"{_text(dict.fromkeys(Scores._fields, OUTPUT_SHAPE))}"
         )
     shape = declared.inputs[wanted.name] or wanted.shape
-    return tuple(fixed or usual for fixed, usual in zip(shape[1:3], SIZE, strict=True))
+    return tuple(fixed or usual for fixed, usual in zip(shape[1:3], SIZE, strict=False))
 
 
 def scores(outputs, count, source):

@@ -11,6 +11,7 @@ from export.verification import trained_weights
 from export.verification.release import Export, verify_and_release
 from export.verification.source import open_source
 from training.cli import InputError
+from training.runs.saved_model import preprocessing as describe
 
 # int8 is verified on all test images: its tolerance of half a point is five images of a thousand.
 SAMPLES = {"float32": 1000, "float16": 1000, "int8": None}
@@ -78,6 +79,7 @@ def export(target, args):
             missing_weights=trained_weights.missing(source, converted.constants, target.whole),
             facts=converted.facts,
             companions=converted.companions,
+            preprocessing=describe(source.dataset.resize, source.class_names),
         )
     )
 

@@ -22,7 +22,7 @@ from export.verification.source import Source
 from export.verification.verify import VerificationError, verify
 from training import console
 from training.runs import files
-from training.runs.saved_model import PREPROCESSING, preprocessing
+from training.runs.saved_model import PREPROCESSING
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu",
             "ai-edge-litert")  # fmt: skip
@@ -45,6 +45,7 @@ class Export:
         missing_weights: Names of the trained weights that it does not hold.
         facts: Dictionary, what else the report has of the file.
         companions: Dictionary name -> text, of files beside it.
+        preprocessing: Dictionary, the content of `preprocessing.json`, without hashes.
     """
 
     source: Source
@@ -57,6 +58,7 @@ class Export:
     missing_weights: list = field(default_factory=list)
     facts: dict = field(default_factory=dict)
     companions: dict = field(default_factory=dict)
+    preprocessing: dict = field(default_factory=dict)
 
 
 def verify_and_release(export):
@@ -137,8 +139,7 @@ def _publish(export, candidate_path, verified, digest):
     elif path.exists():
         os.replace(path, _aside(path, "previous"))
     hashes = {file.name: files.sha256(file) for file in sorted(path.parent.glob(f"*{path.suffix}"))}
-    description = preprocessing(export.source.dataset.resize, export.source.class_names)
-    files.write_json(path.with_name(PREPROCESSING), {**description, "sha256": hashes})
+    files.write_json(path.with_name(PREPROCESSING), {**export.preprocessing, "sha256": hashes})
 
 
 def _aside(path, word):

@@ -154,12 +154,12 @@ def test_server_session(model, version):
     assert codes == {**dict.fromkeys(BAD, INVALID_ARGUMENT), **dict.fromkeys(GOOD, 0)}
     assert {what: text for what, text in MESSAGES.items() if text not in answers[what][1]} == {}
     sent = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
-    for what, pictures in {
+    for what, given in {
         "two images": sent,
         "two images again": sent,
         "two pictures": images(2),
     }.items():
-        np.testing.assert_allclose(answers[what][1], logits_of(model, pictures), atol=1e-5)
+        np.testing.assert_allclose(answers[what][1], logits_of(model, given), atol=1e-5)
 
 
 def test_encoded_images(model, served):
