@@ -99,7 +99,8 @@ def load(name, options):
     if options.data_dir is None and not Path(name).is_dir():
         raise InputError(
             f"--dataset {name}: expected {', '.join(DATASETS)}, {TFDS}NAME, or an existing folder "
-            f"of pictures. Did you mean {nearest(name, DATASETS)!r}?"
+            "of pictures (--data-dir has the new place of a moved one). Did you mean "
+            f"{nearest(name, DATASETS)!r}?"
         )
     from training.data import folder
 

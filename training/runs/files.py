@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -101,6 +102,12 @@ def read_history(path):
         ]
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}). Delete it, or train again.") from None
+
+
+def sha256(path):
+    """Returns the hash of a file on the disk."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def environment(packages=PACKAGES):
