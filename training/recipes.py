@@ -68,11 +68,12 @@ SIZE = Range(
     f"one or two numbers of {SMALLEST} or more",
     lambda values: len(values) <= 2 and min(values, default=SMALLEST) >= SMALLEST,
 )
-FRACTION = Range("above 0 and up to 1", lambda value: 0 < value <= 1)
 FREEZE = Range(
     "none, bn, backbone or stages:N",
-    lambda value: re.fullmatch(r"none|bn|backbone|stages:\d+", value),
+    lambda value: re.fullmatch(r"none|bn|backbone|stages:[1-9]\d*", value),
 )
+SEEDS = Range("0 to 4294967295", lambda value: 0 <= value < 2**32)
+FRACTION = Range("above 0 and up to 1", lambda value: 0 < value <= 1)
 COUNT = Range("1 or more", lambda value: value >= 1)
 
 _of_recipe = partial(setting, group="the recipe's settings (defaults: the recipe's)")
@@ -115,7 +116,12 @@ class Recipe:
         "epochs without a better top-1 on the validation split before the end; 0: no limit",
         NOT_NEGATIVE,
     )
-    freeze: str = _of_recipe("none", f"layers that are not trained: {FREEZE.expected}", FREEZE)
+    freeze: str = _of_recipe(
+        "none",
+        "layers that are not trained: none; bn: the normalizations; backbone; stages:N: the stem "
+        "and N stages. The attention and the classifier are always trained",
+        FREEZE,
+    )
     freeze_epochs: int = _of_recipe(0, "epochs that they are frozen; 0: all", NOT_NEGATIVE)
     label_smoothing: float = _of_recipe(0.0, "share of the target spread over all classes", SHARE)
     gate_gradient: bool = _of_recipe(True, "whether the gradient flows through NAM's weights")
@@ -331,7 +337,7 @@ class Job:
     init: str | None = _of_what(
         None, "weights to begin with: a file (.pth, .safetensors, .npz, .pdparams, .keras) or a run"
     )
-    seed: int = _of_what(0, "of the first weights, the images' order and the augmentations")
+    seed: int = _of_what(0, "of the first weights, the images' order and the augmentations", SEEDS)
     dataset: str = _of_data(
         "cifar100", f"{', '.join(DATASETS)}, a folder of pictures, or tfds:NAME"
     )
