@@ -1,9 +1,12 @@
 """Classifies pictures: by a run's SavedModel, an ONNX, LiteRT or Keras file, or a server."""
 
 import argparse
+import csv
+import glob
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,25 +14,92 @@ import numpy as np
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from export.runtime import images, local_models, preprocessing
-from export.runtime.signatures import IMAGE, IMAGE_BYTES, Scores, image_size
+from export.runtime import local_models, preprocessing
+from export.runtime.signatures import IMAGE, IMAGE_BYTES, image_size
 from training import cli, console
+from training.data import pictures
 from training.runs import files
 
 BATCH_SIZE = 64
 LONGEST_TIMEOUT = 86_400
 SIGNATURES = {"image": IMAGE, "bytes": IMAGE_BYTES}
+COLUMNS = ("image", "rank", "class", "label", "probability", "logit", "error")
 
 
 def main(argv=None):
-    """Parses the command line `argv`, classifies, and prints a table or JSON."""
+    """Parses the command line `argv`, classifies, and prints a table or JSON, or writes CSV."""
     args = parser().parse_args(preprocessing.joined(argv))
+    paths = find(args.images, args.recursive)
+    model = _open_model(args)
+    read = _reader(args, model)
+    if paths == args.images and len(paths) == 1:  # nothing else to do: a bad one is bad input
+        read(paths[0])
+    with console.progress("classifying", len(paths)) as advance:
+        found = _predictions(args, model, read, paths, advance)
+        if args.csv:
+            bad = _write_csv(args.csv, found)
+        else:
+            found = list(found)
+            bad = sum("error" in prediction for prediction in found)
+    if args.csv:
+        console.say(f"{args.csv}: {len(paths)} pictures, {bad} of them with an error")
+    elif args.json:
+        answer = {"model": model.source, "signature": args.signature, "predictions": found}
+        print(json.dumps(answer, indent=2, allow_nan=False))
+    else:
+        _print_table(found, model.source)
+    if bad:
+        raise cli.FailedError(f"{bad} of {len(paths)} pictures were not classified")
+
+
+def find(sources, recursive=False):
+    """Returns the paths of the pictures in files, folders and glob patterns, as strings.
+
+    Args:
+        sources: List of strings. Of a folder, files with a picture's suffix are taken, in sorted
+            order, except hidden ones.
+        recursive: Whether folders in a folder are searched, too.
+
+    Raises:
+        InputError: If a folder has no picture, or a pattern no match.
+    """
+    return [path for source in sources for path in _find(source, recursive)]
+
+
+def _find(source, recursive):
+    is_pattern = glob.has_magic(source) and not os.path.lexists(source)
+    if is_pattern:
+        matches = sorted(glob.glob(source, recursive=True))
+        return find(matches, recursive) if matches else _nothing(f"nothing matches {source}")
+    if not os.path.isdir(source):
+        return [source]
+    found = []
+    for parent, folders, names in os.walk(source):
+        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+        found += [os.path.join(parent, name) for name in sorted(names) if _is_picture(name)]
+    hint = "" if recursive else "; --recursive searches the folders in it"
+    return found or _nothing(f"{source} has no pictures ({', '.join(pictures.SUFFIXES)}){hint}")
+
+
+def _is_picture(name):
+    return not name.startswith(".") and Path(name).suffix.lower() in pictures.SUFFIXES
+
+
+def _nothing(reason):
+    raise cli.InputError(f"{reason}. Give files, folders, or patterns such as 'photos/*.jpg'.")
+
+
+def _reader(args, model):
+    """Returns the function from a path to what is sent: pixels, or the bytes of the file."""
     wanted = SIGNATURES[args.signature]
     stated = preprocessing.from_options(args)
-    if stated and wanted is not IMAGE:
-        raise cli.InputError(f"{stated}: pixels are sent with --signature image only")
-    model = _open_model(args)
+    options = [str(stated)] if stated else []
+    options += [f"--{name}" for name in ("crop-fraction", "preprocessing") if _given(args, name)]
+    if options and wanted is not IMAGE:
+        raise cli.InputError(f"{options[0]}: pixels are sent with --signature image only")
     size = image_size(model.signatures(), wanted, model.source)
+    if wanted is IMAGE_BYTES:
+        return pictures.read_encoded
     # Only a .keras file may take pixels in another range than 0–255.
     form = stated or getattr(model, "preprocessing", preprocessing.UNCHANGED)
     if form is None:
@@ -37,30 +107,50 @@ def main(argv=None):
             f"{model.source} does not say how pictures are normalized: give --mean and --std as in "
             "its training, or --input-range 0..255 if the model normalizes them itself"
         )
-    found = []
-    for start in range(0, len(args.images), BATCH_SIZE):
-        paths = args.images[start : start + BATCH_SIZE]
-        if wanted is IMAGE:
-            pictures = form(np.stack([images.read(path, size) for path in paths]))
-        else:
-            pictures = [images.read_encoded(path) for path in paths]
-        found.append(model.predict(pictures))
-    found = Scores(*map(np.concatenate, zip(*found, strict=True)))
-    for path, logits, probabilities in zip(args.images, *found, strict=True):
-        if not (np.isfinite(logits).all() and np.isfinite(probabilities).all()):
-            raise cli.FailedError(
-                f"{model.source} returns NaN or infinity for {path}: the model is broken"
-            )
-    labels = _labels(args.labels, model, classes=found.logits.shape[1])
-    predictions = [
-        {"image": path, "top": _most_probable(args.top, labels, *row)}
-        for path, *row in zip(args.images, *found, strict=True)
-    ]
-    if args.json:
-        answer = {"model": model.source, "signature": args.signature, "predictions": predictions}
-        print(json.dumps(answer, indent=2, allow_nan=False))
-    else:
-        _print_table(predictions, model.source)
+    resize = _resize(args, model, size)
+    return lambda path: form(pictures.read(path, resize))
+
+
+def _given(args, name):
+    return getattr(args, name.replace("-", "_")) is not None
+
+
+def _resize(args, model, size):
+    """Returns the `pictures.Resize` that is stated, or else the model's own, or else no crop."""
+    rule = local_models.read_rule(args.preprocessing) if args.preprocessing else model.rule
+    if args.preprocessing and (rule.height, rule.width) != size:
+        raise cli.InputError(
+            f"{args.preprocessing} is for images of {rule.height}×{rule.width}, and {model.source} "
+            f"takes {size[0]}×{size[1]}: give the file that belongs to this model"
+        )
+    return pictures.Resize(*size, args.crop_fraction or (rule and rule.crop_fraction))
+
+
+def _predictions(args, model, read, paths, advance):
+    """Yields a dictionary for each picture: its `image`, and `top` or `error`. Reads in batches."""
+
+    def attempt(path):
+        try:
+            return read(path), None
+        except cli.InputError as error:
+            return None, str(error)
+
+    labels = None
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(paths), BATCH_SIZE):
+            batch = paths[start : start + BATCH_SIZE]
+            results = list(pool.map(attempt, batch))
+            good = [picture for picture, error in results if error is None]
+            if good:
+                scores = model.predict(good if isinstance(good[0], bytes) else np.stack(good))
+                labels = labels or _labels(args.labels, model, scores.logits.shape[1])
+                rows = zip(*scores, strict=True)
+            for path, (_, error) in zip(batch, results, strict=True):
+                if error is not None:
+                    yield {"image": path, "error": error}
+                else:
+                    yield {"image": path, "top": _top(args.top, labels, path, model, *next(rows))}
+            advance(len(batch))
 
 
 def _open_model(args):
@@ -90,7 +180,12 @@ def _labels(path, model, classes):
     return labels
 
 
-def _most_probable(count, labels, logits, probabilities):
+def _top(count, labels, path, model, logits, probabilities):
+    """Returns the most probable classes; FailedError if the scores are not finite."""
+    if not (np.isfinite(logits).all() and np.isfinite(probabilities).all()):
+        raise cli.FailedError(
+            f"{model.source} returns NaN or infinity for {path}: the model is broken"
+        )
     return [
         {
             "class": int(i),
@@ -103,12 +198,40 @@ def _most_probable(count, labels, logits, probabilities):
     ]
 
 
+def _write_csv(path, predictions):
+    """Writes a row for each class of each picture; returns the number of pictures with an error."""
+    bad = 0
+
+    def write(temporary):
+        nonlocal bad
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            for prediction in predictions:
+                name = _text(prediction["image"])
+                if error := prediction.get("error"):
+                    bad += 1
+                    writer.writerow({"image": name, "error": error})
+                    continue
+                for rank, entry in enumerate(prediction["top"], 1):
+                    writer.writerow({"image": name, "rank": rank, **entry})
+
+    files.write_atomically(path, write)
+    return bad
+
+
+def _text(path):
+    """Returns a path as text, which a file's name need not be."""
+    return os.fsencode(path).decode(errors="replace")
+
+
 def _print_table(predictions, source):
     rows = []
     for prediction in predictions:
-        # A file's name need not be valid text.
-        name = os.fsencode(prediction["image"]).decode(errors="replace")
-        for entry in prediction["top"]:
+        name = _text(prediction["image"])
+        if "error" in prediction:
+            rows.append((name, prediction["error"], ""))
+        for entry in prediction.get("top", ()):
             label = entry["label"] or f"class {entry['class']}"
             rows.append((name, label, f"{entry['probability']:.2%}"))
             name = ""
@@ -121,15 +244,19 @@ def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
     parser = cli.Parser(
         __doc__,
-        epilog="Exit status: 0 done, 1 the model returned NaN, 2 bad usage or bad input.",
+        epilog="Exit status: 0 done, 1 some pictures could not be read, or the model returned NaN,"
+        " 2 bad usage or bad input.",
     )
     parser.add_argument(
         "images",
         nargs="+",
-        metavar="IMAGE",
-        help=f"a {', '.join(images.FORMATS)} file of at most {images.MAX_PIXELS // 1_000_000}"
-        " megapixels; it is resized to the model's size, not cropped (antialiased, bilinear), and"
-        " transparency is put on white",
+        metavar="PICTURE",
+        help=f"a file ({', '.join(pictures.FORMATS)}, of at most"
+        f" {pictures.MAX_PIXELS // 1_000_000} megapixels), a folder, or a pattern such as"
+        " 'photos/*.jpg'",
+    )
+    parser.add_argument(
+        "--recursive", action="store_true", help="search the folders in a folder, too"
     )
     model = parser.add_argument_group("model", "By default the newest finished run under runs/.")
     where = model.add_mutually_exclusive_group()
@@ -156,13 +283,23 @@ def parser():
         metavar="FILE",
         help="class names, one a line; a server does not have them (default: the model's own)",
     )
-    preprocessing.add_options(
-        parser.add_argument_group(
-            "pixels",
-            "What the model takes, if it does not normalize RGB of 0-255 itself. A .keras file in a"
-            " run's folder takes what its run's training did.",
-        )
+    pixels = parser.add_argument_group(
+        "pixels",
+        "Pictures are resized and cropped as in the training, which a run's own models state. Other"
+        " models and servers get the whole picture, resized, unless you state more. The range is"
+        " for a model that does not normalize RGB of 0-255 itself.",
     )
+    rule = pixels.add_mutually_exclusive_group()
+    rule.add_argument(
+        "--crop-fraction",
+        metavar="F",
+        type=_fraction,
+        help="resize with the aspect ratio kept, and keep the centre, this share of it",
+    )
+    rule.add_argument(
+        "--preprocessing", metavar="FILE", help="the preprocessing.json of an exported model"
+    )
+    preprocessing.add_options(pixels)
     server = parser.add_argument_group("server")
     server.add_argument("--model-name", default="keras_nam", help="(default: %(default)s)")
     server.add_argument(
@@ -179,7 +316,11 @@ def parser():
     output.add_argument(
         "--top", metavar="K", type=_count, default=5, help="classes a picture (default: 5)"
     )
-    output.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    form = output.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    form.add_argument(
+        "--csv", metavar="FILE", help="write a row for each class of each picture instead"
+    )
     return parser
 
 
@@ -187,6 +328,15 @@ def _count(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
     return int(text)
+
+
+def _fraction(text):
+    try:
+        if 0 < (value := float(text)) <= 1:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}: expected a share above 0, at most 1")
 
 
 def _seconds(text):

@@ -36,7 +36,10 @@ def parser():
         default=True,
         help="fold the normalizations into the convolutions (default: yes)",
     )
-    parser.add_argument("--data-dir", help="as for training/train.py; it has the class names")
+    parser.add_argument(
+        "--data-dir",
+        help="as for training/train.py, for a run whose config.json has no class names",
+    )
     return parser
 
 
@@ -48,7 +51,6 @@ def main(argv=None):
 
     with cli.needing("train"):
         from export.verification.source import open_run
-        from training.data import datasets
         from training.runs import files, saved_model
 
     run = open_run(args.run or files.newest_finished(), finished=False)
@@ -57,9 +59,10 @@ def main(argv=None):
     written = saved_model.save(
         run.model,
         base,
-        datasets.load(run.config["dataset"], args.data_dir).class_names,
+        run.config.get("class_names") or run.dataset(args.data_dir).class_names,
         run.mean,
         run.std,
+        run.job.crop_fraction,
         version=args.version or max(versions, default=0) + 1,
         fold=args.fold,
     )

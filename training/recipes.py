@@ -280,7 +280,7 @@ FINETUNE = Recipe(
     weight_decay=0.05,
     label_smoothing=0.1,
     ema=0.99,
-    augment=("random_resized_crop", "random_flip", "RandAugment:factor=0.2"),
+    augment=("random_resized_crop:flip=0.5", "RandAugment:factor=0.2"),
 )
 """Ours, for pictures of your own, from given weights (`--init`). The values are usual ones; they
 were not tuned.
@@ -334,8 +334,7 @@ class Job:
     recipe_name: str = _of_what("paddle", "", RECIPES, option="recipe")
     recipe: Recipe = PADDLE
     stem: str | None = _of_what(
-        None,
-        f"{', '.join(STEMS)} (default: cifar up to {LARGEST_OF_CIFAR_STEM} pixels, else imagenet)",
+        None, f"default: cifar up to {LARGEST_OF_CIFAR_STEM} pixels, else imagenet", STEMS
     )
     init: str | None = _of_what(
         None,

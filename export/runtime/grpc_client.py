@@ -30,7 +30,7 @@ class GrpcClient:
         timeout: Seconds for a whole call.
     """
 
-    labels = None  # a server does not know class names
+    labels = rule = None  # a server knows neither class names nor how pictures are resized
 
     def __init__(self, target, model="keras_nam", version=None, timeout=10.0):
         host, _, port = target.rpartition(":")

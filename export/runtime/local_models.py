@@ -23,9 +23,10 @@ from export.runtime.signatures import (
     shape_of,
 )
 from training.cli import InputError
+from training.data.pictures import Resize
 from training.runs import files
 
-LABELS = "labels.txt"
+LABELS, PREPROCESSING = "labels.txt", "preprocessing.json"
 
 
 def open_model(path):
@@ -54,9 +55,10 @@ class LocalModel:
     Attributes:
         source: The path as a string.
         labels: List of the class names, or `None` if the file does not have them.
+        rule: `pictures.Resize` of its training, or `None` if it is not known.
     """
 
-    labels = None
+    labels = rule = None
 
     def __init__(self, path):
         self.source = str(path)
@@ -85,7 +87,9 @@ class KerasModel(LocalModel):
         self.preprocessing = None
         run = path.parent
         if (run / "config.json").exists():
-            recipe = files.read_json(run / "config.json")["recipe_settings"]
+            config = files.read_json(run / "config.json")
+            recipe = config["recipe_settings"]
+            self.rule = Resize(*self._model.input_shape[1:3], config.get("crop_fraction"))
             self.preprocessing = Preprocessing("0..1", tuple(recipe["mean"]), tuple(recipe["std"]))
             with contextlib.suppress(InputError):
                 self.labels = read_labels(version_folder(run) / "assets" / LABELS)
@@ -108,7 +112,7 @@ class KerasModel(LocalModel):
 
 
 class SavedModel(LocalModel):
-    """A SavedModel, run by TensorFlow in this process; the labels are in `assets/labels.txt`."""
+    """A SavedModel, run by TensorFlow in this process; labels and rule are files in `assets/`."""
 
     def __init__(self, folder):
         import tensorflow as tf
@@ -119,7 +123,7 @@ class SavedModel(LocalModel):
             self._signatures = tf.saved_model.load(self.source).signatures
         except Exception as error:  # a damaged file raises whatever its reader runs into
             raise InputError(f"{folder} is a damaged SavedModel: {one_line(error)}") from None
-        self.labels = labels_in(Path(folder) / "assets")
+        self.labels, self.rule = (of(Path(folder) / "assets") for of in (labels_in, rule_in))
 
     def signatures(self):
         """Returns what the model declares: dictionary name -> `Signature`."""
@@ -148,8 +152,8 @@ class SavedModel(LocalModel):
 class OnnxModel(LocalModel):
     """An ONNX file, run by ONNX Runtime on a named execution provider.
 
-    The labels are in its metadata (`class_names`). `provider` is ONNX Runtime's name of the one
-    that runs.
+    Labels and rule are in its metadata (`class_names`, `picture`). `provider` is ONNX Runtime's
+    name of the one that runs.
 
     Args:
         path: The file.
@@ -163,7 +167,10 @@ class OnnxModel(LocalModel):
         super().__init__(path)
         self._session = open_session(path, provider, options)
         self.provider = self._session.get_providers()[0]
-        text = self._session.get_modelmeta().custom_metadata_map.get("class_names", "null")
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        if "picture" in metadata:
+            self.rule = _rule(metadata["picture"], path)
+        text = metadata.get("class_names", "null")
         try:
             self.labels = json.loads(text)
         except ValueError:
@@ -186,7 +193,7 @@ class OnnxModel(LocalModel):
 class LiteRTModel(LocalModel):
     """A LiteRT file, run by LiteRT's interpreter on the CPU, in `threads` threads (default: all).
 
-    The labels are in `labels.txt` beside the file.
+    The labels are in `labels.txt` beside the file, the rule is in `preprocessing.json`.
     """
 
     provider = "CPU"
@@ -211,7 +218,7 @@ class LiteRTModel(LocalModel):
             }
         except Exception as error:  # a damaged file raises whatever its reader runs into
             raise InputError(f"{path} is not a valid LiteRT model: {one_line(error)}") from None
-        self.labels = labels_in(path.parent)
+        self.labels, self.rule = labels_in(path.parent), rule_in(path.parent)
 
     def signatures(self):
         """Returns what the model declares: dictionary name -> `Signature`."""
@@ -243,6 +250,34 @@ def labels_in(folder):
     """Returns the class names in a folder's `labels.txt`, or `None` without that file."""
     path = folder / LABELS
     return read_labels(path) if path.exists() else None
+
+
+def rule_in(folder):
+    """Returns the `pictures.Resize` in a folder's `preprocessing.json`, or `None` without it."""
+    path = folder / PREPROCESSING
+    return read_rule(path) if path.exists() else None
+
+
+def read_rule(path):
+    """Returns the `pictures.Resize` in a `preprocessing.json`.
+
+    Raises:
+        InputError: If the file cannot be read, or does not hold one.
+    """
+    try:
+        return _rule(Path(path).read_bytes(), path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _rule(text, path):
+    try:
+        return Resize.from_json(json.loads(text))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{path} does not say how pictures are resized: expected height, width and "
+            "crop_fraction"
+        ) from None
 
 
 def read_labels(path):

@@ -30,7 +30,7 @@ class RestClient:
         timeout: Seconds without an answer after which a call fails.
     """
 
-    labels = None  # a server does not know class names
+    labels = rule = None  # a server knows neither class names nor how pictures are resized
 
     def __init__(self, url, model="keras_nam", version=None, timeout=10.0):
         self.source = url.rstrip("/")

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from training.cli import InputError
+from training.data.sources import SIZE
 
 
 class Input(NamedTuple):
@@ -32,7 +33,6 @@ class Scores(NamedTuple):
 IMAGE = Input("serving_default", "image", (None, None, None, 3))
 IMAGE_BYTES = Input("serving_bytes", "image_bytes", (None,))
 OUTPUT_SHAPE = (None, None)
-DEFAULT_SIZE = 32  # pixels, for a model that takes any size
 
 
 def shape_of(lengths):
@@ -47,7 +47,7 @@ def input_of(pictures):
 
 
 def image_size(signatures, wanted, source):
-    """Returns the height and width, in pixels, of the images that a model takes.
+    """Returns the height and width, in pixels, of the images for a model; `SIZE` if it takes any.
 
     Args:
         signatures: Dictionary name -> `Signature`, what the model has.
@@ -75,7 +75,7 @@ def image_size(signatures, wanted, source):
             f"{_text(dict.fromkeys(Scores._fields, OUTPUT_SHAPE))}"
         )
     shape = declared.inputs[wanted.name] or wanted.shape
-    return tuple(length or DEFAULT_SIZE for length in shape[1:3])
+    return tuple(fixed or usual for fixed, usual in zip(shape[1:3], SIZE, strict=False))
 
 
 def scores(outputs, count, source):

@@ -11,6 +11,7 @@ from export.verification import trained_weights
 from export.verification.release import Export, verify_and_release
 from export.verification.source import open_source
 from training.cli import InputError
+from training.runs.saved_model import preprocessing as describe
 
 # int8 is verified on all test images: its tolerance of half a point is five images of a thousand.
 SAMPLES = {"float32": 1000, "float16": 1000, "int8": None}
@@ -78,6 +79,7 @@ def export(target, args):
             missing_weights=trained_weights.missing(source, converted.constants, target.whole),
             facts=converted.facts,
             companions=converted.companions,
+            preprocessing=describe(source.dataset.resize, source.class_names),
         )
     )
 
@@ -88,18 +90,25 @@ def file_name(precision, suffix):
 
 
 def sample(source, precision, count=None):
-    """Returns the first test images, uint8, and their labels, or `None` if those do not fit."""
+    """Returns the first test images, uint8, and their labels, or `None` if those do not fit.
+
+    The images of a folder are `store.Images`: a batch at a time is read.
+    """
     test = source.dataset.test
     count = _number("--samples", count, SAMPLES[precision] or len(test), len(test))
-    return test.images[:count], None if source.no_labels else test.labels[:count]
+    chosen = test.take(slice(count))
+    return chosen.images, None if source.no_labels else chosen.labels
 
 
 def calibration_images(source, count=None):
-    """Returns training images, float32 [count, H, W, 3], which no verification uses."""
+    """Returns training images, uint8 [count, H, W, 3], which no verification uses.
+
+    The images of a folder are `store.Images`, read by a precision that measures ranges on them.
+    """
     train = source.dataset.train
     count = _number("--calibration-images", count, CALIBRATION_IMAGES, len(train))
     chosen = np.random.default_rng(0).permutation(len(train))[:count]
-    return train.images[np.sort(chosen)].astype(np.float32)
+    return train.take(np.sort(chosen)).images
 
 
 def _number(option, count, default, available):

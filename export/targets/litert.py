@@ -11,6 +11,7 @@ from export.runtime.local_models import LABELS, LiteRTModel
 from export.runtime.native_log import one_line, silenced
 from export.targets.exporter import Converted, Target
 from training.cli import InputError
+from training.runs.saved_model import labels
 
 
 def convert(classify, precision, images=None):
@@ -19,7 +20,7 @@ def convert(classify, precision, images=None):
     Args:
         classify: A SavedModel's `classifier`.
         precision: A key of `PRECISIONS`.
-        images: float32 array [N, H, W, 3] in 0–255, training images; only `int8` needs them.
+        images: [N, H, W, 3] in 0–255, training images; only `int8` reads them.
 
     Returns:
         The file's bytes: the signature `serving_default`, `image` to `logits` and
@@ -57,7 +58,7 @@ def _int8(converter, images):
     """Quantizes weights, by output channel, and activations, by their ranges on the images."""
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.representative_dataset = lambda: ([image[None]] for image in images)
+    converter.representative_dataset = lambda: ([np.float32(image[None])] for image in images)
 
 
 PRECISIONS = {"float32": _float32, "float16": _float16, "int8": _int8}
@@ -96,7 +97,7 @@ def _convert(source, args, calibration):
         content,
         {"operators": operators(content)},
         constants(content) if args.precision == "float32" else None,
-        {LABELS: "".join(f"{name}\n" for name in names)} if names else {},
+        {LABELS: labels(names).decode()} if names else {},
     )
 
 

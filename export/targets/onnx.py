@@ -74,6 +74,7 @@ def metadata(source):
         "input": f"{IMAGE.name}: float32 RGB [{BATCH},{shape}], 0-255"
         + ("; normalized inside" if stated else "; whether it is normalized inside is not known"),
         "preprocessing": None if run or not stated else str(stated),
+        "picture": source.dataset.resize.as_json(),
         "exporter_revision": files.git_revision(),
     }
     if run:

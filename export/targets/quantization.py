@@ -54,7 +54,8 @@ def to_float16(model, images):
 
     Args:
         model: `onnx.ModelProto`, float32. It is not changed.
-        images: float32 array [N, H, W, 3], 0–255, that the activations' range is measured on.
+        images: [N, H, W, 3], 0–255, an array or `store.Images`, that the activations' range is
+            measured on.
 
     Returns:
         `onnx.ModelProto` with the interface, opset, metadata and node names of `model`.
@@ -88,7 +89,8 @@ def to_int8(model, images):
 
     Args:
         model: `onnx.ModelProto`, float32. It is not changed.
-        images: float32 array [N, H, W, 3], 0–255, training images that the ranges are measured on.
+        images: [N, H, W, 3], 0–255, an array or `store.Images`: training images that the ranges
+            are measured on.
 
     Returns:
         `onnx.ModelProto` in QDQ format, with the interface, opset, metadata and node names of

@@ -4,13 +4,14 @@ import tensorflow as tf
 
 from export.runtime.native_log import one_line
 from export.runtime.preprocessing import UNCHANGED
-from export.runtime.signatures import DEFAULT_SIZE, IMAGE, Scores, are_probabilities
+from export.runtime.signatures import IMAGE, Scores, are_probabilities
 from training.cli import InputError
+from training.data.sources import SIZE
 
 LEAST_PROBABILITY = 1e-37  # the logarithm of 0 is not finite
 
 
-def classifier(folder, preprocessing=UNCHANGED):
+def classifier(folder, preprocessing=UNCHANGED, any_size=SIZE):
     """Returns the classifier in a SavedModel, whatever the names in its signature.
 
     The signature is `serving_default`, or the only one. It must take one image, float32
@@ -19,6 +20,7 @@ def classifier(folder, preprocessing=UNCHANGED):
     Args:
         folder: Path of the SavedModel.
         preprocessing: `Preprocessing` that is put before it.
+        any_size: Height and width for a model that takes any, pixels.
 
     Returns:
         A `tf.function`, image of 0–255 to a dictionary of `logits` and `probabilities`. Its
@@ -50,7 +52,7 @@ def classifier(folder, preprocessing=UNCHANGED):
         )
     ((input_name, spec),) = inputs.items()
     declared = spec.shape.as_list() if spec.shape.rank else IMAGE.shape
-    shape = *(length or DEFAULT_SIZE for length in declared[1:3]), 3
+    shape = *(fixed or own for fixed, own in zip(declared[1:3], any_size, strict=True)), 3
     probe = tf.random.stateless_uniform([8, *shape], seed=(0, 0), maxval=255.0)
     to_scores = _to_scores(outputs, lambda: signature(**{input_name: preprocessing(probe)}))
 

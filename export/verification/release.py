@@ -5,7 +5,6 @@ is kept as `model.unverified.onnx`, and an earlier good file becomes `model.prev
 """
 
 import errno
-import hashlib
 import os
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from export.verification.source import Source
 from export.verification.verify import VerificationError, verify
 from training import console
 from training.runs import files
+from training.runs.saved_model import PREPROCESSING
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu",
             "ai-edge-litert")  # fmt: skip
@@ -39,11 +40,12 @@ class Export:
         open_file: Callable, path to the model, as `verify` takes it, and a dictionary of facts
             for the report, such as the provider.
         precision: A key of `limits.LIMITS`, which has the tolerances.
-        images: uint8 array [N, H, W, 3] that it is verified on.
+        images: uint8 [N, H, W, 3], an array or `store.Images`, that it is verified on.
         labels: Integer array [N], or `None`: then the accuracy is not checked.
         missing_weights: Names of the trained weights that it does not hold.
         facts: Dictionary, what else the report has of the file.
         companions: Dictionary name -> text, of files beside it.
+        preprocessing: Dictionary, the content of `preprocessing.json`, without hashes.
     """
 
     source: Source
@@ -51,11 +53,12 @@ class Export:
     content: bytes
     open_file: Callable
     precision: str
-    images: np.ndarray
+    images: Any
     labels: np.ndarray | None
     missing_weights: list = field(default_factory=list)
     facts: dict = field(default_factory=dict)
     companions: dict = field(default_factory=dict)
+    preprocessing: dict = field(default_factory=dict)
 
 
 def verify_and_release(export):
@@ -88,7 +91,7 @@ def verify_and_release(export):
         report = {
             "verdict": "not verified" if failure else "verified",
             "file": _aside(path, "unverified").name if failure else path.name,
-            "sha256": sha256(candidate_path),
+            "sha256": files.sha256(candidate_path),
             "bytes": candidate_path.stat().st_size,
             "precision": export.precision,
             "truth": export.source.truth,
@@ -111,12 +114,6 @@ def verify_and_release(export):
     return report
 
 
-def sha256(path):
-    """Returns the hash of a file on the disk."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def report_path(path):
     """Returns the report's path: `model.int8.onnx` has `verification.int8.json`."""
     variant = path.stem.removeprefix("model")
@@ -128,7 +125,7 @@ def _publish(export, candidate_path, verified, digest):
 
     def copy(temporary):
         shutil.copyfile(candidate_path, temporary)
-        if sha256(temporary) != digest:
+        if files.sha256(temporary) != digest:
             raise OSError(errno.EIO, "the copy differs from the verified file", str(temporary))
 
     path = export.path
@@ -141,6 +138,8 @@ def _publish(export, candidate_path, verified, digest):
         unverified.unlink(missing_ok=True)
     elif path.exists():
         os.replace(path, _aside(path, "previous"))
+    hashes = {file.name: files.sha256(file) for file in sorted(path.parent.glob(f"*{path.suffix}"))}
+    files.write_json(path.with_name(PREPROCESSING), {**export.preprocessing, "sha256": hashes})
 
 
 def _aside(path, word):

@@ -9,28 +9,57 @@ import numpy as np
 import tensorflow as tf
 
 from export.runtime import devices
-from export.runtime.local_models import labels_in, version_folder
+from export.runtime.local_models import labels_in, rule_in, version_folder
 from export.runtime.preprocessing import OPTIONS, UNCHANGED, Preprocessing
 from export.verification.classifier import classifier
+from training import recipes
 from training.cli import InputError
-from training.data import datasets, streams
+from training.data import datasets, sources, streams
 from training.fitting import network
 from training.runs import files, report
 
 BATCH_SIZE = 64
+LISTED = 5  # names in a message
 CONFIG_KEYS = ("arch", "dataset", "validation_split", "seed", "precision", "recipe_settings")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run: the Keras model that it trained, and how images are normalized for it."""
+    """A run: the Keras model that it trained, and how images are made for it."""
 
     folder: Path
     model: keras.Model  # float32, its normalizations unfolded
-    mean: tuple
-    std: tuple
+    job: recipes.Job
     top1: float | None  # `None` if the run is unfinished
     config: dict
+
+    @property
+    def mean(self):
+        """Of R, G and B, 0–1."""
+        return self.job.recipe.mean
+
+    @property
+    def std(self):
+        """Likewise."""
+        return self.job.recipe.std
+
+    def dataset(self, data_dir=None):
+        """Returns the run's data set, whose pictures are read when they are asked for.
+
+        Raises:
+            InputError: If it is missing, or has other classes than the run.
+        """
+        dataset = _load(**{**self.job.data, "data_dir": data_dir})
+        names, found = self.config.get("class_names"), dataset.class_names
+        classes = self.model.output_shape[-1]
+        if classes != len(found) or names not in (None, found):
+            other = sorted({*found} ^ {*(names or found)})
+            raise InputError(
+                f"{self.folder} has {classes} classes and {dataset.source} {len(found)}"
+                f"{'; different: ' + ', '.join(other[:LISTED]) if other else ''}. Name the folder "
+                "of the run's own data with --data-dir"
+            )
+        return dataset
 
 
 @dataclass(frozen=True)
@@ -94,9 +123,10 @@ class Source:
         return lines
 
     def evaluate(self, images, advance=lambda count: None):
-        """Returns the reference's logits of uint8 images [N, H, W, 3]: float32 [N, classes].
+        """Returns the reference's logits of images [N, H, W, 3]: float32 [N, classes].
 
-        `advance` is called with the number of images after each batch.
+        The images are uint8, an array or `store.Images`. `advance` is called with the number of
+        images after each batch.
         """
         return in_batches(lambda batch: self.true_logits(tf.constant(batch)), images, advance)
 
@@ -147,7 +177,7 @@ def open_source(run=None, saved_model=None, data_dir=None, dataset="cifar100", p
         version = version_folder(Path(saved_model))
         folder = version.parent.parent
     if saved_model is not None and not files.is_finished(folder):
-        source = _of_no_run(version, datasets.load(dataset, data_dir), preprocessing)
+        source = _of_no_run(version, dataset, data_dir, preprocessing)
     elif preprocessing is not None:
         raise InputError(
             f"{preprocessing}: {folder} is a run, whose SavedModel normalizes the pixels itself. "
@@ -158,15 +188,30 @@ def open_source(run=None, saved_model=None, data_dir=None, dataset="cifar100", p
     expected, found = source.classify.image_shape, source.dataset.test.images.shape[1:]
     if expected != found:
         raise InputError(
-            f"{source.saved_model} takes images of {expected} and {source.data_name} has {found}: "
-            "name another --dataset"
+            f"{source.saved_model} takes images of {expected}, and the run {found}: write it again "
+            "with python export/to_savedmodel.py"
         )
     return source
 
 
-def _of_no_run(folder, dataset, preprocessing):
-    classify = classifier(folder, preprocessing or UNCHANGED)
-    names, known = labels_in(folder / "assets"), dataset.class_names
+def _load(name, **options):
+    """Returns a data set; of a folder, no picture is read yet."""
+    return datasets.load(name, **{**options, "cache": "none"})
+
+
+def _of_no_run(folder, name, data_dir, preprocessing):
+    assets = folder / "assets"
+    # The size of a set of arrays, for a model that takes any size.
+    own = _load(name, data_dir=data_dir).image_shape[:2] if name in sources.DATASETS else None
+    classify = classifier(folder, preprocessing or UNCHANGED, own or sources.SIZE)
+    rule = rule_in(assets)
+    dataset = _load(
+        name,
+        data_dir=data_dir,
+        image_size=classify.image_shape[:2],
+        crop_fraction=rule and rule.crop_fraction,
+    )
+    names, known = labels_in(assets), dataset.class_names
     blank = np.zeros((1, *classify.image_shape), np.float32)
     classes = classify(blank)["logits"].shape[-1]
     if names and len(names) != classes:
@@ -194,14 +239,7 @@ def _of_no_run(folder, dataset, preprocessing):
 
 def _of_run(folder, version, data_dir):
     run = open_run(folder)
-    config = run.config
-    dataset = datasets.load(config["dataset"], data_dir, config["validation_split"], config["seed"])
-    classes = run.model.output_shape[-1]
-    if classes != len(dataset.class_names):
-        raise InputError(
-            f"{folder} has {classes} classes and {dataset.source} {len(dataset.class_names)}: "
-            "name the folder of the run's own data with --data-dir"
-        )
+    dataset = run.dataset(data_dir)
     version = version or version_folder(folder)
     classify = classifier(version)
 
@@ -244,8 +282,7 @@ def open_run(folder, finished=True):
     return Run(
         folder=folder,
         model=network.with_dtype(model, "float32"),
-        mean=config["recipe_settings"]["mean"],
-        std=config["recipe_settings"]["std"],
+        job=recipes.Job.from_config(config, folder),
         top1=float(files.read_json(folder / "result.json")["top1"]) if finished else None,
         config=config,
     )

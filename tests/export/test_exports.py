@@ -35,7 +35,7 @@ def report_of(run, name="onnx/verification.json"):
 
 
 def test_the_report(exported):
-    assert files(exported) == ["model.onnx", "verification.json"]
+    assert files(exported) == ["model.onnx", "preprocessing.json", "verification.json"]
     report = report_of(exported)
     assert report["verdict"] == "verified"
     assert report["truth"] == "the run's Keras model in float32"
@@ -51,7 +51,12 @@ def test_the_report(exported):
 
 
 def test_the_litert_report(exported):
-    assert files(exported, "litert") == ["labels.txt", "model.tflite", "verification.json"]
+    assert files(exported, "litert") == [
+        "labels.txt",
+        "model.tflite",
+        "preprocessing.json",
+        "verification.json",
+    ]
     report = report_of(exported, "litert/verification.json")
     assert report["verdict"] == "verified"
     assert report["provider"] == {"asked": "cpu", "got": "CPU"}
@@ -126,7 +131,12 @@ def test_a_failed_verification_keeps_the_files(exported, tmp_path, monkeypatch, 
     monkeypatch.setitem(onnx_target.PRECISIONS, "float32", break_kernel)
     with pytest.raises(VerificationError, match="not verified, values: largest absolute diff"):
         to_onnx.main(["--run", str(run), "--samples", "64"])
-    assert files(run) == ["model.previous.onnx", "model.unverified.onnx", "verification.json"]
+    assert files(run) == [
+        "model.previous.onnx",
+        "model.unverified.onnx",
+        "preprocessing.json",
+        "verification.json",
+    ]
     report = report_of(run)
     assert report["verdict"] == "not verified"
     assert report["file"] == "model.unverified.onnx"
@@ -140,7 +150,7 @@ def test_a_stale_saved_model(run, tmp_path):
     shutil.copytree(other / "saved_model", run / "saved_model")
     with pytest.raises(VerificationError, match="not verified, weights"):
         to_onnx.main(["--run", str(run), "--samples", "8"])
-    assert files(run) == ["model.unverified.onnx", "verification.json"]
+    assert files(run) == ["model.unverified.onnx", "preprocessing.json", "verification.json"]
 
 
 @pytest.mark.parametrize(

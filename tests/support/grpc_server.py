@@ -70,11 +70,42 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
         )
 
 
+class Served(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Answers with a SavedModel's own scores."""
+
+    def __init__(self, folder):
+        self.signatures = tf.saved_model.load(str(folder)).signatures
+
+    def Predict(self, request, context):  # noqa: N802
+        function = self.signatures[request.model_spec.signature_name or "serving_default"]
+        given = {name: tf.constant(tf.make_ndarray(t)) for name, t in request.inputs.items()}
+        response = predict_pb2.PredictResponse()
+        for name, found in function(**given).items():
+            response.outputs[name].CopyFrom(tf.make_tensor_proto(found))
+        return response
+
+    def GetModelMetadata(self, request, context):  # noqa: N802
+        found = get_model_metadata_pb2.SignatureDefMap()
+        for name, function in self.signatures.items():
+            definition = found.signature_def[name]
+            sides = (
+                (definition.inputs, function.structured_input_signature[1]),
+                (definition.outputs, function.structured_outputs),
+            )
+            for tensors, specs in sides:
+                for key, spec in specs.items():
+                    tensors[key].tensor_shape.CopyFrom(spec.shape.as_proto())
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.metadata["signature_def"].Pack(found)
+        return response
+
+
 @contextlib.contextmanager
-def running():
-    """Yields the address of a server that answers any three pictures."""
+def running(saved_model=None):
+    """Yields the address of a server: of a SavedModel, or one that answers any three pictures."""
+    predictions = Served(saved_model) if saved_model else Predictions()
     server = grpc.server(futures.ThreadPoolExecutor(2))
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Predictions(), server)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(predictions, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(Models(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

@@ -20,6 +20,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 ENCODED_FORMATS = ("PNG", "JPEG", "MPO")
 # The largest phone cameras make 50 megapixels; decoded as RGBA that is 200 MB.
 MAX_PIXELS = 50_000_000
+# What `serving_bytes` decodes: a small file can declare gigabytes.
+MAX_ENCODED_PIXELS = 4096 * 4096
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 THIRTY_TWO_BIT_MODES = ("I", "F")
 FILTER = "bilinear, antialiased"
@@ -56,6 +58,11 @@ class Resize(NamedTuple):
         """Returns the centre [height, width] of an array [H, W, 3]."""
         top, left = (pixels.shape[0] - self.height) // 2, (pixels.shape[1] - self.width) // 2
         return pixels[top : top + self.height, left : left + self.width]
+
+    @classmethod
+    def from_json(cls, content):
+        """Returns the rule of `as_json`; a KeyError or a TypeError if it is not one."""
+        return cls(content["height"], content["width"], content["crop_fraction"])
 
     def all(self, images):
         """Returns an array of images [N, H, W, 3], resized and cropped."""
@@ -96,7 +103,14 @@ def read(source, resize, name=None):
 
 def read_scaled(source, resize, name=None):
     """Returns the picture of `read` before its centre is cropped."""
-    return _scaled(_rgb(source, name), resize)
+    image = _rgb(source, name)
+    height, width = resize.scaled(image.height, image.width)
+    if height * width > MAX_PIXELS:
+        raise InputError(
+            f"{name or source} is too narrow: its {image.width}×{image.height} pixels would become "
+            f"{width}×{height}. Crop it first."
+        )
+    return _scaled(image, resize)
 
 
 def scale_pixels(pixels, resize):
@@ -120,13 +134,19 @@ def read_encoded(path):
     Such a model also resizes, but ignores the EXIF orientation and drops transparency.
 
     Raises:
-        InputError: As `read`, or if the picture is neither PNG nor JPEG.
+        InputError: As `read`, or if the picture is neither PNG nor JPEG, or has more than
+            `MAX_ENCODED_PIXELS` pixels.
     """
-    _, found = _decode(path, path)
+    image, found = _decode(path, path)
     if found not in ENCODED_FORMATS:
         raise InputError(
             f"{path} is a {found} file, and a model that decodes pictures itself takes PNG or"
             " JPEG. Convert it, or send its pixels (--signature image)."
+        )
+    if image.width * image.height > MAX_ENCODED_PIXELS:
+        raise InputError(
+            f"{path} has more than {MAX_ENCODED_PIXELS:,} pixels, the most that a model decodes. "
+            "Scale it down, or send its pixels (--signature image)."
         )
     return Path(path).read_bytes()
 

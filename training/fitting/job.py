@@ -129,8 +129,8 @@ def finish(job, model, dataset, say):
     stream = streams.evaluation_stream(dataset.test, recipe.batch_size, recipe.mean, recipe.std)
     scores = evaluate(model, stream)
     float32, names = network.with_dtype(model, "float32"), dataset.class_names
-    mean, std = recipe.mean, recipe.std
-    saved_model.save(float32, folder / "saved_model", names, mean, std, fold=job.fold)
+    how = (recipe.mean, recipe.std, job.crop_fraction)
+    saved_model.save(float32, folder / "saved_model", names, *how, fold=job.fold)
     result = {
         "arch": job.arch,
         "split": f"test ({len(dataset.test)} images)",

@@ -8,7 +8,7 @@ import keras_nam
 from keras_nam.attention import ATTENTIONS
 from keras_nam.models import parse_arch
 from training import recipes
-from training.cli import InputError, check_name
+from training.cli import InputError
 from training.data import augment, streams
 from training.fitting import initial, network
 from training.runs import files
@@ -22,8 +22,6 @@ def check(job):
         _, _, attention = parse_arch(job.arch)
     except ValueError as error:
         raise InputError(f"--arch {job.arch}: {error}") from None
-    if job.stem is not None:
-        check_name("stem", job.stem, recipes.STEMS)
     augment.compose(job.recipe.augment)
     several_sizes = len({*job.recipe.progressive_sizes}) > 1
     if several_sizes and attention and ATTENTIONS[attention].per_position:

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -19,6 +20,7 @@ HISTORY_COLUMNS = (
     *("learning_rate", "seconds", "images_per_second"),
 )
 LISTING, LISTING_COLUMNS = "data.csv", ("part", "name", "digest")
+LISTED = 3  # names in a message
 PACKAGES = ("keras-nam", "keras", "tensorflow", "numpy", "tensorflow-datasets")
 
 
@@ -100,6 +102,12 @@ def read_history(path):
         ]
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}). Delete it, or train again.") from None
+
+
+def sha256(path):
+    """Returns the hash of a file on the disk."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def environment(packages=PACKAGES):
@@ -264,11 +272,14 @@ def check_listing(folder, listing):
         before = {name: (part, digest) for part, name, digest in [*csv.reader(file)][1:]}
     now = {name: (part, digest) for part, name, digest in listing}
     changes = [
-        f"{len(names)} {what} ({names[0]}{', …' if names[1:] else ''})"
+        f"{len(names)} {what} ({', '.join(names[:LISTED])}{', …' if names[LISTED:] else ''})"
         for what, names in (
             ("are gone", sorted(before.keys() - now.keys())),
             ("are new", sorted(now.keys() - before.keys())),
-            ("differ", sorted(n for n in before.keys() & now.keys() if before[n] != now[n])),
+            (
+                "have other content or another part",
+                sorted(n for n in before.keys() & now.keys() if before[n] != now[n]),
+            ),
         )
         if names
     ]

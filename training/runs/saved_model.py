@@ -2,9 +2,11 @@
 
 `serving_default`: `image`, float32 [N, H, W, 3] in 0–255, to `logits` and `probabilities`, float32
 [N, classes]. `serving_bytes`: `image_bytes`, string [N], PNG or JPEG, to the same.
+`assets/preprocessing.json` says how an image is made of a picture.
 """
 
 import errno
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -12,16 +14,17 @@ from pathlib import Path
 import tensorflow as tf
 
 import keras_nam
+from training.data.pictures import MAX_ENCODED_PIXELS, Resize
 from training.data.streams import normalize
+from training.runs import files
 
-# A picture's declared size is bounded before it is decoded: a small file can declare gigabytes.
-MAX_PIXELS = 4096 * 4096
+PREPROCESSING = "preprocessing.json"  # read by `export/runtime/local_models.py`
 
 
 class Served(tf.Module):
     """A float32 Keras model from normalized images to logits, behind the two signatures."""
 
-    def __init__(self, model, mean, std):
+    def __init__(self, model, resize, mean, std):
         super().__init__()
         size = model.input_shape[1:]
         # The TensorFlow variables themselves: what Keras wraps around them is not restored by a
@@ -45,7 +48,7 @@ class Served(tf.Module):
             with tf.control_dependencies([not_empty(image_bytes)]):
                 image_bytes = tf.ensure_shape(image_bytes, [None])
             images = tf.map_fn(
-                lambda picture: decode(picture, size),
+                lambda picture: decode(picture, resize),
                 image_bytes,
                 fn_output_signature=tf.TensorSpec(size, tf.float32),
             )
@@ -68,8 +71,8 @@ def finite(images):
     return tf.debugging.Assert(tf.math.is_finite(total), [message, tf.strings.as_string(total)])
 
 
-def decode(picture, size):
-    """Returns an encoded PNG or JPEG as float32 [H, W, 3] in 0–255, resized if it must be."""
+def decode(picture, resize):
+    """Returns an encoded PNG or JPEG as float32 [H, W, 3] in 0–255, as `pictures.read` makes it."""
     is_png = tf.strings.substr(picture, 0, 4) == b"\x89PNG"
     is_jpeg = tf.strings.substr(picture, 0, 3) == b"\xff\xd8\xff"
     with tf.control_dependencies(
@@ -83,7 +86,7 @@ def decode(picture, size):
             )
         )
     bounded = tf.debugging.Assert(
-        height * width <= MAX_PIXELS, ["The image declares", height, "x", width, "pixels."]
+        height * width <= MAX_ENCODED_PIXELS, ["The image declares", height, "x", width, "pixels."]
     )
     with tf.control_dependencies([bounded]):
         image = tf.cond(
@@ -92,9 +95,27 @@ def decode(picture, size):
             # The default method is faster, and its pixels differ from other decoders' by up to 8.
             lambda: tf.io.decode_jpeg(picture, channels=3, dct_method="INTEGER_ACCURATE"),
         )
-    image = tf.cast(image, tf.float32)
-    resized = tf.image.resize(image, size[:2], antialias=True)
-    return tf.ensure_shape(resized, size)
+    return _resized(tf.cast(image, tf.float32), resize)
+
+
+def _resized(image, resize):
+    """Returns what a `Resize` makes of float32 pixels. Only the part that it keeps is computed."""
+    size = tf.shape(image)[:2]
+    if resize.crop_fraction is None:
+        scaled = tf.constant(resize[:2])
+    else:  # in float64, as Python computes it
+        cover = [round(length / resize.crop_fraction) for length in resize[:2]]
+        lengths = tf.cast(size, tf.float64)
+        factor = tf.reduce_max(tf.constant(cover, tf.float64) / lengths)
+        scaled = tf.cast(tf.round(lengths * factor), tf.int32)
+    return tf.raw_ops.ScaleAndTranslate(  # what `tf.image.resize` calls
+        images=image[None],
+        size=resize[:2],
+        scale=tf.cast(scaled, tf.float32) / tf.cast(size, tf.float32),
+        translation=-tf.cast((scaled - resize[:2]) // 2, tf.float32),
+        kernel_type="triangle",
+        antialias=True,
+    )[0]
 
 
 def _png_shape(picture):
@@ -106,7 +127,29 @@ def _png_shape(picture):
     return tf.cast(tf.reshape(width_and_height, [2])[::-1], tf.int64)
 
 
-def save(model, folder, class_names, mean, std, version=1, fold=True):
+def preprocessing(resize, class_names):
+    """Returns the content of a `preprocessing.json`, without the hashes of the model's files.
+
+    Args:
+        resize: A `pictures.Resize`.
+        class_names: List of strings, by label, or `None`.
+    """
+    return {
+        **resize.as_json(),
+        "channels": "RGB",
+        "range": [0, 255],
+        "input": "image",
+        "outputs": ["logits", "probabilities"],
+        "class_names_sha256": class_names and hashlib.sha256(labels(class_names)).hexdigest(),
+    }
+
+
+def labels(class_names):
+    """Returns the content of a `labels.txt`."""
+    return "".join(f"{name}\n" for name in class_names).encode()
+
+
+def save(model, folder, class_names, mean, std, crop_fraction=None, version=1, fold=True):
     """Writes `folder/<version>/` by a rename: the server never sees half a version.
 
     Args:
@@ -114,6 +157,7 @@ def save(model, folder, class_names, mean, std, version=1, fold=True):
         folder: Path, TensorFlow Serving's base path of the model.
         class_names: List of strings, by label.
         mean, std: Tuples of R, G and B, 0–1.
+        crop_fraction: See `pictures.Resize`.
         version: Integer.
         fold: Whether the normalizations are folded, see `keras_nam.fold`.
 
@@ -124,17 +168,22 @@ def save(model, folder, class_names, mean, std, version=1, fold=True):
         OSError: If the disk is full. The folder is then unchanged.
     """
     folder = Path(folder)
+    resize = Resize(*model.input_shape[1:3], crop_fraction)
     final = folder / str(version)
     # The server takes only numbers for versions.
     temporary, old = (folder / f".version-{version}.{word}" for word in ("writing", "old"))
     for left in (temporary, old):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     try:
-        served = Served(keras_nam.fold(model) if fold else model, mean, std)
+        served = Served(keras_nam.fold(model) if fold else model, resize, mean, std)
         tf.saved_model.save(served, str(temporary), signatures=served.functions)
-        (temporary / "assets").mkdir(exist_ok=True)
-        labels = "".join(f"{name}\n" for name in class_names)
-        (temporary / "assets" / "labels.txt").write_text(labels, encoding="utf-8")
+        assets = temporary / "assets"
+        assets.mkdir(exist_ok=True)
+        (assets / "labels.txt").write_bytes(labels(class_names))
+        stored = [temporary / "saved_model.pb", *sorted((temporary / "variables").iterdir())]
+        hashes = {str(path.relative_to(temporary)): files.sha256(path) for path in stored}
+        description = {**preprocessing(resize, class_names), "sha256": hashes}
+        files.write_json(assets / PREPROCESSING, description)
         _write_warmup(temporary / "assets.extra", model.input_shape[1:])
         if final.exists():  # a server would see parts of it if it were deleted here
             os.replace(final, old)

@@ -13,6 +13,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from tests.support import toys
 from training.cli import FailedError, InputError
+from training.data.pictures import Resize
 
 ROOT = Path(__file__).parents[3]
 
@@ -44,6 +45,7 @@ def bad_models(folder):
     (folder / "old.tflite").write_bytes(without_signatures(whole))
     (folder / "no names.txt").write_text("\n\n")
     (folder / "latin.txt").write_bytes(b"caf\xe9\n")
+    (folder / "64.json").write_text(json.dumps(Resize(64, 64).as_json()))
 
 
 BAD_USE = [
@@ -69,12 +71,26 @@ BAD_USE = [
     (["--url", "http://127.0.0.1:9", "--timeout", "2"], "9 is not available"),
     (["--url", "localhost"], "not an address such as http://localhost:8501"),
     (["--grpc", "http://localhost"], "not an address such as localhost:8500"),
-    (["cut.onnx", "--model", "model.onnx"], r"cut\.onnx: it is not a picture"),
+    (["--model", "model.onnx", "--crop-fraction", "1.5"], "--crop-fraction"),
+    (["--model", "run", "--crop-fraction", "0.9", "--signature", "bytes"], "--crop-fraction: pix"),
+    (["--model", "model.onnx", "--preprocessing", "none"], "none: No such file"),
+    (["--model", "model.onnx", "--preprocessing", "latin.txt"], "does not say how"),
+    (["--model", "model.onnx", "--preprocessing", "64.json"], "for images of 64×64, .* 32×32"),
+    (["--model", "model.onnx", "--json", "--csv", "answers.csv"], "not allowed"),
+    (["empty", "--model", "model.onnx"], "empty has no pictures"),
+    (["*.jpg", "--model", "model.onnx"], r"nothing matches \*\.jpg"),
     (["--model", "model.onnx", "--top", "0"], "--top"),
     (["--model", "model.onnx", "--timeout", "0"], "--timeout"),
     (["--model", "model.onnx", "--timeout", "nan"], "--timeout"),
     (["--model", "run", "--url", "http://localhost:8501"], "not allowed"),
 ]
+
+
+@pytest.mark.usefixtures("bad_models")
+def test_a_single_bad_picture_is_bad_input(run):
+    for name, message in (("cut.onnx", "is not a picture"), ("none.png", "No such file")):
+        with pytest.raises(InputError, match=message):
+            run(name, "--model", "model.onnx")
 
 
 @pytest.mark.usefixtures("bad_models")

@@ -13,8 +13,8 @@ ANSWER = {"logits": [[1.5, -2.0]], "probabilities": [[0.97, 0.03]]}
 GOOD = [
     ({"image": (None, 32, 32, 3)}, OUTPUTS, (32, 32)),
     ({"image": (1, 224, 192, 3)}, OUTPUTS, (224, 192)),
-    ({"image": (None, None, None, 3)}, OUTPUTS, (32, 32)),
-    ({"image": None}, OUTPUTS, (32, 32)),
+    ({"image": (None, None, None, 3)}, OUTPUTS, (224, 224)),
+    ({"image": None}, OUTPUTS, (224, 224)),
     ({"image": (None, 32, 32, 3)}, {**OUTPUTS, "features": (None, 9)}, (32, 32)),
 ]
 BAD = [

@@ -43,8 +43,11 @@ def assert_released(folder, content, *more):
     assert (folder / "model.onnx").read_bytes() == content
     assert report["sha256"] == hashlib.sha256(content).hexdigest()
     assert report["bytes"] == len(content)
-    names = {".lock", "model.onnx", "verification.json", *more}
+    names = {".lock", "model.onnx", "preprocessing.json", "verification.json", *more}
     assert {path.name for path in folder.iterdir()} == names
+    described = json.loads((folder / "preprocessing.json").read_text())["sha256"]
+    assert described["model.onnx"] == report["sha256"]
+    assert set(described) == {name for name in names if name.endswith(".onnx")}
 
 
 def test_an_export_during_another(tmp_path):

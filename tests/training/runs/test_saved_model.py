@@ -15,8 +15,9 @@ from PIL import Image
 
 from tests.support import server_session
 from tests.support.gated_networks import network
-from training.data import streams
-from training.runs import saved_model
+from training.cli import InputError
+from training.data import pictures, streams
+from training.runs import files, saved_model
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 NAMES = [f"class {number}" for number in range(10)]
@@ -153,12 +154,12 @@ def test_server_session(model, version):
     assert codes == {**dict.fromkeys(BAD, INVALID_ARGUMENT), **dict.fromkeys(GOOD, 0)}
     assert {what: text for what, text in MESSAGES.items() if text not in answers[what][1]} == {}
     sent = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
-    for what, pictures in {
+    for what, given in {
         "two images": sent,
         "two images again": sent,
         "two pictures": images(2),
     }.items():
-        np.testing.assert_allclose(answers[what][1], logits_of(model, pictures), atol=1e-5)
+        np.testing.assert_allclose(answers[what][1], logits_of(model, given), atol=1e-5)
 
 
 def test_encoded_images(model, served):
@@ -196,8 +197,47 @@ def test_jpegs_are_decoded_as_by_pillow(options):
     for image in (smooth.astype(np.uint8), rng.integers(0, 256, (33, 17, 3), np.uint8)):
         encoded = jpeg(image, **options)
         expected = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"), np.float32)
-        decoded = saved_model.decode(tf.constant(encoded), image.shape)
+        decoded = saved_model.decode(tf.constant(encoded), pictures.Resize(*image.shape[:2]))
         np.testing.assert_array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("crop_fraction", [None, 0.875, 1.0])
+@pytest.mark.parametrize("size", [(37, 53), (500, 375), (64, 64), (1200, 90), (20, 300)], ids=str)
+def test_pictures_are_resized_and_cropped_as_by_the_client(size, crop_fraction):
+    """Pillow rounds after each of two passes, by 0.5, and its factors by a little more."""
+    resize = pictures.Resize(48, 64, crop_fraction)
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[: size[0], : size[1]]
+    smooth = np.stack([127 + 120 * np.sin(x / 9), 127 + 120 * np.cos(y / 7), (x + y) % 256], -1)
+    noise = rng.integers(0, 256, (*size, 3))
+    for image in (smooth, noise):
+        for encoded in (png(image.astype(np.uint8)), jpeg(image.astype(np.uint8))):
+            expected = pictures.read(encoded, resize).astype(float)
+            found = saved_model.decode(tf.constant(encoded), resize).numpy()
+            assert found.shape == (48, 64, 3)
+            if crop_fraction is None and encoded[:4] == b"\x89PNG":
+                np.testing.assert_array_equal(
+                    found, tf.image.resize(image.astype(np.uint8), (48, 64), antialias=True)
+                )
+            assert np.abs(found - expected).max() < 1.01
+
+
+def test_the_whole_of_a_very_wide_picture_is_never_resized():
+    """It would be of 55 × 3.7 million pixels, 2.4 GB."""
+    encoded = png(np.zeros((1, 67_000, 3), np.uint8))
+    assert saved_model.decode(tf.constant(encoded), pictures.Resize(48, 64, 0.875)).shape[0] == 48
+    with pytest.raises(InputError, match="too narrow"):
+        pictures.read(encoded, pictures.Resize(48, 64, 0.875))
+
+
+def test_preprocessing_json(version):
+    found = json.loads((version / "assets" / "preprocessing.json").read_text())
+    rule = {"height": 32, "width": 32, "rule": "resize", "crop_fraction": None}
+    assert {key: found[key] for key in rule} == rule
+    assert pictures.Resize.from_json(found) == pictures.Resize(32, 32)
+    assert found["class_names_sha256"] == files.sha256(version / "assets" / "labels.txt")
+    assert {name: files.sha256(version / name) for name in found["sha256"]} == found["sha256"]
+    assert {"saved_model.pb", "variables/variables.index"} < set(found["sha256"])
 
 
 @pytest.mark.parametrize(
