@@ -205,7 +205,8 @@ def test_a_job_that_is_not_allowed(options, message):
 
 NAN = float("nan")
 POSITIVE = ("epochs", "batch_size", "learning_rate", "decay_factor", "kernel_rate")
-NOT_NEGATIVE = ("warmup_steps", "momentum", "weight_decay", "gamma_penalty")
+NOT_NEGATIVE = ("warmup_steps", "weight_decay", "gamma_penalty", "patience", "freeze_epochs")
+SHARES = ("momentum", "ema", "label_smoothing", "warmup_fraction")
 
 
 @pytest.mark.parametrize(
@@ -216,9 +217,8 @@ NOT_NEGATIVE = ("warmup_steps", "momentum", "weight_decay", "gamma_penalty")
         ("learning_rate", NAN, "a number above 0"),
         ("learning_rate", float("inf"), "a number above 0"),
         ("weight_decay", NAN, "0 or more"),
-        ("label_smoothing", 1, "at least 0 and below 1"),
-        ("label_smoothing", -0.1, "at least 0 and below 1"),
-        ("warmup_fraction", 1, "at least 0 and below 1"),
+        *((name, bad, "at least 0 and below 1") for name in SHARES for bad in (1, -0.1)),
+        ("freeze", "stages", "none, bn, backbone or stages:N"),
         ("mean", ("auto", 0.5), "three numbers, of R, G and B"),
         ("mean", (0.5, 0.5), "three numbers, of R, G and B"),
         ("mean", (0.5, NAN, 0.5), "three numbers, of R, G and B"),
