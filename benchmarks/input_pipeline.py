@@ -1,16 +1,21 @@
 """Measures how many augmented images per second the input pipeline delivers on the CPU.
 
     python benchmarks/input_pipeline.py
+    python benchmarks/input_pipeline.py --pictures
 
 The streams take turns in one process: the recipe's augmentation, the augmentation of `fast` (crop
 and flip), none, and the nearest stock Keras layers, which are similar but not equal. All draw the
 same images in the same order, and batch, normalize and prefetch them in the same way.
+
+With --pictures they read a folder of JPEGs of 500×375 pixels, decode each in every epoch, and crop
+and flip to 224×224: ours (random_resized_crop), and Keras' image_dataset_from_directory and layers.
 
 Exit status: 0 done, 2 bad usage or bad input.
 """
 
 import os
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +34,8 @@ PACKAGES = ("tensorflow", "keras", "numpy")
 DRAWS = 20  # batches per turn
 TRAINING_IMAGES = 50_000
 SIZE = 32  # pixels per side
+PICTURES, PICTURE_SIZE, PICTURE_DRAWS = 600, (500, 375), 4
+AUTOTUNE = -1  # of tf.data
 
 
 def parser():
@@ -39,6 +46,7 @@ def parser():
         default="paddle",
         help=f"the augmentation: {', '.join(recipes.RECIPES)} (default: %(default)s)",
     )
+    parser.add_argument("--pictures", action="store_true", help="read a folder of JPEGs")
     parser.add_number("batch-size", None, "images per batch (default: the recipe's)")
     parser.add_number("rounds", 30, "timed turns of each stream", LEAST_ROUNDS)
     parser.add_number("threads", os.cpu_count(), "threads of each stream")
@@ -50,19 +58,25 @@ def main(argv=None):
     args = parser().parse_args(argv)
     recipe = recipes.get(args.recipe, batch_size=args.batch_size)
     args.batch_size = recipe.batch_size
-    with cli.needing("train"):
-        measured = measure(args, recipe)
-        report.write(args.output, "input_pipeline", measured, page(measured))
+    with cli.needing("train"), tempfile.TemporaryDirectory() as folder:
+        measured = measure(args, recipe, Path(folder))
+        name = "input_pipeline_pictures" if args.pictures else "input_pipeline"
+        report.write(args.output, name, measured, page(measured))
 
 
-def measure(args, recipe):
+def measure(args, recipe, folder):
     """Returns the report, as JSON holds it."""
     from export.runtime.devices import prepare_tensorflow
 
     prepare_tensorflow("CPU", args.threads)
-    split, source = training_images()
-    augmentations, streams = open_streams(split, args.recipe, recipe)
-    check_alike(streams)
+    if args.pictures:
+        augmentations, streams, source = open_pictures(folder, recipe.batch_size)
+        first, draws = "ours", PICTURE_DRAWS
+    else:
+        split, source = training_images()
+        augmentations, streams = open_streams(split, args.recipe, recipe)
+        check_alike(streams)
+        first, draws = args.recipe, DRAWS
     iterators = {name: iter(stream) for name, stream in streams.items()}
 
     def draw(name, count):
@@ -75,17 +89,54 @@ def measure(args, recipe):
 
     seconds = rounds.measure(
         {name: partial(draw, name) for name in streams},
-        {DRAWS * recipe.batch_size: DRAWS},
+        {draws * recipe.batch_size: draws},
         args.rounds,
         after_round=restart,
     )
-    rows = rounds.summarize(seconds, baseline=args.recipe)
+    rows = rounds.summarize(seconds, baseline=first)
     return {
         **report.new_report(args, PACKAGES),
-        "batches_per_turn": DRAWS,
+        "batches_per_turn": draws,
+        "baseline": first,
         "data": source,
         "results": [{**row, "augmentations": augmentations[row["contender"]]} for row in rows],
     }
+
+
+def open_pictures(folder, batch_size):
+    """Returns the same for a folder of JPEGs, which it draws, and the folder's description."""
+    import keras
+    from PIL import Image
+
+    from training.data import augment, datasets, streams
+
+    rng = np.random.default_rng(0)
+    for number in range(PICTURES):
+        path = folder / str(number % 2) / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 255, (12, 16, 3), np.uint8))
+        pixels = np.asarray(coarse.resize(PICTURE_SIZE, Image.Resampling.BICUBIC)).astype(int)
+        noisy = (pixels + rng.normal(0, 8, pixels.shape)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(path, quality=90)
+    split = datasets.load(str(folder), image_size=(224, 224), cache="none").train
+    names = ("random_resized_crop:flip=0.5",)
+    how = (recipes.IMAGENET_MEAN, recipes.IMAGENET_STD, augment.compose(names))
+    stock = keras.utils.image_dataset_from_directory(
+        folder, batch_size=batch_size, image_size=(256, 256), verbose=False
+    )
+    for layer in (keras.layers.RandomCrop(224, 224), keras.layers.RandomFlip("horizontal")):
+        stock = stock.map(
+            lambda images, labels, layer=layer: (layer(images, training=True), labels),
+            AUTOTUNE,
+        )
+    return (
+        {"ours": names, "keras": ("resize to 256×256", "RandomCrop", "RandomFlip")},
+        {
+            "ours": streams.training_stream(split, batch_size, *how),
+            "keras": stock.repeat().prefetch(AUTOTUNE),
+        },
+        f"{PICTURES} drawn JPEGs of {PICTURE_SIZE[0]}×{PICTURE_SIZE[1]}, decoded each time",
+    )
 
 
 def open_streams(split, recipe_name, recipe):
@@ -184,7 +235,7 @@ def page(measured):
     return [
         f"# Input pipeline: batch size {measured['batch_size']}, {measured['threads']} CPU threads",
         report.caption(measured),
-        report.table([*columns, f"× {measured['recipe']} (p10–p90)"], rows, words=2),
+        report.table([*columns, f"× {measured['baseline']} (p10–p90)"], rows, words=2),
         "The stock Keras layers are similar to the recipe's augmentations, not equal.",
         *rounds.noise_note(numbers),
     ]

@@ -6,6 +6,7 @@ Each field is also a command-line option and, if the numbers depend on it, an en
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,6 +68,11 @@ SIZE = Range(
     f"one or two numbers of {SMALLEST} or more",
     lambda values: len(values) <= 2 and min(values, default=SMALLEST) >= SMALLEST,
 )
+FREEZE = Range(
+    "none, bn, backbone or stages:N",
+    lambda value: re.fullmatch(r"none|bn|backbone|stages:[1-9]\d*", value),
+)
+SEEDS = Range("0 to 4294967295", lambda value: 0 <= value < 2**32)
 FRACTION = Range("above 0 and up to 1", lambda value: 0 < value <= 1)
 COUNT = Range("1 or more", lambda value: value >= 1)
 
@@ -110,7 +116,12 @@ class Recipe:
         "epochs without a better top-1 on the validation split before the end; 0: no limit",
         NOT_NEGATIVE,
     )
-    freeze: str = _of_recipe("none", "layers that are not trained: none, bn, backbone or stages:N")
+    freeze: str = _of_recipe(
+        "none",
+        "layers that are not trained: none; bn: the normalizations; backbone; stages:N: the stem "
+        "and N stages. The attention and the classifier are always trained",
+        FREEZE,
+    )
     freeze_epochs: int = _of_recipe(0, "epochs that they are frozen; 0: all", NOT_NEGATIVE)
     label_smoothing: float = _of_recipe(0.0, "share of the target spread over all classes", SHARE)
     gate_gradient: bool = _of_recipe(True, "whether the gradient flows through NAM's weights")
@@ -267,7 +278,7 @@ FINETUNE = Recipe(
     weight_decay=0.05,
     label_smoothing=0.1,
     ema=0.99,
-    augment=("random_resized_crop", "random_flip", "RandAugment:factor=0.2"),
+    augment=("random_resized_crop:flip=0.5", "RandAugment:factor=0.2"),
 )
 """Ours, for pictures of your own, from given weights (`--init`). The values are usual ones; they
 were not tuned.
@@ -321,13 +332,12 @@ class Job:
     recipe_name: str = _of_what("paddle", "", RECIPES, option="recipe")
     recipe: Recipe = PADDLE
     stem: str | None = _of_what(
-        None,
-        f"{', '.join(STEMS)} (default: cifar up to {LARGEST_OF_CIFAR_STEM} pixels, else imagenet)",
+        None, f"default: cifar up to {LARGEST_OF_CIFAR_STEM} pixels, else imagenet", STEMS
     )
     init: str | None = _of_what(
         None, "weights to begin with: a file (.pth, .safetensors, .npz, .pdparams, .keras) or a run"
     )
-    seed: int = _of_what(0, "of the first weights, the images' order and the augmentations")
+    seed: int = _of_what(0, "of the first weights, the images' order and the augmentations", SEEDS)
     dataset: str = _of_data(
         "cifar100", f"{', '.join(DATASETS)}, a folder of pictures, or tfds:NAME"
     )

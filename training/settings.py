@@ -64,7 +64,7 @@ def check(settings):
         if isinstance(allowed, Range):
             if value is not None and not allowed.accepts(value):
                 refuse(settings, field.name, allowed.expected)
-        elif allowed is not None:
+        elif None not in (allowed, value):
             check_name(field.metadata["option"] or field.name, value, allowed)
     return settings
 

@@ -36,17 +36,20 @@ def channel_axis(data_format=None):
     return CHANNEL_AXES[resolve_data_format(data_format)]
 
 
-def check_images(layer, input_shape, channels, positions=False):
-    """Raises a ValueError unless the inputs are images with a known number of channels.
+def check_shape(layer, input_shape, channels, any_rank=False, positions=False):
+    """Raises a ValueError unless the inputs have a fitting rank and a known number of channels.
 
     Args:
         layer: The layer, whose class the message names.
         input_shape: Tuple, `None` where a dimension is not known.
         channels: The channels' axis.
+        any_rank: Whether the inputs need not be images: rank 2 and more.
         positions: Whether the height and width must be known too.
     """
     name = layer.__class__.__name__
-    if len(input_shape) != 4:
+    if any_rank and len(input_shape) < 2:
+        expected = f"{name} expects inputs of rank 2 or more, such as [N, ..., C]."
+    elif not any_rank and len(input_shape) != 4:
         expected = f"{name} expects inputs of rank 4, images [N, H, W, C] or [N, C, H, W]."
     elif input_shape[channels] is None:
         expected = f"The channel dimension (axis {channels}) of {name}'s inputs must be defined."
@@ -61,25 +64,29 @@ def check_images(layer, input_shape, channels, positions=False):
 
 
 class ImageAttention(keras.layers.Layer):
-    """Base of the layers that weigh images by a small network.
+    """Base of the layers that weigh their inputs by a small network.
 
-    A subclass creates its inner layers in `build_gates(channels)`, and weighs in `call`.
+    A subclass creates its inner layers in `build_gates(channels)`, and weighs in `call`. Its
+    inputs are images, unless `any_rank` is set.
 
     Args:
         data_format: `"channels_last"` or `"channels_first"`. Defaults to Keras' setting.
         **kwargs: Base layer keyword arguments (`name`, `dtype`).
     """
 
+    any_rank = False
+
     def __init__(self, data_format=None, **kwargs):
         super().__init__(**kwargs)
         self.data_format = resolve_data_format(data_format)
         self.channels_axis = channel_axis(self.data_format)
-        self.positions_axes = (1, 2) if self.channels_axis == -1 else (2, 3)
 
     def build(self, input_shape):
-        check_images(self, input_shape, channels=self.channels_axis)
-        channels = input_shape[self.channels_axis]
-        self.input_spec = keras.InputSpec(ndim=4, axes={self.channels_axis: channels})
+        check_shape(self, input_shape, self.channels_axis, self.any_rank)
+        rank, channels = len(input_shape), input_shape[self.channels_axis]
+        last = self.channels_axis == -1
+        self.positions_axes = tuple(range(1, rank - 1) if last else range(2, rank))
+        self.input_spec = keras.InputSpec(ndim=rank, axes={self.channels_axis: channels})
         self.build_gates(channels)
 
     def maps_shape(self, channels):
@@ -92,11 +99,11 @@ class ImageAttention(keras.layers.Layer):
 
     def mean_over_positions(self, inputs):
         """Returns the mean of each channel, [N, C]."""
-        return ops.mean(inputs, axis=self.positions_axes)
+        return ops.mean(inputs, axis=self.positions_axes) if self.positions_axes else inputs
 
     def over_positions(self, vectors):
-        """Returns vectors [N, C] in a shape that broadcasts against the images."""
-        return ops.expand_dims(vectors, self.positions_axes)
+        """Returns vectors [N, C] in a shape that broadcasts against the inputs."""
+        return ops.expand_dims(vectors, self.positions_axes) if self.positions_axes else vectors
 
     def compute_output_shape(self, input_shape):
         return input_shape

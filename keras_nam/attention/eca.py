@@ -27,19 +27,21 @@ class ECA(ImageAttention):
         **kwargs: Base layer keyword arguments (`name`, `dtype`).
 
     Call arguments:
-        inputs: Tensor of shape [N, H, W, C], or [N, C, H, W] for `"channels_first"`.
+        inputs: Tensor of shape [N, ..., C], or [N, C, ...] for `"channels_first"`: images, or any
+            other rank from 2 on.
 
     Returns:
         A tensor of the shape of the inputs.
 
     Raises:
-        ValueError: If the inputs are not of rank 4, or their number of channels is not defined.
+        ValueError: If the number of channels is not defined.
 
     Reference:
 
     - [Wang et al., 2020](https://arxiv.org/abs/1910.03151)
     """
 
+    any_rank = True
     torch_module = TorchModule("eca", {"conv": "conv"})
 
     def __init__(self, kernel_size=None, data_format=None, **kwargs):

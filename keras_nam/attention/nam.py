@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_nam.attention.base import TorchModule, channel_axis, check_images, resolve_data_format
+from keras_nam.attention.base import TorchModule, channel_axis, check_shape, resolve_data_format
 from keras_nam.attention.normalization_gate import NormalizationGate
 
 
@@ -33,14 +33,15 @@ class NAMChannelAttention(NormalizationGate):
             is the sparsity penalty of the paper's equation 4.
 
     Call arguments:
-        inputs: Tensor of shape [N, H, W, C], or [N, C, H, W] for `axis=1`.
+        inputs: Tensor of shape [N, ..., C], or [N, C, ...] for `axis=1`: images, or any other rank
+            from 2 on.
         training: Whether the batch's own statistics are used, and the moving ones updated.
 
     Returns:
         A tensor of the shape of the inputs.
 
     Raises:
-        ValueError: If the inputs are not of rank 4, or their number of channels is not defined.
+        ValueError: If the number of channels is not defined.
 
     Reference:
 
@@ -53,7 +54,7 @@ class NAMChannelAttention(NormalizationGate):
         super().__init__(axis=channel_axis(data_format) if axis is None else axis, **kwargs)
 
     def build(self, input_shape):
-        check_images(self, input_shape, channels=self.axis)
+        check_shape(self, input_shape, self.axis, any_rank=True)
         super().build(input_shape)
 
 
@@ -93,7 +94,7 @@ class NAMSpatialAttention(NormalizationGate):
         self._channels = channel_axis(self.data_format)
 
     def build(self, input_shape):
-        check_images(self, input_shape, channels=self._channels, positions=True)
+        check_shape(self, input_shape, self._channels, positions=True)
         height, width = input_shape[1:3] if self._channels == -1 else input_shape[2:]
         super().build((None, input_shape[self._channels], 1, height * width))
         self.input_spec = keras.InputSpec(shape=(None, *input_shape[1:]))
@@ -128,7 +129,8 @@ class NAM(keras.layers.Layer):
         **kwargs: Base layer keyword arguments (`name`, `dtype`).
 
     Call arguments:
-        inputs: Tensor of shape [N, H, W, C], or [N, C, H, W] for `"channels_first"`.
+        inputs: Tensor of shape [N, H, W, C], or [N, C, H, W] for `"channels_first"`; any rank from
+            2 on without the spatial attention.
         training: Whether the batch's own statistics are used, and the moving ones updated.
 
     Returns:

@@ -16,6 +16,8 @@ class NormalizationGate(BatchNormalization):
     training its statistics follow from the normalization before it (`derived_gate`).
     """
 
+    record = None  # function of the gate and the values of a call, see `gate_values`
+
     def __init__(self, momentum=0.9, epsilon=1e-5, gate_gradient=True, weighting="sum", **kwargs):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
         if not self.scale or self.renorm:
@@ -52,7 +54,10 @@ class NormalizationGate(BatchNormalization):
             outputs = derived_gate.gate(x, gamma, beta, known, self.epsilon)
             self._move_statistics(known.mean, known.variance)
         else:
-            outputs = x * ops.sigmoid(self._normalize(x, gamma, beta, training))
+            values = ops.sigmoid(self._normalize(x, gamma, beta, training))
+            if self.record is not None:
+                self.record(self, values)
+            outputs = x * values
         return ops.cast(outputs, self.compute_dtype)
 
     def get_config(self):

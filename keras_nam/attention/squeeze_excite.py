@@ -17,19 +17,21 @@ class SqueezeExcite(ImageAttention):
         **kwargs: Base layer keyword arguments (`name`, `dtype`).
 
     Call arguments:
-        inputs: Tensor of shape [N, H, W, C], or [N, C, H, W] for `"channels_first"`.
+        inputs: Tensor of shape [N, ..., C], or [N, C, ...] for `"channels_first"`: images, or any
+            other rank from 2 on.
 
     Returns:
         A tensor of the shape of the inputs.
 
     Raises:
-        ValueError: If the inputs are not of rank 4, or their number of channels is not defined.
+        ValueError: If the number of channels is not defined.
 
     Reference:
 
     - [Hu et al., 2018](https://arxiv.org/abs/1709.01507)
     """
 
+    any_rank = True
     torch_module = TorchModule("se", {"fc1": "fc.0", "fc2": "fc.2"})
 
     def __init__(self, reduction=16, data_format=None, **kwargs):

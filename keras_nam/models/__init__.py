@@ -54,22 +54,32 @@ def parse_arch(arch):
     return backbone, int(width or BACKBONES[backbone].width), attention
 
 
-def create_model(arch, num_classes=100, input_shape=(32, 32, 3), stem="cifar", **attention_options):
+def create_model(
+    arch,
+    num_classes=100,
+    input_shape=(32, 32, 3),
+    stem="cifar",
+    include_top=True,
+    **attention_options,
+):
     """Creates a network by name.
 
     Args:
         arch: String, `<backbone>[w<width>][_<attention>]`, such as `"r50_nam"` or `"r18w16_se"`;
             `list_archs()` has the names. The width is the number of channels of the first stage
             (of the stem for `mbv2`).
-        num_classes: Integer, the number of logits.
+        num_classes: Integer, the number of logits. Not used if `include_top=False`.
         input_shape: Shape of an image, in Keras' data format.
         stem: `"cifar"`: stride 1, for images of 32x32; `"imagenet"`: 7x7, stride 2, and a pooling.
+        include_top: Whether the pooling and the classifier follow the features.
         **attention_options: Arguments of the attention's layer, such as `gate_gradient=False` or
             `gamma_regularizer=keras.regularizers.L1(1e-4)` for NAM.
 
     Returns:
         A `keras.Model` from normalized images, float [N, *input_shape], to logits, float32
-        [N, num_classes].
+        [N, num_classes]; with `include_top=False` to the features of the last stage, [N, h, w, C]
+        in Keras' data format. `load_weights(model, path, strict=False)` loads a whole network's
+        checkpoint into the latter.
 
     Raises:
         ValueError: If the arch or the stem is not known, or if options are given without attention.
@@ -101,6 +111,7 @@ def create_model(arch, num_classes=100, input_shape=(32, 32, 3), stem="cifar", *
 
     images = keras.Input(input_shape, name="image")
     x = BACKBONES[backbone].features(images, width=width, stem=stem, attend=attend)
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    logits = keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)
-    return keras.Model(images, logits, name=arch)
+    if include_top:
+        x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+        x = keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)
+    return keras.Model(images, x, name=arch)

@@ -62,7 +62,7 @@ def test_the_page_has_images_per_second_and_the_ratio():
     seconds = np.arange(1, 12) / 10  # the 10th percentile is 0.2, the 90th 1.0
     rows = rounds.summarize({("a", 512): seconds, ("b", 512): seconds / 4}, baseline="a")
     measured = {
-        **{"recipe": "a", "batch_size": 256, "threads": 2, "command": "python some.py"},
+        **{"baseline": "a", "batch_size": 256, "threads": 2, "command": "python some.py"},
         "environment": files.environment(["numpy"]),
         "results": [{**row, "augmentations": ["crop"] * number} for number, row in enumerate(rows)],
     }
@@ -92,6 +92,20 @@ def test_each_round_starts_a_new_iteration(command, monkeypatch):
     assert drawn[-9 * 4 :] == 9 * [0, 1, 2, 3]
 
 
+@pytest.mark.slow
+def test_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "prepare_tensorflow", lambda *args: None)
+    monkeypatch.setattr(input_pipeline, "LEAST_ROUNDS", 2)
+    monkeypatch.setattr(input_pipeline, "PICTURES", 40)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    output = tmp_path / "results"
+    input_pipeline.main(
+        ["--pictures", "--batch-size", "8", "--rounds", "2", "--output", str(output)]
+    )
+    report = files.read_json(output / "input_pipeline_pictures.json")
+    assert [row["contender"] for row in report["results"]] == ["ours", "keras"]
+
+
 def test_streams_are_alike_and_augmented(split):
     small = recipes.get("paddle", batch_size=64)
     _, opened = input_pipeline.open_streams(split, "paddle", small)
@@ -117,7 +131,9 @@ def test_different_streams_are_refused(split):
 
 def test_each_augmentation_has_a_stock_layer_that_is_similar(split):
     images = split.images[:500].astype(np.float32)
-    for name, own in augment.AUGMENTATIONS.items():
+    own_functions = dict(augment.AUGMENTATIONS)
+    del own_functions["random_resized_crop"]  # --pictures has its counterpart
+    for name, own in own_functions.items():
         (layer,) = input_pipeline.stock_layers([name])
         changes = [
             np.abs(changed - images).mean()

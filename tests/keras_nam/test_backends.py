@@ -20,6 +20,8 @@ CHOSEN = {
     "nam": "formulas or float32_under or zero and True or detached or saved_model and both",
     "peers": "formula",
     "models": "fit and r18",
+    "any_rank": "positions and shape1 or signals",
+    "gate_values": "subclassed or formulas",
     "fold": "last_bit",
     "fold_graphs": "branches or weights_are_left",
     "fold_state": "not_shared",

@@ -155,7 +155,7 @@ def test_channel_attention_takes_any_image_size():
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [((2, 5, 8), "rank 4"), ((None, 4, 4, None), "must be defined")],
+    [((8,), "rank"), ((None, 4, 4, None), "must be defined")],
 )
 def test_shapes_that_are_refused(kind, shape, message):
     with pytest.raises(ValueError, match=f"{message}.*Received: input_shape="):

@@ -100,6 +100,5 @@ def test_round_trips(cls, tmp_path):
 def test_channels(cls):
     """Fewer of them than the reduction are accepted; an unknown number is refused."""
     assert cls()(np.ones((1, 4, 4, 3), "float32")).shape == (1, 4, 4, 3)
-    for shape in ((2, 5, 8), (None, 4, 4, None)):
-        with pytest.raises(ValueError, match="Received: input_shape="):
-            cls().build(shape)
+    with pytest.raises(ValueError, match="Received: input_shape="):
+        cls().build((None, 4, 4, None))

@@ -32,13 +32,13 @@ def initial_model(job, classes, *more):
     `more` are layers before its attention.
     """
     image = keras.Input((32, 32, 3))
-    x = keras.layers.Conv2D(4, 3, strides=4, use_bias=False)(image)
-    x = keras_nam.BatchNormalization()(x)
+    x = keras.layers.Conv2D(4, 3, strides=4, use_bias=False, name="stem_conv")(image)
+    x = keras_nam.BatchNormalization(name="stem_bn")(x)
     for layer in more:
         x = layer(x)
-    x = keras_nam.NAMChannelAttention()(x)
+    x = keras_nam.NAMChannelAttention(name="stage1_block1_nam")(x)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
-    model = keras.Model(image, keras.layers.Dense(classes, dtype="float32")(x))
+    model = keras.Model(image, keras.layers.Dense(classes, dtype="float32", name="logits")(x))
     rng = np.random.default_rng(0)
     for weight in model.trainable_variables:
         if weight.name == "kernel":

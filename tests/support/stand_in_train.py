@@ -40,6 +40,8 @@ def main(arguments):
 def write_run(job):
     config = {
         **job.as_config(),
+        "stem": job.stem or "cifar",
+        "image_size": [32, 32],
         "classes": 10,
         "training_images": round(2000 * (1 - job.validation_split)),
         "steps_per_epoch": min(job.steps_per_epoch or 999, 2000 // job.recipe.batch_size),

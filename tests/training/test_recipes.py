@@ -185,6 +185,7 @@ def test_a_data_set_is_a_row(monkeypatch):
         (["--strategy", "miror"], "'mirrored'"),
         (["--scale-lr", "liner"], "'linear'"),
         (["--recipe", "fsat"], "there are paddle, official, fast.*'fast'"),
+        (["--stem", "cfar"], "'cifar'"),
         (["--image-size", "4"], "--image-size .*: expected one or two numbers of 8"),
         (["--crop-fraction", "0"], "--crop-fraction 0.0: expected above 0"),
         (["--cache", "mem"], "'memory'"),

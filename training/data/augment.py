@@ -209,8 +209,8 @@ def parse(text):
     if name != "random_resized_crop":
         return partial(function, **chosen)
     crop = function(**chosen)
-    if not (0 < crop.area <= 1 and 0 < crop.aspect <= 1):
-        raise InputError(f"--augment {text}: expected area and aspect above 0 and up to 1.")
+    if not (0 < crop.area <= 1 and 0 < crop.aspect <= 1 and 0 <= crop.flip <= 1):
+        raise InputError(f"--augment {text}: expected area, aspect and flip above 0, up to 1.")
     return crop
 
 

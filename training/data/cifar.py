@@ -76,7 +76,7 @@ def _check(classes, class_names, *splits):
 
 def _read(name, archive, folder, is_given):
     if tfds.versions(folder / name):
-        return tfds.load(name, folder, HOST)
+        return tfds.load_arrays(name, folder, HOST)
     members = (*archive.train, *archive.test, archive.meta)
     contents = _read_tar(archive.folder, members, folder / archive.file)
     for place in (folder / archive.folder, folder):
@@ -87,7 +87,7 @@ def _read(name, archive, folder, is_given):
         return *_from_pickles(archive, contents), f"{name} in {folder}"
     if is_given:
         raise ValueError("there is none" if folder.is_dir() else "this is not a folder")
-    return tfds.load(name, folder, HOST)
+    return tfds.load_arrays(name, folder, HOST)
 
 
 def _read_tar(folder, members, path):

@@ -93,9 +93,9 @@ def load(name, options):
         loaded = Loaded(*importlib.import_module(DATASETS[name]).load(name, options.data_dir))
         return _resized(loaded, options) if options.image_size else loaded
     if name.startswith(TFDS):
-        from training.data import tfds_sets
+        from training.data import tfds
 
-        return tfds_sets.load(name.removeprefix(TFDS), options)
+        return tfds.load(name.removeprefix(TFDS), options)
     if options.data_dir is None and not Path(name).is_dir():
         raise InputError(
             f"--dataset {name}: expected {', '.join(DATASETS)}, {TFDS}NAME, or an existing folder "

@@ -123,7 +123,6 @@ def training_stream(
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
     steps_and_seeds = epochs.flat_map(epoch_of_batches).skip(first_step)
     crop = getattr(augment, "crop", None)
-    images = _batches_of_images(split.images, steps_and_seeds, crop, rows, place)
 
     def finished(images, indices, step_seed):
         own = tf.gather(labels, indices)
@@ -136,29 +135,27 @@ def training_stream(
                 images, own = augment.mix(images, own, step_seed)
         return _normalize_rows(images, mean, std), own
 
-    return images.map(finished, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-
-def _batches_of_images(images, steps_and_seeds, crop, rows, place):
-    """Returns a stream of (images [rows, H, W, 3], indices [rows], step seed [2])."""
-
     def draws(step_seed):
         crop_seed = tf.random.fold_in(step_seed, CROP_DRAWS)
-        return tf.random.stateless_uniform([place[1], 4], crop_seed)[place[0] :][:rows]
+        return tf.random.stateless_uniform([place[1], views.DRAWS], crop_seed)[place[0] :][:rows]
 
-    if isinstance(images, np.ndarray):
-        array = tf.constant(images)
+    if isinstance(split.images, np.ndarray):
+        array = tf.constant(split.images)
 
-        def gathered(indices, step_seed):
-            batch = tf.ensure_shape(tf.gather(array, indices), [rows, *images.shape[1:]])
+        def batch_of_images(indices, step_seed):
+            images = tf.gather(array, indices)
             if crop is not None:
-                batch = crop.of_arrays(tf.cast(batch, tf.float32), draws(step_seed))
-            return batch, indices, step_seed
+                images = crop.of_arrays(tf.cast(images, tf.float32), draws(step_seed))
+            return finished(images, indices, step_seed)
 
-        return steps_and_seeds.map(gathered, tf.data.AUTOTUNE)
-    drawn = steps_and_seeds.map(lambda indices, step_seed: (indices, draws(step_seed)))
-    read = views.batches(images, drawn, crop, rows)
-    return tf.data.Dataset.zip((read, steps_and_seeds)).map(lambda batch, step: (batch, *step))
+        batches = steps_and_seeds.map(batch_of_images, tf.data.AUTOTUNE)
+    else:
+        drawn = steps_and_seeds.map(lambda indices, step_seed: (indices, draws(step_seed)))
+        read = views.batches(split.images, drawn, crop, rows)
+        batches = tf.data.Dataset.zip((read, steps_and_seeds)).map(
+            lambda images, step: finished(images, *step), tf.data.AUTOTUNE
+        )
+    return batches.prefetch(tf.data.AUTOTUNE)
 
 
 def evaluation_stream(split, batch_size, mean, std, size=None):

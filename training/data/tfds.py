@@ -1,6 +1,131 @@
-"""Data sets that TensorFlow Datasets (TFDS) has prepared, or downloads."""
+"""Data sets that TensorFlow Datasets (TFDS) has prepared, or downloads.
 
+`tfds:NAME` or `tfds:NAME/config:version` is any image classification set.
+"""
+
+import hashlib
+import os
 import re
+from pathlib import Path
+
+import numpy as np
+
+from training import console
+from training.cli import InputError
+from training.data import folder, pictures, sources, store
+from training.runs import files
+
+TEST_SPLITS = ("test", "validation")  # the first that there is becomes the test part
+
+
+def load(name, options):
+    """Returns the `sources.Loaded` of a set, whose test part is `None` if it has none."""
+    builder = open_set(name, options.data_dir)
+    image_key, label_key = features(builder)
+    shape = builder.info.features[image_key].shape
+    is_fixed = None not in shape[:2]
+    resize = pictures.Resize(
+        *options.height_and_width(shape[:2] if is_fixed else sources.SIZE),
+        options.crop_fraction or (None if is_fixed else folder.CROP_FRACTION),
+    )
+    splits = builder.info.splits
+    if "train" not in splits:
+        raise InputError(f"--dataset tfds:{name}: expected a split train; it has {[*splits]}.")
+
+    def part(split):
+        stored, labels = read(builder, split, resize, options.cache)
+        images = store.Images(stored, resize, np.arange(len(labels)))
+        if is_fixed and options.cache != "disk":
+            images = images[:]  # small: an array, which is the fastest to read
+        return images, labels
+
+    test = next((split for split in TEST_SPLITS if split in splits), None)
+    has_validation = test == "test" and "validation" in splits
+    return sources.Loaded(
+        part("train"),
+        part(test) if test else None,
+        list(builder.info.features[label_key].names),
+        f"TFDS {builder.info.full_name} in {builder.data_dir}",
+        resize,
+        part("validation") if has_validation else None,
+    )
+
+
+def open_set(name, data_dir=None):
+    """Returns the builder of a prepared set, which TFDS downloads if it is not there.
+
+    Raises:
+        InputError: If there is no such set, it cannot be prepared, or it has no image or no label.
+    """
+    import tensorflow_datasets as tfds
+
+    folder = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    try:
+        builder = tfds.builder(name, data_dir=folder.expanduser())
+        if not builder.is_prepared():
+            builder.download_and_prepare()
+    except Exception as error:  # TFDS and the network each raise their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        raise InputError(f"--dataset tfds:{name}: no usable set in {folder}: {reason}") from None
+    features(builder)
+    return builder
+
+
+def features(builder):
+    """Returns the keys of a set's image and its label; InputError if it has not one of each."""
+    import tensorflow_datasets as tfds
+
+    found = dict(builder.info.features.items())
+    keys = [
+        next((key for key, feature in found.items() if isinstance(feature, kind)), None)
+        for kind in (tfds.features.Image, tfds.features.ClassLabel)
+    ]
+    if None in keys:
+        raise InputError(
+            f"--dataset tfds:{builder.info.full_name}: expected an image and a class label; it has "
+            f"{', '.join(found)}."
+        )
+    return keys
+
+
+def read(builder, split, resize, cache):
+    """Reads a split: decoded, scaled and kept in the cache's file, which a second call reads.
+
+    Args:
+        builder: What `open_set` returns.
+        split: String, such as `"train"`.
+        resize: A `pictures.Resize`.
+        cache: One of `store.CACHES` but `"none"`: whether the pixels are in memory afterwards.
+
+    Returns:
+        A `store.Stored`, and the labels, int64 [N].
+    """
+    key = f"{builder.info.full_name} {builder.data_dir} {split} {resize}"
+    path = files.cache_folder() / f"tfds-{hashlib.sha256(key.encode()).hexdigest()[:16]}.bin"
+    table = path.with_suffix(".npy")
+    if not (path.is_file() and table.is_file()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = []
+        files.write_atomically(path, lambda file: rows.extend(_write(builder, split, resize, file)))
+        files.write_atomically(table, lambda file: np.save(file, np.array(rows, np.int64)))
+    rows = np.load(table)
+    total = int(3 * rows[:, :2].prod(-1).sum())
+    in_memory = cache == "memory" or (cache == "auto" and store.choose(total) == "memory")
+    pixels = np.fromfile(path, np.uint8) if in_memory else np.memmap(path, np.uint8, "r")
+    return store.Stored(pixels, rows[:, :2]), rows[:, 2]
+
+
+def _write(builder, split, resize, path):
+    """Writes the pixels of a split into a file, and yields each picture's height, width, label."""
+    image_key, label_key = features(builder)
+    examples = builder.as_dataset(split=split)
+    count = int(examples.cardinality())
+    with open(path, "wb") as file, console.progress(f"reading {split}", count) as advance:
+        for example in examples:
+            pixels = pictures.scale_pixels(example[image_key].numpy(), resize)
+            file.write(pixels.tobytes())
+            yield *pixels.shape[:2], int(example[label_key])
+            advance()
 
 
 def versions(folder):
@@ -9,16 +134,13 @@ def versions(folder):
     return sorted(found, key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)])
 
 
-def load(name, folder, host):
-    """Loads the newest version of a data set, which TFDS downloads if there is none.
+def load_arrays(name, folder, host):
+    """Loads the newest version of a data set of images of one size, as `sources.DATASETS` has it.
 
     Args:
-        name: String, the data set.
+        name: String, the data set, which TFDS downloads if there is no version.
         folder: Path of the folder of all data sets.
         host: String, the server that TFDS downloads from.
-
-    Returns:
-        As `sources.load`.
 
     Raises:
         ValueError: If the server cannot be reached.

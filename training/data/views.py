@@ -13,6 +13,7 @@ from training.data import pictures, store
 
 # JPEGs are decoded at 1/1, 1/2, 1/4 or 1/8 of their resolution.
 RATIOS = (1, 2, 4, 8)
+DRAWS = 5  # numbers that a rectangle takes
 
 
 class RandomResizedCrop(NamedTuple):
@@ -23,17 +24,19 @@ class RandomResizedCrop(NamedTuple):
         aspect: Float in (0, 1], the smallest aspect ratio (width / height) of the rectangle,
             relative to the network's; the largest is its inverse. A rectangle that is too wide or
             too high is cut to the picture.
+        flip: Float, the probability that it is mirrored left and right.
     """
 
     area: float = 0.25
     aspect: float = 0.75
+    flip: float = 0.0
 
     def boxes(self, sizes, draws, target):
         """Returns int32 [B, 4]: top, left, height and width of each picture's rectangle.
 
         Args:
             sizes: Int tensor [B, 2], height and width of each picture.
-            draws: Float32 tensor [B, 4], uniform in [0, 1).
+            draws: Float32 tensor [B, DRAWS], uniform in [0, 1).
             target: Height and width of the network's images.
         """
         height, width = tf.unstack(tf.cast(sizes, tf.float32), axis=-1)
@@ -46,6 +49,10 @@ class RandomResizedCrop(NamedTuple):
         left = tf.floor(draws[:, 3] * (width - columns + 1))
         return tf.cast(tf.stack([top, left, rows, columns], -1), tf.int32)
 
+    def flips(self, draws):
+        """Returns bool [B], which rectangles are mirrored."""
+        return draws[:, 4] < self.flip
+
     def of_arrays(self, images, draws):
         """Returns the rectangles of a batch of float32 images [B, H, W, 3], in its size."""
         size = tuple(images.shape[1:3])
@@ -56,6 +63,9 @@ class RandomResizedCrop(NamedTuple):
         edges = tf.concat([first, first + extent - 1], -1) / tf.tile(
             [[size[0] - 1.0, size[1] - 1.0]], [1, 2]
         )
+        edges = tf.minimum(edges, 1 - 1e-6)  # beyond the last pixel TensorFlow puts 0
+        mirrored = tf.gather(edges, (0, 3, 2, 1), axis=1)
+        edges = tf.where(self.flips(draws)[:, None], mirrored, edges)
         return tf.image.crop_and_resize(images, edges, tf.range(tf.shape(images)[0]), size)
 
 
@@ -64,14 +74,26 @@ def batches(images, indices_and_draws, crop, rows):
 
     Args:
         images: A `store.Images`.
-        indices_and_draws: `tf.data.Dataset` of (int indices [rows], float32 draws [rows, 4]).
+        indices_and_draws: `tf.data.Dataset` of (int indices [rows], float32 draws
+            [rows, DRAWS]).
         crop: A `RandomResizedCrop`, or `None` for the images as they are evaluated.
         rows: Integer, the images of a batch.
     """
-    size = images.shape[1:3]
-    view = _evaluated(images) if crop is None else _cropped(images, crop, size)
-    each = indices_and_draws.unbatch().map(view, tf.data.AUTOTUNE)
-    return each.batch(rows, drop_remainder=True)
+    if crop is None:
+        view = _evaluated(images)
+        each = indices_and_draws.map(lambda indices, draws: indices).unbatch()
+    else:
+        view = _cropped(images)
+        numbers = tf.constant(images.indices)
+        sizes = tf.constant(images.store.sizes, tf.int32)
+
+        def rectangles(indices, draws):
+            chosen = tf.gather(numbers, indices)
+            boxes = crop.boxes(tf.gather(sizes, chosen), draws, images.shape[1:3])
+            return chosen, boxes, crop.flips(draws)
+
+        each = indices_and_draws.map(rectangles).unbatch()
+    return each.map(view, tf.data.AUTOTUNE).batch(rows, drop_remainder=True)
 
 
 def in_order(images, batch_size):
@@ -81,16 +103,15 @@ def in_order(images, batch_size):
 
 
 def _evaluated(images, dtype=tf.float32):
-    def view(index, draws=None):
+    def view(index):
         image = tf.numpy_function(images.__getitem__, [index], tf.uint8, stateful=False)
         return tf.cast(tf.ensure_shape(image, images.shape[1:]), dtype)
 
     return view
 
 
-def _cropped(images, crop, size):
-    source = images.store
-    sizes, numbers = tf.constant(source.sizes, tf.int32), tf.constant(images.indices)
+def _cropped(images):
+    source, size = images.store, images.shape[1:3]
     is_decoded = isinstance(source, store.Decoded)
     if is_decoded:
         paths, is_jpeg = tf.constant([str(p) for p in source.paths]), tf.constant(source.is_jpeg)
@@ -101,9 +122,7 @@ def _cropped(images, crop, size):
         )
         return tf.numpy_function(read, [number], tf.uint8, stateful=False)
 
-    def view(index, draws):
-        number = numbers[index]
-        box = crop.boxes(sizes[number][None], draws[None], size)[0]
+    def view(number, box, is_mirrored):
         top, left, height, width = tf.unstack(box)
 
         def from_pixels():
@@ -115,8 +134,8 @@ def _cropped(images, crop, size):
             )
         else:
             pixels = from_pixels()
-        pixels = tf.ensure_shape(pixels, [None, None, 3])
-        return tf.image.resize(pixels, size)  # bilinear
+        image = tf.image.resize(tf.ensure_shape(pixels, [None, None, 3]), size)  # bilinear
+        return tf.cond(is_mirrored, lambda: tf.reverse(image, [1]), lambda: image)
 
     return view
 

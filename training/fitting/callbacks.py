@@ -1,5 +1,6 @@
 """Callbacks around the epochs: history, TensorBoard, a time estimate, and checks."""
 
+import contextlib
 import time
 
 import keras
@@ -59,6 +60,17 @@ class History(keras.callbacks.Callback):
         files.write_atomically(
             self.folder / "curves.png", lambda path: plots.curves(self.rows, self.folder.name, path)
         )
+
+
+class EvaluateAverage(keras.callbacks.Callback):
+    """Evaluates the optimizer's average of the weights, if it has one."""
+
+    def on_test_begin(self, logs=None):
+        self.average = contextlib.ExitStack()
+        self.average.enter_context(checkpoints.averaged(self.model))
+
+    def on_test_end(self, logs=None):
+        self.average.close()
 
 
 class StopOnNaN(keras.callbacks.Callback):

@@ -150,18 +150,23 @@ class Checkpoint(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def averaged(model):
-    """Puts the optimizer's average of the weights in the place of a model's, if it has one."""
+    """Puts the optimizer's average of the weights in the place of a model's, if it has one.
+
+    `keras.callbacks.SwapEMAWeights` adds and subtracts on TensorFlow, which rounds the weights.
+    """
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     if not optimizer.use_ema:
         yield
         return
-    swap = keras.callbacks.SwapEMAWeights()
-    swap.set_model(model)
-    swap.on_test_begin()
+    variables = optimizer._trainable_variables
+    weights = [np.array(variable) for variable in variables]
+    for variable, average in zip(variables, optimizer._model_variables_moving_average, strict=True):
+        variable.assign(np.array(average))
     try:
         yield
     finally:
-        swap.on_test_end()
+        for variable, weight in zip(variables, weights, strict=True):
+            variable.assign(weight)
 
 
 def check_loss(model, logs):

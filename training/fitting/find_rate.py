@@ -1,9 +1,12 @@
 """A sweep of the learning rate: from tiny to too large within some steps, and a suggestion."""
 
+import dataclasses
+
 import keras
 import numpy as np
 from keras import ops
 
+from training.cli import FailedError
 from training.fitting.schedules import Schedule
 from training.runs import files, plots
 
@@ -14,17 +17,17 @@ DIVERGED = 4.0  # times the lowest loss, which ends the sweep
 MARGIN = 5.0  # by which the suggestion is below the rate of the lowest loss
 
 
-@keras.saving.register_keras_serializable(package="keras_nam")
+@dataclasses.dataclass(eq=False)
 class Sweep(Schedule):
     """`low * (high / low) ** (step / steps)`."""
 
-    def __init__(self, low=LOWEST, high=HIGHEST, steps=STEPS):
-        super().__init__(low=low, high=high, steps=steps)
+    low: float = LOWEST
+    high: float = HIGHEST
+    steps: int = STEPS
 
     def __call__(self, step):
-        s = self.settings
-        share = ops.cast(step, "float32") / s["steps"]
-        return s["low"] * ops.power(s["high"] / s["low"], share)
+        share = ops.cast(step, "float32") / self.steps
+        return self.low * ops.power(self.high / self.low, share)
 
 
 class _Losses(keras.callbacks.Callback):
@@ -58,9 +61,15 @@ def find_rate(model, batches, folder, say):
 
     Returns:
         The suggested peak rate, a float: a fifth of the rate with the lowest smoothed loss.
+
+    Raises:
+        FailedError: If the first loss is not finite.
     """
     recorder = _Losses()
+    model.steps_per_execution = 1
     model.fit(batches, steps_per_epoch=STEPS, epochs=1, verbose=0, callbacks=[recorder])
+    if not recorder.losses:
+        raise FailedError(f"The first loss is not finite, at a learning rate of {LOWEST:g}.")
     rates = [float(np.asarray(Sweep()(step))) for step in range(len(recorder.losses))]
     suggested = float(f"{rates[int(np.argmin(recorder.losses))] / MARGIN:.2g}")
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,21 +1,20 @@
 """The weights that a training begins with, and the layers that it freezes."""
 
-import re
 from pathlib import Path
 
 import keras
+import numpy as np
 
 import keras_nam
 from keras_nam import weights
-from keras_nam.models import BACKBONES, parse_arch
+from keras_nam.models import BACKBONES
 from training import recipes
 from training.cli import InputError
 from training.runs import files
 
 CLASSIFIER = "logits"
-FREEZE = "none, bn, backbone or stages:N"
 NAMES_SHOWN = 3
-GATE_GAMMA = 0.02  # of a gate that is new in a trained network
+GATE_GAMMA = 0.01  # of a gate that is new in a trained network
 
 
 def load(model, source):
@@ -45,16 +44,17 @@ def load(model, source):
     except (ValueError, ImportError, OSError) as error:
         raise InputError(f"--init {path}: {error}{_fitting(model, path)}") from None
     left = _layers_not_loaded(model, report)
-    attention = [layer for layer in left if _is_attention(model, layer)]
+    attention = [layer for layer in left if _is_attention(layer)]
     others = [layer.name for layer in left if layer not in attention and layer.name != CLASSIFIER]
     if others:
         raise InputError(
             f"--init {path} has another network than {model.name}: {len(others)} layers are not "
             f"in it or have another shape ({_some(others)}).{_fitting(model, path)}"
         )
+    mean, std = _normalization(path, report, model.output_shape[-1])
     # A file with another attention has another function without it.
-    mean, std = _normalization(path, report)
-    compensated = [a.name for a in attention if not report.unexpected and _compensate(a)]
+    loaded = _variables_loaded(model, report)
+    compensated = [a.name for a in attention if not report.unexpected and _compensate(a, loaded)]
     return {
         "source": str(path),
         "format": report.format,
@@ -68,12 +68,20 @@ def load(model, source):
     }
 
 
-def _normalization(path, report):
+def _config(path):
+    """Returns the `config.json` of a run folder, or of the run folder of a .keras file, or {}."""
+    folder = path.parent if path.suffix == ".keras" else path
+    config = folder / files.CONFIG
+    return files.read_json(config) if config.is_file() else {}
+
+
+def _normalization(path, report, classes):
     """Returns the mean and std of the training of given weights, or (`None`, `None`)."""
-    if path.is_dir():
-        recipe = files.read_json(path / files.CONFIG)["recipe_settings"]
+    recipe = _config(path).get("recipe_settings")
+    if recipe:
         return recipe["mean"], recipe["std"]
-    if any(theirs[:1] == (recipes.IMAGENET_CLASSES,) for _, _, theirs in report.mismatched):
+    of_biases = {theirs[0] for _, _, theirs in report.mismatched if len(theirs) == 1}
+    if recipes.IMAGENET_CLASSES in (of_biases or {classes}):
         return recipes.IMAGENET_MEAN, recipes.IMAGENET_STD
     return None, None
 
@@ -82,13 +90,13 @@ def describe(found):
     """Returns the lines that say what `load` did."""
     lines = [f"{found['source']}: {found['loaded']} arrays loaded ({found['format']})"]
     if found["replaced"]:
-        lines.append("The classifier begins anew: the number of classes differs.")
+        lines.append("The classifier is new: the number of classes differs.")
     if found["missing"]:
         lines.append(f"Not in the file, and new: {_some(found['missing'])}.")
     if found["doubled_before"]:
         lines.append(
             f"{len(found['doubled_before'])} new NAM gates begin at 0.5, and the scale before each "
-            "was doubled: the network begins with the function of the file's."
+            "was doubled: the network begins with the function of the file."
         )
     if found["unused"]:
         lines.append(f"In the file, and unused: {_some(found['unused'])}.")
@@ -100,63 +108,95 @@ def _some(names):
     return ", ".join(names[:NAMES_SHOWN]) + more
 
 
+def _variables_loaded(model, report):
+    """Returns the paths of the variables that were loaded."""
+    keys = set(report.loaded)
+    return {e.variable.path for e in weights.entries_of(model, report.format) if e.key in keys}
+
+
 def _layers_not_loaded(model, report):
-    loaded = set(report.loaded)
-    left = {
-        e.variable.path for e in weights.entries_of(model, report.format) if e.key not in loaded
-    }
-    return [layer for layer in model.layers if any(v.path in left for v in layer.variables)]
+    loaded = _variables_loaded(model, report)
+    return [layer for layer in model.layers if any(v.path not in loaded for v in layer.weights)]
 
 
-def _is_attention(model, layer):
-    attention = parse_arch(model.name)[2]
-    return attention is not None and layer.name.endswith(f"_{attention}")
+def _is_attention(layer):
+    return hasattr(layer, "torch_module")
 
 
-def _compensate(layer):
-    """Makes a new NAM layer almost the identity; returns whether it is one that can be.
+def _compensate(layer, loaded):
+    """Makes the new gates of a NAM layer almost constant; returns whether it has any.
 
     The normalization before it is doubled, once a gate, and the gates' gamma is small: with a
     gamma of 1 the gates deviate from 0.5 enough to change the logits of r18 by 8%.
     """
-    gates = [
-        inner
-        for inner in layer._flatten_layers()
-        if isinstance(inner, (keras_nam.NAMChannelAttention, keras_nam.NAMSpatialAttention))
-    ]
+    kinds = (keras_nam.NAMChannelAttention, keras_nam.NAMSpatialAttention)
+    gates = [inner for inner in layer._flatten_layers() if isinstance(inner, kinds)]
+    new = [gate for gate in gates if gate.gamma.path not in loaded]
     before = layer._inbound_nodes[0].parent_nodes[0].operation
-    if not gates or not isinstance(before, keras.layers.BatchNormalization):
+    if not new or not isinstance(before, keras.layers.BatchNormalization):
         return False
-    for gate in gates:
+    factor = 2 ** len(new)
+    before.gamma.assign(factor * before.gamma)
+    before.beta.assign(factor * before.beta)
+    for gate in new:
         gate.gamma.assign(keras.ops.full_like(gate.gamma, GATE_GAMMA))
-        before.gamma.assign(2 * before.gamma)
-        before.beta.assign(2 * before.beta)
-    if isinstance(gates[0], keras_nam.NAMChannelAttention):
-        # The statistics of its inputs, which that normalization puts out.
-        gates[0].moving_mean.assign(before.beta)
-        gates[0].moving_variance.assign(keras.ops.square(before.gamma))
+    # The statistics of the gates' inputs, which that normalization puts out.
+    mean, variance = np.array(before.beta), np.square(before.gamma)
+    for gate in gates:
+        if isinstance(gate, keras_nam.NAMSpatialAttention):  # of all channels
+            variance = (variance + mean**2).mean() - mean.mean() ** 2
+            mean = mean.mean()
+        if gate in new:
+            gate.moving_mean.assign(np.broadcast_to(mean, gate.moving_mean.shape))
+            gate.moving_variance.assign(np.broadcast_to(variance, gate.moving_variance.shape))
+        elif gate is gates[0]:
+            gate.moving_mean.assign(factor * gate.moving_mean)
+            gate.moving_variance.assign(factor**2 * gate.moving_variance)
+        mean, variance = mean / 2, variance / 4  # a gate of 0.5
     return True
 
 
 def _fitting(model, path):
-    """Returns a hint at the arch that fits: the run's, or the one with the most weights in it."""
-    config = path / files.CONFIG
-    if config.is_file():
-        return f" It is a run of {files.read_json(config)['arch']}."
-    _, width, _ = parse_arch(model.name)
-    found = {}
-    for arch in (*BACKBONES, *(f"{backbone}w{width}" for backbone in BACKBONES)):
-        other = keras_nam.create_model(arch, model.output_shape[-1], model.input_shape[1:])
-        try:
-            selection = weights.find(other, str(path))
-        except (ValueError, ImportError, OSError):
-            return ""
+    """Returns a hint at the network that fits: the run's, or the backbone of these weights."""
+    config = _config(path)
+    if "arch" in config:
+        return f" It is a run of --arch {config['arch']} --stem {config['stem']}."
+    try:
+        contents = weights.read_checkpoint(str(path))
+    except (ValueError, ImportError, OSError):
+        return ""
+    best = None
+    for backbone in BACKBONES:  # the smaller one of a kind is part of the larger one
+        found = _options(backbone, model.input_shape[1:], contents)
+        if best and not found:
+            break
+        best = found or best
+    return f" It fits {best}." if best else ""
+
+
+def _options(backbone, image_shape, contents):
+    """Returns the options of a backbone's network if a file has all its weights, else `None`."""
+
+    def lacks(arch, stem):
+        network = keras_nam.create_model(
+            arch, input_shape=image_shape, stem=stem, include_top=False
+        )
+        selection = weights.find(network, contents)
         shapes = {key: tuple(array.shape) for key, array in selection.arrays.items()}
-        entries = list(weights.entries_of(other, selection.format))
-        fits = sum(shapes.get(entry.key) == tuple(entry.shape) for entry in entries)
-        found[arch] = fits / len(entries)
-    best = max(found, key=found.get)
-    return f" --arch {best} fits it best." if found[best] > 0.9 else ""
+        entries = weights.entries_of(network, selection.format)
+        return entries[0], shapes, [e for e in entries if shapes.get(e.key) != e.shape]
+
+    try:
+        stem_kernel, shapes, missing = lacks(backbone, "cifar")
+        if not {entry.key for entry in missing} <= shapes.keys():
+            return None
+        axes = stem_kernel.layout.axes
+        size, width = (shapes[stem_kernel.key][axes.index(axis)] for axis in (0, 3))
+        stem = "cifar" if size == stem_kernel.variable.shape[0] else "imagenet"
+        arch = backbone if width == BACKBONES[backbone].width else f"{backbone}w{width}"
+        return None if lacks(arch, stem)[2] else f"--arch {arch} --stem {stem}"
+    except ValueError:
+        return None
 
 
 def freeze(model, what):
@@ -172,27 +212,25 @@ def freeze(model, what):
 
     Returns:
         The number of frozen layers that have weights.
+
+    Raises:
+        InputError: If the network has fewer stages.
     """
-    stages = re.fullmatch(r"stages:(\d+)", what)
-    tests = {
+    kind, _, count = what.partition(":")
+    stages = tuple(f"stage{number + 1}_" for number in range(int(count or 0)))
+    if stages and not any(layer.name.startswith(stages[-1]) for layer in model.layers):
+        raise InputError(f"--freeze {what}: {model.name} has fewer stages.")
+    test = {
         "none": lambda layer: False,
         "bn": lambda layer: isinstance(layer, keras.layers.BatchNormalization),
         "backbone": lambda layer: True,
-    }
-    if stages:
-        names = ("stem", *(f"stage{number + 1}_" for number in range(int(stages[1]))))
-        test = lambda layer: layer.name.startswith(names)  # noqa: E731
-    elif what in tests:
-        test = tests[what]
-    else:
-        raise InputError(f"--freeze {what}: expected {FREEZE}.")
+        "stages": lambda layer: layer.name.startswith(("stem_", *stages)),
+    }[kind]
     frozen = 0
     for layer in model.layers:
-        if layer.weights and layer.name != CLASSIFIER and not _is_attention(model, layer):
+        if layer.weights and layer.name != CLASSIFIER and not _is_attention(layer):
             layer.trainable = not test(layer)
             frozen += not layer.trainable
-    if stages and not any(layer.name.startswith(f"stage{stages[1]}_") for layer in model.layers):
-        raise InputError(f"--freeze {what}: {model.name} has fewer stages.")
     return frozen
 
 

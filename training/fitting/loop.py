@@ -40,7 +40,7 @@ def fit(job, models, dataset, position, placement, say):
         )
         writers = [
             callbacks.TimeEstimate(steps, sizes, say),
-            *([keras.callbacks.SwapEMAWeights()] if recipe.ema else []),
+            callbacks.EvaluateAverage(),
             history,
             *tensorboard(job, model, dataset),
         ]
@@ -54,7 +54,8 @@ def fit(job, models, dataset, position, placement, say):
                 break
             size = recipe.image_size(first_epoch)
             if not recipe.is_frozen(first_epoch) and initial.is_frozen(model):
-                network.thaw(models, job)
+                with placement.scope():
+                    network.thaw(models, job)
             # Keras would put the average into the weights at the end of each call.
             model.optimizer.finalize_variable_values = lambda variables: None
             models[size].fit(

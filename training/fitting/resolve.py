@@ -4,10 +4,11 @@ import dataclasses
 
 import keras
 
+import keras_nam
 from keras_nam.attention import ATTENTIONS
 from keras_nam.models import parse_arch
 from training import recipes
-from training.cli import InputError, check_name
+from training.cli import InputError
 from training.data import augment, streams
 from training.fitting import initial, network
 from training.runs import files
@@ -21,8 +22,6 @@ def check(job):
         _, _, attention = parse_arch(job.arch)
     except ValueError as error:
         raise InputError(f"--arch {job.arch}: {error}") from None
-    if job.stem is not None:
-        check_name("stem", job.stem, recipes.STEMS)
     augment.compose(job.recipe.augment)
     several_sizes = len({*job.recipe.progressive_sizes}) > 1
     if several_sizes and attention and ATTENTIONS[attention].per_position:
@@ -30,6 +29,8 @@ def check(job):
             f"--arch {job.arch} has parameters for each position, so all images must have one "
             "size. Give --progressive-sizes without numbers."
         )
+    if job.recipe.freeze != "none":
+        initial.freeze(keras_nam.create_model(job.arch), job.recipe.freeze)
 
 
 def for_data(job, dataset, placement, say):
@@ -89,6 +90,8 @@ def initial_weights(job, classes, say):
 
     A run that is resumed has it in its `config.json`, and does not need the file again.
     """
+    if job.recipe.freeze != "none":
+        say(_frozen(job))
     if not job.init:
         return None
     path = job.folder / files.CONFIG
@@ -99,6 +102,19 @@ def initial_weights(job, classes, say):
     for line in initial.describe(found):
         say(line)
     return found
+
+
+def _frozen(job):
+    """Returns the line that says what is frozen."""
+    recipe = job.recipe
+    epochs = f"for {recipe.freeze_epochs} epochs" if recipe.freeze_epochs else "in all epochs"
+    gates = parse_arch(job.arch)[2]
+    trained = f"the {gates} layers and the classifier are" if gates else "the classifier is"
+    warning = "" if job.init else " warning: without --init, frozen weights are random."
+    return (
+        f"--freeze {recipe.freeze}, {epochs}: frozen normalizations keep their statistics too; "
+        f"{trained} trained.{warning}"
+    )
 
 
 def steps(job, dataset):

@@ -20,6 +20,7 @@ HISTORY_COLUMNS = (
     *("learning_rate", "seconds", "images_per_second"),
 )
 LISTING, LISTING_COLUMNS = "data.csv", ("part", "name", "digest")
+LISTED = 3  # names in a message
 PACKAGES = ("keras-nam", "keras", "tensorflow", "numpy", "tensorflow-datasets")
 
 
@@ -271,11 +272,14 @@ def check_listing(folder, listing):
         before = {name: (part, digest) for part, name, digest in [*csv.reader(file)][1:]}
     now = {name: (part, digest) for part, name, digest in listing}
     changes = [
-        f"{len(names)} {what} ({names[0]}{', …' if names[1:] else ''})"
+        f"{len(names)} {what} ({', '.join(names[:LISTED])}{', …' if names[LISTED:] else ''})"
         for what, names in (
             ("are gone", sorted(before.keys() - now.keys())),
             ("are new", sorted(now.keys() - before.keys())),
-            ("differ", sorted(n for n in before.keys() & now.keys() if before[n] != now[n])),
+            (
+                "have other content or another part",
+                sorted(n for n in before.keys() & now.keys() if before[n] != now[n]),
+            ),
         )
         if names
     ]

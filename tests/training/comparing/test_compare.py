@@ -138,7 +138,9 @@ def test_help_imports_nothing_heavy():
 
 def initial_weights(arch, seed):
     """Returns {layer's name: weights} of an arch as a training begins."""
-    model = network.initial_model(recipes.Job(arch, seed=seed), 10)
+    model = network.initial_model(
+        recipes.Job(arch, stem="cifar", seed=seed, image_size=(32, 32)), 10
+    )
     return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
 
 

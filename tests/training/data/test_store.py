@@ -1,12 +1,16 @@
 """Pictures in memory, on the disk and decoded each time are the same; so are their views."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
 from tests.support import picture_folder
-from training.data import folder, pictures, store, views
+from training.data import augment, datasets, folder, pictures, store, streams, views
 
 RESIZE = pictures.Resize(32, 32, crop_fraction=0.875)
 
@@ -40,7 +44,7 @@ def test_stores_hold_the_pixels_that_pillow_reads(decoded, cache):
 
 
 def test_streams_of_views(decoded):
-    draws = tf.random.stateless_uniform([len(decoded), 4], [0, 1])
+    draws = tf.random.stateless_uniform([len(decoded), views.DRAWS], [0, 1])
     dataset = tf.data.Dataset.from_tensors((tf.range(len(decoded), dtype=tf.int64), draws))
     found = {
         cache: next(
@@ -59,7 +63,7 @@ def test_streams_of_views(decoded):
 
 
 def test_boxes_cover_the_area_and_aspect_that_are_asked_for():
-    draws = tf.random.stateless_uniform([4000, 4], [0, 1])
+    draws = tf.random.stateless_uniform([4000, views.DRAWS], [0, 1])
     crop = views.RandomResizedCrop(area=0.5, aspect=0.8)
     boxes = crop.boxes(tf.tile([[400, 600]], [4000, 1]), draws, (32, 32)).numpy()
     top, left, height, width = boxes.T
@@ -82,10 +86,98 @@ def test_large_jpegs_are_decoded_at_a_lower_resolution(tmp_path):
     large = store.Decoded(
         [tmp_path / "large.jpg"], RESIZE, np.array([[800, 1200]]), np.array([True])
     )
-    draws = tf.constant([[1.0, 0.5, 0.0, 0.0]])  # the whole height, the left of the width
+    draws = tf.constant([[1.0, 0.5, 0.0, 0.0, 1.0]])  # the whole height, the left of the width
     dataset = tf.data.Dataset.from_tensors((tf.constant([0], tf.int64), draws))
     crop = views.RandomResizedCrop(area=0.9999)
     batch = views.batches(store.Images(large, RESIZE, np.arange(1)), dataset, crop, 1)
     (image,) = next(iter(batch)).numpy()
     assert image[:, :16, 2].min() > 240
     assert image[:, -8:, 0].min() > 240
+
+
+def test_mirrored_crops(decoded):
+    draws = tf.random.stateless_uniform([len(decoded), views.DRAWS], [0, 1])
+    dataset = tf.data.Dataset.from_tensors((tf.range(len(decoded), dtype=tf.int64), draws))
+    found = {
+        flip: next(
+            iter(
+                views.batches(
+                    images(decoded, "memory"),
+                    dataset,
+                    views.RandomResizedCrop(flip=flip),
+                    len(decoded),
+                )
+            )
+        ).numpy()
+        for flip in (0.0, 0.5)
+    }
+    flips = draws[:, 4].numpy() < 0.5
+    assert 0 < flips.sum() < len(flips)
+    np.testing.assert_array_equal(found[0.5][~flips], found[0.0][~flips])
+    np.testing.assert_array_equal(found[0.5][flips], found[0.0][flips][:, :, ::-1])
+
+
+def test_crops_of_arrays_are_the_same_rectangles():
+    """A picture whose red is the row and whose green is the column shows its rectangle."""
+    rows, columns = np.mgrid[:32, :32].astype("float32")
+    batch = tf.tile(np.stack([rows, columns, rows], -1)[None], [64, 1, 1, 1])
+    draws = tf.random.stateless_uniform([64, views.DRAWS], [0, 1])
+    crop = views.RandomResizedCrop(flip=0.5)
+    cropped = crop.of_arrays(batch, draws).numpy()
+    top, left, height, width = crop.boxes(tf.tile([[32, 32]], [64, 1]), draws, (32, 32)).numpy().T
+    np.testing.assert_allclose(cropped[:, 0, 0, 0], top, atol=1e-3)
+    np.testing.assert_allclose(cropped[:, -1, 0, 0], top + height - 1, atol=1e-3)
+    edges = cropped[:, 0, [0, -1], 1]
+    mirrored = crop.flips(draws).numpy()
+    edges[mirrored] = edges[mirrored][:, ::-1]
+    np.testing.assert_allclose(edges, np.stack([left, left + width - 1], -1), atol=1e-3)
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_shards_are_rows_of_the_whole_batch(decoded, cache):
+    split = datasets.Split(images(decoded, cache), np.arange(len(decoded)))
+    augmentation = augment.compose(["random_resized_crop:flip=0.5", "random_brightness"])
+
+    def batch(*shard):
+        how = ((0.5,) * 3, (0.25,) * 3, augmentation)
+        stream = streams.training_stream(split, 12, *how, seed=3, first_step=1, shard=shard)
+        return next(iter(stream))
+
+    whole, parts = batch(0, 1), [batch(0, 2), batch(1, 2)]
+    for number in range(2):
+        together = np.concatenate([part[number] for part in parts])
+        np.testing.assert_array_equal(together, whole[number])
+
+
+EPOCH = """
+import resource, sys
+from training.data import augment, datasets, streams
+split = datasets.load(sys.argv[1], image_size=(64, 64), cache="none").train
+stream = streams.training_stream(
+    split, 8, (0.5,) * 3, (0.25,) * 3, augment.compose(["random_resized_crop"])
+)
+peaks = []
+for number, _ in enumerate(stream.take(3 * len(split) // 8)):
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(len(split), peaks[10], peaks[-1])
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_without_a_cache(tmp_path):
+    """120 pictures of 3 MB each, 360 MB decoded, in three epochs."""
+    noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((1000, 1000))
+    for number in range(120):
+        path = tmp_path / "pictures" / str(number % 2) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if number < 2:
+            picture.save(path, compress_level=1)
+        else:
+            path.hardlink_to(tmp_path / "pictures" / str(number % 2) / f"{number % 2}.png")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", EPOCH, str(tmp_path / "pictures")]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    count, early, late = map(float, ended.stdout.split())
+    assert count > 100
+    assert late - early < 150  # MB

@@ -15,7 +15,7 @@ from tests.support import small_network
 from tests.support.gated_networks import IMAGES
 from tests.support.gated_networks import network as gated_network
 from tests.support.small_run import history, run
-from training import evaluate
+from training import evaluate, recipes
 from training.cli import FailedError
 from training.fitting import callbacks, network
 from training.gating import values as gate_values
@@ -47,7 +47,9 @@ def test_times_follow_the_clock(tmp_path, monkeypatch, before):
     metrics = [keras.metrics.SparseTopKCategoricalAccuracy(k, name) for name, k in names.items()]
     model.compile(keras.optimizers.SGD(0.1), loss, metrics=metrics)
     x, y = np.ones((16, 2)), np.arange(16) % 6
-    recorded = callbacks.History(tmp_path, [], len(x), lambda step: 0.5 * step, before)
+    recorded = callbacks.History(
+        tmp_path, [], recipes.get("fast"), len(x), lambda step: 0.5 * step, before
+    )
     model.fit(
         x, y, 4, epochs=2, verbose=0, validation_data=(x[:8], y[:8]), callbacks=[clock, recorded]
     )

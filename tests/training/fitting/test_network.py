@@ -10,10 +10,12 @@ from training.fitting import network
 from training.gating.values import gates
 from training.recipes import Job
 
+SIZE = (32, 32)
+
 
 def built(arch="r18w4_nam", seed=0, stem="cifar", **settings):
     return network.initial_model(
-        Job(arch, "fast", recipes.get("fast", **settings), seed=seed, stem=stem), 10
+        Job(arch, "fast", recipes.get("fast", **settings), stem, seed=seed, image_size=SIZE), 10
     )
 
 
@@ -39,7 +41,9 @@ def test_the_stem_is_the_one_that_was_asked_for():
 
 def test_the_loss_smooths_the_labels_and_the_metrics_count_to_1_and_5():
     recipe = recipes.get("fast", label_smoothing=0.3)
-    job = Job("r18w4", "fast", recipe, steps_per_epoch=2, precision="float32")
+    job = Job(
+        "r18w4", "fast", recipe, "cifar", image_size=SIZE, steps_per_epoch=2, precision="float32"
+    )
     model = network.compiled_model(job, 10)
     assert not model.jit_compile
     logits = np.random.default_rng(0).normal(size=(40, 10)).astype("float32")

@@ -1,0 +1,102 @@
+"""TFDS sets by name: their features, splits and sizes, with small sets and the local CIFAR-100."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from training.cli import InputError
+from training.data import datasets
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A TFDS folder: grey images of one size; pictures of many sizes; pictures without labels."""
+    folder = tmp_path_factory.mktemp("tfds")
+    rng = np.random.default_rng(0)
+    label = tfds.features.ClassLabel(names=["cat", "dog"])
+
+    def store(name, splits, **features):
+        def dataset(examples):
+            signature = tfds.features.FeaturesDict(features).get_tensor_info()
+            signature = {k: tf.TensorSpec(v.shape, v.dtype) for k, v in signature.items()}
+            return tf.data.Dataset.from_generator(lambda: examples, output_signature=signature)
+
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name=name,
+            version="1.0.0",
+            features=tfds.features.FeaturesDict(features),
+            split_datasets={split: dataset(examples) for split, examples in splits.items()},
+            data_dir=folder,
+        )
+
+    def image(height, width, channels):
+        return rng.integers(0, 256, (height, width, channels), np.uint8)
+
+    grey = [{"image": image(12, 10, 1), "label": number % 2} for number in range(12)]
+    store(
+        "grey",
+        {"train": grey[:8], "test": grey[8:]},
+        image=tfds.features.Image(shape=(12, 10, 1)),
+        label=label,
+    )
+    sizes = rng.integers(30, 70, (20, 2))
+    various = [{"photo": image(*size, 3), "kind": i % 2} for i, size in enumerate(sizes)]
+    photo = tfds.features.Image(shape=(None, None, 3))
+    store("various", {"train": various}, photo=photo, kind=label)
+    store("unlabelled", {"train": [{"photo": v["photo"]} for v in various]}, photo=photo)
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_grey_images_of_one_size_are_an_array(folder):
+    found = datasets.load("tfds:grey", folder)
+    assert found.image_shape == (12, 10, 3)
+    assert (len(found.train), len(found.test), found.validation) == (8, 4, None)
+    assert isinstance(found.train.images, np.ndarray)
+    assert found.train.images.std() > 50
+    assert np.ptp(found.train.images, -1).max() == 0
+    assert found.class_names == ["cat", "dog"]
+    assert "grey/1.0.0" in found.source
+    again = datasets.load("tfds:grey:1.0.0", folder)  # from the cache
+    np.testing.assert_array_equal(found.train.images, again.train.images)
+    np.testing.assert_array_equal(found.train.labels, again.train.labels)
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_pictures_of_many_sizes_without_a_test_split(folder, kind):
+    found = datasets.load(
+        "tfds:various", folder, image_size=(24, 32), validation_split=0.2, cache=kind
+    )
+    assert found.image_shape == (24, 32, 3)
+    assert found.resize.crop_fraction == 0.875
+    assert [len(split) for split in (found.train, found.validation, found.test)] == [14, 4, 2]
+    assert found.train.images[:3].shape == (3, 24, 32, 3)
+    other = datasets.load("tfds:various", folder, image_size=(24, 32), seed=7)
+    np.testing.assert_array_equal(found.test.images[:], other.test.images[:])  # of every seed
+
+
+@pytest.mark.parametrize(("name", "token"), [("none", "none"), ("unlabelled", "class label")])
+def test_refused(folder, name, token):
+    with pytest.raises(InputError, match=token):
+        datasets.load(f"tfds:{name}", folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not os.path.isdir(os.path.join(os.environ.get("TFDS_DATA_DIR", ""), "cifar100")),
+    reason="TFDS_DATA_DIR has no cifar100",
+)
+def test_cifar100_by_its_tfds_name_is_the_same():
+    found = [datasets.load(name).test for name in ("cifar100", "tfds:cifar100")]
+    ours, theirs = (
+        sorted(zip(split.labels.tolist(), split.images.sum((1, 2, 3)).tolist(), strict=True))
+        for split in found
+    )
+    assert ours == theirs
