@@ -19,6 +19,7 @@ HISTORY_COLUMNS = (
     *("epoch", "loss", "top1", "top5", "val_loss", "val_top1", "val_top5"),
     *("learning_rate", "seconds", "images_per_second"),
 )
+LABELS, PREPROCESSING = "labels.txt", "preprocessing.json"  # beside an exported model
 LISTING, LISTING_COLUMNS = "data.csv", ("part", "name", "digest")
 LISTED = 3  # names in a message
 PACKAGES = ("keras-nam", "keras", "tensorflow", "numpy", "tensorflow-datasets")
