@@ -197,6 +197,24 @@ def test_a_copied_saved_model_keeps_its_rule(own, tmp_path):
     assert opened.dataset.resize == pictures.Resize(HEIGHT, WIDTH, 0.5)
 
 
+def test_changed_test_pictures_are_left_out(own, tmp_path):
+    photos, run = own
+    changed = shutil.copytree(photos, tmp_path / "photos")
+    before = open_run(run).dataset(photos)
+    gone = next(name for part, name, _ in before.listing if part == "test")
+    (changed / gone).unlink()
+    shutil.copy(changed / "red" / "001.png", changed / "red" / "new.png")
+    source = open_source(run, data_dir=changed)
+    assert (source.tested, len(source.dataset.test)) in ((10, 9), (10, 8))
+    assert "of 10 test pictures" in source.notes[0]
+    np.testing.assert_array_equal(source.dataset.test.images[-1], before.test.images[-1])
+    assert open_source(run).notes == []
+    for picture in changed.rglob("*.*"):
+        shutil.copy(photos / "red" / "002.JPG", picture)
+    with pytest.raises(InputError, match="none of which"):
+        open_source(run, data_dir=changed)
+
+
 def test_another_version_needs_no_picture(own, tmp_path):
     copy = shutil.copytree(own[1], tmp_path / "run")
     config = files.read_json(copy / "config.json")
