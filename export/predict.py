@@ -29,6 +29,8 @@ COLUMNS = ("image", "rank", "class", "label", "probability", "logit", "error")
 def main(argv=None):
     """Parses the command line `argv`, classifies, and prints a table or JSON, or writes CSV."""
     args = parser().parse_args(preprocessing.joined(argv))
+    if args.csv and not Path(args.csv).absolute().parent.is_dir():
+        raise cli.InputError(f"--csv {args.csv}: there is no such folder; make it first")
     paths = find(args.images, args.recursive)
     model = _open_model(args)
     read = _reader(args, model)

@@ -50,7 +50,8 @@ def add_options(parser, folder):
     group.add_argument(
         "--dataset",
         default="cifar100",
-        help="for a SavedModel that belongs to no run (default: %(default)s)",
+        help="for a SavedModel that belongs to no run; as for training/train.py (default: "
+        "%(default)s)",
     )
     preprocessing.add_options(
         parser.add_argument_group(

@@ -26,8 +26,6 @@ from training.cli import InputError
 from training.data.pictures import Resize
 from training.runs import files
 
-LABELS, PREPROCESSING = "labels.txt", "preprocessing.json"
-
 
 def open_model(path):
     """Returns the model in a run folder, a SavedModel (or its base path), or a file.
@@ -92,7 +90,7 @@ class KerasModel(LocalModel):
             self.rule = Resize(*self._model.input_shape[1:3], config.get("crop_fraction"))
             self.preprocessing = Preprocessing("0..1", tuple(recipe["mean"]), tuple(recipe["std"]))
             with contextlib.suppress(InputError):
-                self.labels = read_labels(version_folder(run) / "assets" / LABELS)
+                self.labels = read_labels(version_folder(run) / "assets" / files.LABELS)
 
     def signatures(self):
         """Returns the one signature of a Keras model, under the name `serving_default`."""
@@ -248,13 +246,13 @@ class LiteRTModel(LocalModel):
 
 def labels_in(folder):
     """Returns the class names in a folder's `labels.txt`, or `None` without that file."""
-    path = folder / LABELS
+    path = folder / files.LABELS
     return read_labels(path) if path.exists() else None
 
 
 def rule_in(folder):
     """Returns the `pictures.Resize` in a folder's `preprocessing.json`, or `None` without it."""
-    path = folder / PREPROCESSING
+    path = folder / files.PREPROCESSING
     return read_rule(path) if path.exists() else None
 
 

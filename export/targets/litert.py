@@ -7,10 +7,11 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.tools import flatbuffer_utils
 
-from export.runtime.local_models import LABELS, LiteRTModel
+from export.runtime.local_models import LiteRTModel
 from export.runtime.native_log import one_line, silenced
 from export.targets.exporter import Converted, Target
 from training.cli import InputError
+from training.runs import files
 from training.runs.saved_model import labels
 
 
@@ -97,7 +98,7 @@ def _convert(source, args, calibration):
         content,
         {"operators": operators(content)},
         constants(content) if args.precision == "float32" else None,
-        {LABELS: labels(names).decode()} if names else {},
+        {files.LABELS: labels(names).decode()} if names else {},
     )
 
 

@@ -22,7 +22,6 @@ from export.verification.source import Source
 from export.verification.verify import VerificationError, verify
 from training import console
 from training.runs import files
-from training.runs.saved_model import PREPROCESSING
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu",
             "ai-edge-litert")  # fmt: skip
@@ -139,7 +138,9 @@ def _publish(export, candidate_path, verified, digest):
     elif path.exists():
         os.replace(path, _aside(path, "previous"))
     hashes = {file.name: files.sha256(file) for file in sorted(path.parent.glob(f"*{path.suffix}"))}
-    files.write_json(path.with_name(PREPROCESSING), {**export.preprocessing, "sha256": hashes})
+    files.write_json(
+        path.with_name(files.PREPROCESSING), {**export.preprocessing, "sha256": hashes}
+    )
 
 
 def _aside(path, word):

@@ -59,7 +59,25 @@ class Run:
                 f"{'; different: ' + ', '.join(other[:LISTED]) if other else ''}. Name the folder "
                 "of the run's own data with --data-dir"
             )
-        return dataset
+        return self._tested_in_training(dataset)
+
+    def _tested_in_training(self, dataset):
+        """Returns a folder's data set with the test pictures that the run was tested on."""
+        if not self.tested:
+            return dataset
+        test = [row for row in dataset.listing if row[0] == "test"]
+        same = [index for index, row in enumerate(test) if row in self.tested]
+        if not same:
+            raise InputError(
+                f"{self.folder} was tested on {len(self.tested)} pictures, none of which is in "
+                f"{dataset.source}. Name the folder of the run's own data with --data-dir"
+            )
+        return replace(dataset, test=dataset.test.take(np.array(same)))
+
+    @property
+    def tested(self):
+        """Set of rows (part, name, digest) of the test pictures; empty without `data.csv`."""
+        return {row for row in files.read_listing(self.folder) if row[0] == "test"}
 
 
 @dataclass(frozen=True)
@@ -106,10 +124,17 @@ class Source:
         return self.dataset.source.partition(" in ")[0]
 
     @property
+    def tested(self):
+        """Number of images that the accuracy in `result.json` is of."""
+        return len((self.run and self.run.tested) or self.dataset.test)
+
+    @property
     def notes(self):
         """List of lines that a user must know about the verification."""
         if self.run:
-            return []
+            lost = self.tested - len(self.dataset.test)
+            line = f"{lost} of {self.tested} test pictures have changed, and are left out."
+            return [line] if lost else []
         lines = ["The SavedModel belongs to no run: the exported file is compared with it alone."]
         if self.preprocessing:
             lines.append(f"Pixels of 0–255 are converted as stated: {self.preprocessing}.")

@@ -201,7 +201,7 @@ def accuracy(check):
             f"top-1 dropped from {true:.2%} to {found:.2%}, expected at most {limit:.2%} less"
         )
     if run := check.source.run:
-        allowed = sampling_error(run.top1, count, len(check.source.dataset.test), run.config)
+        allowed = sampling_error(run.top1, count, check.source.tested, run.config)
         numbers |= {"top1_of_result_json": run.top1, "allowed_from_result_json": allowed}
         if abs(true - run.top1) > allowed:
             complaints.append(

@@ -11,6 +11,7 @@ import pytest
 from export import benchmark, predict, to_litert, to_onnx, to_savedmodel
 from export.targets import exporter
 from export.timing import report as timing
+from export.verification import release
 from export.verification.source import open_run, open_source
 from tests.support import grpc_server, picture_folder
 from training import evaluate, gates, train
@@ -185,6 +186,35 @@ def test_a_moved_folder_and_another_one(own, tmp_path):
         opened.dataset(other)
 
 
+def test_a_copied_saved_model_keeps_its_rule(own, tmp_path):
+    """It belongs to no run; a folder's own crop fraction would be 0.875."""
+    photos, run = own
+    copy = shutil.copytree(run / "saved_model" / "1", tmp_path / "copy" / "1")
+    rule = files.read_json(copy / "assets" / "preprocessing.json")
+    files.write_json(copy / "assets" / "preprocessing.json", {**rule, "crop_fraction": 0.5})
+    opened = open_source(saved_model=copy, dataset=str(photos))
+    assert opened.run is None
+    assert opened.dataset.resize == pictures.Resize(HEIGHT, WIDTH, 0.5)
+
+
+def test_changed_test_pictures_are_left_out(own, tmp_path):
+    photos, run = own
+    changed = shutil.copytree(photos, tmp_path / "photos")
+    before = open_run(run).dataset(photos)
+    gone = next(name for part, name, _ in before.listing if part == "test")
+    (changed / gone).unlink()
+    shutil.copy(changed / "red" / "001.png", changed / "red" / "new.png")
+    source = open_source(run, data_dir=changed)
+    assert (source.tested, len(source.dataset.test)) in ((10, 9), (10, 8))
+    assert "of 10 test pictures" in source.notes[0]
+    np.testing.assert_array_equal(source.dataset.test.images[-1], before.test.images[-1])
+    assert open_source(run).notes == []
+    for picture in changed.rglob("*.*"):
+        shutil.copy(photos / "red" / "002.JPG", picture)
+    with pytest.raises(InputError, match="none of which"):
+        open_source(run, data_dir=changed)
+
+
 def test_another_version_needs_no_picture(own, tmp_path):
     copy = shutil.copytree(own[1], tmp_path / "run")
     config = files.read_json(copy / "config.json")
@@ -205,6 +235,21 @@ def test_evaluate_and_benchmark(own, tmp_path, monkeypatch):
     benchmark.main(["--run", str(run), *options])
     report = files.read_json(tmp_path / "benchmark.json")
     assert report["left_out"] == {}
+
+
+@pytest.mark.slow
+def test_a_thousand_pictures_at_64_pixels(tmp_path, answers):
+    photos, run = picture_folder.make(tmp_path / "photos", count=200), tmp_path / "run"
+    settings = ["--arch", "r18w16_nam", "--recipe", "fast", "--image-size", "64", "--epochs", "4"]
+    settings += ["--batch-size", "32", "--learning-rate", "0.1", "--strategy", "none", "--quiet"]
+    train.main([*settings, "--dataset", str(photos), "--run-dir", str(run)])
+    for precision in to_onnx.PRECISIONS:
+        for command, name in ((to_onnx, "onnx"), (to_litert, "litert")):
+            command.main(["--run", str(run), "--precision", precision])
+            file = release.report_path(run / name / exporter.file_name(precision, "x"))
+            report = files.read_json(file)
+            assert (report["verdict"], report["precision"]) == ("verified", precision)
+    check_all_kinds(photos, run, answers)
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ HISTORY_COLUMNS = (
     *("epoch", "loss", "top1", "top5", "val_loss", "val_top1", "val_top5"),
     *("learning_rate", "seconds", "images_per_second"),
 )
+LABELS, PREPROCESSING = "labels.txt", "preprocessing.json"  # beside an exported model
 LISTING, LISTING_COLUMNS = "data.csv", ("part", "name", "digest")
 LISTED = 3  # names in a message
 PACKAGES = ("keras-nam", "keras", "tensorflow", "numpy", "tensorflow-datasets")
@@ -263,13 +264,20 @@ def write_listing(folder, listing):
         write_atomically(folder / LISTING, write)
 
 
-def check_listing(folder, listing):
-    """Raises an InputError if the pictures are not the ones that a run was started with."""
+def read_listing(folder):
+    """Returns the rows (part, name, digest) of `data.csv`, or an empty list without the file."""
     path = Path(folder) / LISTING
     if not path.exists():
-        return
+        return []
     with open(path, newline="", encoding="utf-8") as file:
-        before = {name: (part, digest) for part, name, digest in [*csv.reader(file)][1:]}
+        return [tuple(row) for row in csv.reader(file)][1:]
+
+
+def check_listing(folder, listing):
+    """Raises an InputError if the pictures are not the ones that a run was started with."""
+    before = {name: (part, digest) for part, name, digest in read_listing(folder)}
+    if not before:
+        return
     now = {name: (part, digest) for part, name, digest in listing}
     changes = [
         f"{len(names)} {what} ({', '.join(names[:LISTED])}{', …' if names[LISTED:] else ''})"

@@ -44,7 +44,8 @@ def report(run, split_name, flip, data_dir, recipe_name, dataset_name):
     path = Path(run) if run else files.newest_finished()
     file = path / "best.keras" if path.is_dir() else path
     job = _job(file, recipe_name, dataset_name)
-    dataset = datasets.load(**{**job.data, "data_dir": data_dir})
+    # Only the pictures that are evaluated are decoded.
+    dataset = datasets.load(**{**job.data, "data_dir": data_dir, "cache": "none"})
     split = {"test": dataset.test, "validation": dataset.validation}.get(split_name)
     if split is None:
         raise InputError(

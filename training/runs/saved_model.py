@@ -18,8 +18,6 @@ from training.data.pictures import MAX_ENCODED_PIXELS, Resize
 from training.data.streams import normalize
 from training.runs import files
 
-PREPROCESSING = "preprocessing.json"  # read by `export/runtime/local_models.py`
-
 
 class Served(tf.Module):
     """A float32 Keras model from normalized images to logits, behind the two signatures."""
@@ -179,11 +177,11 @@ def save(model, folder, class_names, mean, std, crop_fraction=None, version=1, f
         tf.saved_model.save(served, str(temporary), signatures=served.functions)
         assets = temporary / "assets"
         assets.mkdir(exist_ok=True)
-        (assets / "labels.txt").write_bytes(labels(class_names))
+        (assets / files.LABELS).write_bytes(labels(class_names))
         stored = [temporary / "saved_model.pb", *sorted((temporary / "variables").iterdir())]
         hashes = {str(path.relative_to(temporary)): files.sha256(path) for path in stored}
         description = {**preprocessing(resize, class_names), "sha256": hashes}
-        files.write_json(assets / PREPROCESSING, description)
+        files.write_json(assets / files.PREPROCESSING, description)
         _write_warmup(temporary / "assets.extra", model.input_shape[1:])
         if final.exists():  # a server would see parts of it if it were deleted here
             os.replace(final, old)

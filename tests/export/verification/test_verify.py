@@ -55,7 +55,7 @@ def export_of(precision="float32", images=IMAGES, labels=LABELS, top1=TOP1, roun
     source = types.SimpleNamespace(
         class_names=NAMES,
         run=types.SimpleNamespace(top1=top1, config={"precision": "float32"}),
-        dataset=types.SimpleNamespace(test=IMAGES),
+        tested=len(IMAGES),
         evaluate=lambda images, advance: logits_of(images),
         rounding=lambda images: rounding,
     )
