@@ -40,6 +40,7 @@ PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 STRATEGIES = ("auto", "none", "mirrored", "multihost")
 SCALINGS = ("none", "linear")
 CACHES = ("auto", "memory", "disk", "none")
+OLD_IMAGE_SIZE = (32, 32)  # of runs whose config.json does not say it
 SMALLEST = 8  # pixels, which the stages halve three times
 LARGEST_OF_CIFAR_STEM = 96  # pixels
 

@@ -9,7 +9,7 @@ import keras_nam
 
 
 @functools.cache
-def multiply_adds(arch, stem, classes, size=(32, 32)):
+def multiply_adds(arch, stem, classes, size):
     """Returns the multiply-adds of an arch's convolutions and dense layers for one image.
 
     They are counted on the graph of a call, so that layers within layers count as well. A

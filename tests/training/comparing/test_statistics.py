@@ -109,18 +109,18 @@ def test_step_time_is_measured_at_full_size(tmp_path, sizes, milliseconds):
 
 def test_multiply_adds_of_a_published_network():
     """0.56 G are usually given for ResNet18 on 32x32 images."""
-    assert multiply_adds("r18", "cifar", 100) == 555_468_800
+    assert multiply_adds("r18", "cifar", 100, (32, 32)) == 555_468_800
 
 
 def test_multiply_adds_of_nested_layers():
     """Squeeze-and-excite has two dense layers a block, NAM none."""
-    plain = multiply_adds("r18w4", "cifar", 10)
+    plain = multiply_adds("r18w4", "cifar", 10, (32, 32))
     layers = keras_nam.create_model("r18w4_se", 10)._flatten_layers()
     blocks = [layer for layer in layers if hasattr(layer, "fc1")]
     kernels = [kernel.shape for block in blocks for kernel in (block.fc1.kernel, block.fc2.kernel)]
     assert len(kernels) == 16
-    assert multiply_adds("r18w4_se", "cifar", 10) - plain == sum(map(math.prod, kernels))
-    assert multiply_adds("r18w4_nam", "cifar", 10) == plain
+    assert multiply_adds("r18w4_se", "cifar", 10, (32, 32)) - plain == sum(map(math.prod, kernels))
+    assert multiply_adds("r18w4_nam", "cifar", 10, (32, 32)) == plain
 
 
 def test_multiply_adds_of_depthwise_convolutions(monkeypatch):
@@ -129,4 +129,4 @@ def test_multiply_adds_of_depthwise_convolutions(monkeypatch):
     x = keras.layers.DepthwiseConv2D(3, strides=2, padding="same")(x)
     model = keras.Model(images, x)
     monkeypatch.setattr(keras_nam, "create_model", lambda *_, **__: model)
-    assert multiply_adds("any", "cifar", 10) == 8 * 8 * 3 * 6 + 4 * 4 * 9 * 6
+    assert multiply_adds("any", "cifar", 10, (32, 32)) == 8 * 8 * 3 * 6 + 4 * 4 * 9 * 6
