@@ -53,7 +53,9 @@ def test_builds(arch):
         assert len(gates) == sum(name.endswith("_conv2") for name in names)  # one per block
 
 
-@pytest.mark.parametrize("arch", ["r18w16_nam", "mbv2w16_nam_full"])
+@pytest.mark.parametrize(
+    "arch", ["r18w16_nam", pytest.param("mbv2w16_nam_full", marks=pytest.mark.slow)]
+)
 def test_fit_lowers_the_loss_of_a_repeated_batch(arch):
     keras.utils.set_random_seed(0)
     x = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype("float32")

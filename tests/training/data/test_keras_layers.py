@@ -20,7 +20,11 @@ def batches(name, options, seed):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("RandAugment", {"factor": 0.5}), ("MixUp", {"alpha": 0.5}), ("RandomErasing", {})],
+    [
+        pytest.param("RandAugment", {"factor": 0.5}, marks=pytest.mark.slow),
+        ("MixUp", {"alpha": 0.5}),
+        ("RandomErasing", {}),
+    ],
 )
 def test_the_same_seed_gives_the_same_batches(name, options):
     first, again, other = (batches(name, options, seed) for seed in (1, 1, 2))

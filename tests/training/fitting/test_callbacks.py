@@ -136,6 +136,7 @@ def test_an_evaluation_that_is_not_finite_is_a_warning_and_in_the_end_status_1(
     assert "finished already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_training_resumes_after_an_evaluation_that_is_not_finite(
     lean, tmp_path, not_finite, signal_after
 ):

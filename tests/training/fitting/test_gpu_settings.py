@@ -60,6 +60,7 @@ def test_the_settings_of_a_gpu_train_and_resume(tmp_path, gpu):
     assert run(folder, *more, "--resume") == whole
 
 
+@pytest.mark.slow
 def test_a_cpu_resumes_in_float32_and_gets_its_own_numbers(
     tmp_path, lean, signal_after, monkeypatch, request
 ):
@@ -92,6 +93,7 @@ def test_a_cpu_resumes_in_float32_and_gets_its_own_numbers(
         assert ours["val_loss"] == pytest.approx(theirs["val_loss"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_two_devices_train_with_the_mixed_precision_that_they_have(tmp_path):
     """Two logical CPUs that are listed as GPUs. XLA or several steps a call would be an error."""
     code = f"""
