@@ -10,7 +10,7 @@ Runs `training/launch.py` on the synthetic data set, in turns:
   strong  two processes that train together, --batch-size images in all
 
 The speed is `images_per_second` in the run's `history.csv`, the median of all epochs except the
-first, which compiles. The efficiency is the speed divided by twice that of one process.
+first, which compiles. The efficiency is the speed divided by twice the speed of one process.
 
 Exit status: 0 done, 1 a training failed, 2 bad usage or bad input.
 """

@@ -30,7 +30,7 @@ def main(argv=None):
     """Parses the command line `argv`, classifies, and prints a table or JSON, or writes CSV."""
     args = parser().parse_args(preprocessing.joined(argv))
     if args.csv and not Path(args.csv).absolute().parent.is_dir():
-        raise cli.InputError(f"--csv {args.csv}: there is no such folder; make it first")
+        raise cli.InputError(f"--csv {args.csv}: its folder does not exist; create it first")
     paths = find(args.images, args.recursive)
     model = _open_model(args)
     read = _reader(args, model)
@@ -295,7 +295,7 @@ def parser():
     rule.add_argument(
         "--crop-fraction",
         metavar="F",
-        type=_fraction,
+        type=_number_up_to(1),
         help="resize with the aspect ratio kept, and keep the centre, this share of it",
     )
     rule.add_argument(
@@ -310,7 +310,7 @@ def parser():
     server.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=_number_up_to(LONGEST_TIMEOUT),
         default=10.0,
         help=f"without an answer; a call has at most {BATCH_SIZE} pictures (default: %(default)g)",
     )
@@ -332,22 +332,16 @@ def _count(text):
     return int(text)
 
 
-def _fraction(text):
-    try:
-        if 0 < (value := float(text)) <= 1:
-            return value
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r}: expected a share above 0, at most 1")
+def _number_up_to(most):
+    def read(text):
+        try:
+            if 0 < (value := float(text)) <= most:
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0, at most {most}")
 
-
-def _seconds(text):
-    try:
-        if 0 < (value := float(text)) <= LONGEST_TIMEOUT:
-            return value
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r}: expected seconds, at most {LONGEST_TIMEOUT}")
+    return read
 
 
 if __name__ == "__main__":

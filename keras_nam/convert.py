@@ -137,9 +137,9 @@ def _check(source, target, target_format):
     if source.resolve() == target.resolve():
         raise ValueError(f"IN and OUT are the same file, {source}")
     if not source.is_file():
-        raise ValueError(f"There is no file {source}")
+        raise ValueError(f"{source} does not exist")
     if not target.parent.is_dir():
-        raise ValueError(f"There is no folder {target.parent} to write into")
+        raise ValueError(f"The folder {target.parent} does not exist. Create it first")
     if target_format not in found:
         known = " or ".join(TARGETS[target_format])
         raise ValueError(f"{target}: expected a name that ends in {known} for {target_format}")
@@ -181,7 +181,7 @@ def write(model, path, target_format, names):
 def prove(model, checkpoints, arguments):
     """Runs the same images through the model and through PyTorch's network of each checkpoint."""
     if not checkpoints:
-        print("not proved: there is no complete checkpoint of another framework to compare with")
+        print("not proved: neither file is a complete checkpoint of another framework")
         return True
     if importlib.util.find_spec("torch") is None:
         print("not proved: PyTorch is not installed")

@@ -8,7 +8,7 @@ EPSILON = {"float32": 2.0**-23, "float16": 2.0**-10}
 
 
 class Limits(NamedTuple):
-    """The tolerances of a precision; `None` is no limit.
+    """The tolerances of a precision; `None` means without a limit.
 
     Attributes:
         logits: Absolute difference of a logit.

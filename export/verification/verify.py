@@ -212,7 +212,7 @@ def accuracy(check):
     return numbers, complaints
 
 
-# In this order; `pixels` only if there is no run.
+# In this order; `pixels` only without a run.
 STAGES = {
     "pixels": pixels,
     "weights": weights,

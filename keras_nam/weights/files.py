@@ -42,13 +42,13 @@ def read_checkpoint(path):
         path: Path of a file. Its content decides how it is read, not its suffix.
 
     Raises:
-        ValueError: If there is no such file, if it is damaged or not a checkpoint, or if it would
+        ValueError: If the file does not exist, if it is damaged or not a checkpoint, or if it would
             run code. The message names what it tried to import.
         ImportError: If it needs a package that is not installed.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"There is no file {path}")
+        raise ValueError(f"{path} does not exist")
     try:
         return _reader(path)(path)
     except OSError as error:

@@ -47,10 +47,10 @@ def test_through_every_format_and_back_bit_equal(source, state, tmp_path, capsys
 
 
 BAD = {
-    "missing": (["none.pth", "out.keras"], {}, "There is no file"),
+    "missing": (["none.pth", "out.keras"], {}, "does not exist"),
     "suffix": (["SOURCE", "out.onnx"], {}, "none of the suffixes"),
     "suffix-of-another": (["SOURCE", "out.pth", "--to", "paddle"], {}, ".pdparams"),
-    "folder": (["SOURCE", "none/out.keras"], {}, "There is no folder"),
+    "folder": (["SOURCE", "none/out.keras"], {}, "The folder none does not exist"),
     "same": (["SOURCE", "SOURCE", "--to", "torch"], {}, "the same file"),
     "arch": (["SOURCE", "out.keras"], {"arch": "r18w8_man"}, "Did you mean 'r18_nam'"),
     "wrong-arch": (["SOURCE", "out.keras"], {"arch": "r34w8_cbam"}, "does not fit 'r34w8_cbam'"),
@@ -136,4 +136,4 @@ def test_as_a_module(tmp_path, monkeypatch):
     command = [sys.executable, "-m", "keras_nam.convert", tmp_path / "none.pth", "a.keras"]
     done = subprocess.run([*command, "--arch", "r18"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "error: There is no file" in done.stderr
+    assert "does not exist" in done.stderr

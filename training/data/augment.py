@@ -149,7 +149,7 @@ def compose(names):
             preprocessing layer of Keras. `MixUp` and `CutMix` come last, wherever they stand.
 
     Raises:
-        InputError: If there is no such augmentation, or it does not take the option.
+        InputError: If the augmentation is unknown, or does not take the option.
     """
     composed = Augmentation(None, [], [], [])
     for number, text in enumerate(names):

@@ -77,7 +77,7 @@ def load(name, data_dir=None, validation_split=0.0, seed=0, **options):
         A `Dataset`.
 
     Raises:
-        InputError: If there is no such set, or it is missing or damaged.
+        InputError: If the set is unknown, missing or damaged.
     """
     for key, share in (("validation", validation_split), ("test", options.get("test_split", 0))):
         if not 0 <= share < 1:

@@ -92,7 +92,7 @@ def open_folder(path, test_split=0.1, validation_split=0.0, skip_unreadable=Fals
 
     Args:
         path: Path of the folder.
-        test_split: Float, share of each class that is the test part, where there is no such folder.
+        test_split: Float, share of each class that is the test part, if the folder has none.
         validation_split: Float, share of the training pictures held out, where there is no such
             folder.
         skip_unreadable: Whether unreadable pictures are left out.
@@ -106,7 +106,7 @@ def open_folder(path, test_split=0.1, validation_split=0.0, skip_unreadable=Fals
     """
     path = Path(path)
     if not path.is_dir():
-        raise InputError(f"--dataset {path}: there is no such folder.")
+        raise InputError(f"--dataset {path}: the folder does not exist.")
     roots = _part_folders(path)
     named = {part: _classes(path, root) for part, root in roots.items()}
     class_names = _check_classes(path, named)

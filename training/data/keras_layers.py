@@ -50,7 +50,7 @@ def augmentation(name, options):
         options: Dictionary of its arguments.
 
     Raises:
-        InputError: If there is no such layer, or it does not take these arguments.
+        InputError: If the layer is unknown, or does not take these arguments.
     """
     check_name("augmentation", name, names())
     kind = getattr(keras.layers, name)

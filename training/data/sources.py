@@ -33,7 +33,7 @@ class Options:
         seed: Integer, chooses the held-out images of a set that has arrays.
         image_size: Height and width of the images, pixels; empty for the data set's, or `SIZE`.
         crop_fraction: See `pictures.Resize`; `None` for the data set's default.
-        cache: One of `store.CACHES`.
+        cache: `"auto"`, `"memory"`, `"disk"` or `"none"`; see `store.stored`.
         skip_unreadable: Whether unreadable pictures are left out.
     """
 
@@ -87,11 +87,11 @@ def load(name, options):
         A `Loaded`.
 
     Raises:
-        InputError: If there is no such data set, or it is missing, damaged or not usable.
+        InputError: If the data set is unknown, missing, damaged or not usable.
     """
     if name in DATASETS:
         loaded = Loaded(*importlib.import_module(DATASETS[name]).load(name, options.data_dir))
-        return _resized(loaded, options) if options.image_size else loaded
+        return _resized(loaded, options)
     if name.startswith(TFDS):
         from training.data import tfds
 
@@ -108,13 +108,14 @@ def load(name, options):
 
 
 def _resized(loaded, options):
-    """Returns a set of arrays with all images resized."""
+    """Returns a set of arrays with all images resized and cropped, if the options ask for it."""
+    own_size = loaded.train[0].shape[1:3]
+    size = options.height_and_width(own_size)
+    if size == own_size and options.crop_fraction is None:
+        return loaded
     from training.data import pictures
 
-    height, width = options.height_and_width(None)
-    resize = pictures.Resize(height, width, options.crop_fraction)
-    if loaded.train[0].shape[1:3] == (height, width):
-        return loaded
+    resize = pictures.Resize(*size, options.crop_fraction)
     parts = {
         part: (resize.all(images), labels)
         for part, (images, labels) in (("train", loaded.train), ("test", loaded.test))

@@ -102,7 +102,7 @@ def choose(total):
 
 
 def _available_memory():
-    """Returns the bytes that are free for this process: the machine's, or its control group's."""
+    """Returns the free bytes of the machine, or of its control group if that has fewer."""
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

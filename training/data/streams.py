@@ -11,7 +11,7 @@ from training.cli import InputError
 from training.data import views
 
 LARGEST_PREVIEW = 1024  # pixels
-CROP_DRAWS = 1_000_000  # what a step's seed is folded with for its crops
+CROP_DRAWS = 1_000_000  # folded into a step's seed for its crops
 
 
 def normalize(images, mean, std):

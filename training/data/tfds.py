@@ -55,7 +55,7 @@ def open_set(name, data_dir=None):
     """Returns the builder of a prepared set, which TFDS downloads if it is not there.
 
     Raises:
-        InputError: If there is no such set, it cannot be prepared, or it has no image or no label.
+        InputError: If the set is unknown, cannot be prepared, or has no image or no label.
     """
     import tensorflow_datasets as tfds
 
@@ -95,7 +95,8 @@ def read(builder, split, resize, cache):
         builder: What `open_set` returns.
         split: String, such as `"train"`.
         resize: A `pictures.Resize`.
-        cache: One of `store.CACHES` but `"none"`: whether the pixels are in memory afterwards.
+        cache: `"memory"`: the pixels are read into memory; `"auto"`: if they fit; else they are
+            mapped from the file.
 
     Returns:
         A `store.Stored`, and the labels, int64 [N].
@@ -138,7 +139,7 @@ def load_arrays(name, folder, host):
     """Loads the newest version of a data set of images of one size, as `sources.DATASETS` has it.
 
     Args:
-        name: String, the data set, which TFDS downloads if there is no version.
+        name: String, the data set. TFDS downloads it if no version is prepared.
         folder: Path of the folder of all data sets.
         host: String, the server that TFDS downloads from.
 

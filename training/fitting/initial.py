@@ -124,6 +124,7 @@ def _layers_not_loaded(model, report):
 
 
 def _is_attention(layer):
+    # Every layer of keras_nam.attention says its name in PyTorch.
     return hasattr(layer, "torch_module")
 
 

@@ -57,7 +57,7 @@ def train(job, say=print):
     job = resolve.for_data(job, dataset, placement, say)
     given = resolve.initial_weights(job, len(dataset.class_names), say)
     job = resolve.normalization(job, dataset, given, say)
-    job = resolve.steps(job, dataset)
+    job = resolve.steps(job, dataset, say)
     if job.find_lr:
         return _find_rate(job, dataset, say)
     config = {**_configuration(job, dataset, placement), "init": given}

@@ -47,6 +47,8 @@ def for_data(job, dataset, placement, say):
     recipe, named = job.recipe, recipes.RECIPES[job.recipe_name]
     if recipe.progressive_sizes == named.progressive_sizes and height == width:
         recipe = recipe.for_size(height)
+        if recipe != job.recipe:
+            say(f"--progressive-sizes {' '.join(map(str, recipe.progressive_sizes))}")
     if recipe.progressive_sizes and (height, width) != 2 * recipe.progressive_sizes[-1:]:
         raise InputError(
             f"--progressive-sizes {recipe.progressive_sizes}: expected {height}, the size of the "
@@ -59,6 +61,8 @@ def for_data(job, dataset, placement, say):
             say(f"--stem {stem}, for images of {height}×{width}")
     _check_augmentation(recipe, height, width, placement)
     _check_end(recipe, dataset, placement)
+    if recipe.freeze != "none":
+        say(_frozen(job))
     return dataclasses.replace(
         job,
         recipe=recipe,
@@ -92,8 +96,6 @@ def initial_weights(job, classes, say):
 
     A run that is resumed has it in its `config.json`, and does not need the file again.
     """
-    if job.recipe.freeze != "none":
-        say(_frozen(job))
     if not job.init:
         return None
     path = job.folder / files.CONFIG
@@ -119,7 +121,7 @@ def _frozen(job):
     )
 
 
-def steps(job, dataset):
+def steps(job, dataset, say):
     """Returns the job with the steps of an epoch, and an average of weights that fits their number.
 
     A recipe's average of more than a tenth of all steps would keep the first weights.
@@ -130,6 +132,8 @@ def steps(job, dataset):
     if recipe.ema == recipes.RECIPES[job.recipe_name].ema:
         most = max(0.0, 1 - EMA_SPANS / (count * recipe.epochs))
         recipe = dataclasses.replace(recipe, ema=round(min(recipe.ema, most), 4))
+        if recipe != job.recipe:
+            say(f"--ema {recipe.ema}, for {count * recipe.epochs} steps")
     return dataclasses.replace(job, steps_per_epoch=count, recipe=recipe)
 
 

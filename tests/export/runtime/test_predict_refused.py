@@ -77,7 +77,10 @@ BAD_USE = [
     (["--model", "model.onnx", "--preprocessing", "latin.txt"], "does not say how"),
     (["--model", "model.onnx", "--preprocessing", "64.json"], "for images of 64×64, .* 32×32"),
     (["--model", "model.onnx", "--json", "--csv", "answers.csv"], "not allowed"),
-    (["--model", "model.onnx", "--csv", "none/a.csv"], "--csv none/a.csv: there is no such folder"),
+    (
+        ["--model", "model.onnx", "--csv", "none/a.csv"],
+        "--csv none/a.csv: its folder does not exist",
+    ),
     (["empty", "--model", "model.onnx"], "empty has no pictures"),
     (["*.jpg", "--model", "model.onnx"], r"nothing matches \*\.jpg"),
     (["--model", "model.onnx", "--top", "0"], "--top"),

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from training.cli import InputError
-from training.data import augment, datasets, streams
+from training.data import augment, datasets, pictures, streams
 
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.1942, 0.1918, 0.1958)
 UNIT = (0, 0, 0), (1, 1, 1)
@@ -242,3 +242,14 @@ def test_cifar100_itself():
     # The recipe's mean, R before B, is the mean of the official training images.
     mean = dataset.train.images.mean((0, 1, 2)) / 255
     np.testing.assert_allclose(mean, MEAN, atol=0.003)
+
+
+def test_arrays_are_resized_and_cropped_as_pictures_are():
+    plain = datasets.load("synthetic").test
+    large = datasets.load("synthetic", image_size=(48,))
+    assert large.image_shape == (48, 48, 3)
+    cropped = datasets.load("synthetic", crop_fraction=0.8)
+    assert (cropped.image_shape, cropped.resize.crop_fraction) == ((32, 32, 3), 0.8)
+    expected = pictures.Resize(32, 32, 0.8).all(plain.images[:3])
+    np.testing.assert_array_equal(cropped.test.images[:3], expected)
+    assert np.any(expected != plain.images[:3])
