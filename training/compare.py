@@ -24,7 +24,7 @@ from pathlib import Path
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from training import cli, recipes
+from training import cli, jobs, recipes
 from training.cli import FailedError, InputError, check_name
 from training.settings import add_options
 
@@ -53,7 +53,7 @@ def parser():
     where.add_argument(
         "--no-train", action="store_true", help="only write the tables of the finished runs"
     )
-    add_options(parser, recipes.Job, names=("recipe_name", *OPTIONS, *MORE))
+    add_options(parser, jobs.Job, names=("recipe_name", *OPTIONS, *MORE))
     add_options(parser, recipes.Recipe, defaults=False)
     return parser
 
@@ -64,7 +64,7 @@ def main(argv=None):
     args = parser().parse_args(arguments)
     if args.jobs < 1:
         raise InputError(f"--jobs {args.jobs}: expected 1 or more.")
-    base = dataclasses.replace(recipes.read_job(dict(vars(args))), quiet=True)
+    base = dataclasses.replace(jobs.read_job(dict(vars(args))), quiet=True)
     with cli.needing("train"):
         from training import console
         from training.comparing import grid, report

@@ -1,7 +1,6 @@
-"""The settings of a training: the recipes by name, and the whole job.
+"""The recipes of a training, by name.
 
-Each field is also a command-line option and, if the numbers depend on it, an entry of a run's
-`config.json`.
+Each setting is also a command-line option, and an entry of a run's `config.json`.
 """
 
 import dataclasses
@@ -9,40 +8,24 @@ import math
 import re
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-from training.cli import InputError, check_name
-from training.data.sources import DATASETS, Options
-from training.runs import files
+from training.cli import check_name
 from training.settings import (
     NOT_NEGATIVE,
     POSITIVE,
     SHARE,
     Range,
-    as_json,
-    as_options,
     check,
-    from_json,
     names_in,
-    pop_options,
     refuse,
     setting,
 )
 
-BACKBONES = names_in("keras_nam.models.__init__", "BACKBONES")
-ATTENTIONS = names_in("keras_nam.attention.__init__", "ATTENTIONS")
-STEMS = names_in("keras_nam.models.resnet", "STEMS")
 WEIGHTINGS = names_in("keras_nam.attention.weighting", "WEIGHTINGS")
 SCHEDULES = names_in("training.fitting.schedules", "SCHEDULES")
 OPTIMIZERS = names_in("training.fitting.optimizers", "OPTIMIZERS")
 AUGMENTATIONS = names_in("training.data.augment", "AUGMENTATIONS")
-PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
-STRATEGIES = ("auto", "none", "mirrored", "multihost")
-SCALINGS = ("none", "linear")
-CACHES = ("auto", "memory", "disk", "none")
-OLD_IMAGE_SIZE = (32, 32)  # of runs whose config.json does not say it
 SMALLEST = 8  # pixels, which the stages halve three times
-LARGEST_OF_CIFAR_STEM = 96  # pixels
 
 AUTO, IMAGENET = ("auto",), ("imagenet",)  # in the place of three numbers
 IMAGENET_CLASSES = 1000
@@ -65,17 +48,10 @@ EPOCHS = Range("epochs above 0", lambda values: min(values, default=1) > 0)
 SIZES = Range(
     f"sizes of {SMALLEST} or more", lambda values: min(values, default=SMALLEST) >= SMALLEST
 )
-SIZE = Range(
-    f"one or two numbers of {SMALLEST} or more",
-    lambda values: len(values) <= 2 and min(values, default=SMALLEST) >= SMALLEST,
-)
 FREEZE = Range(
     "none, bn, backbone or stages:N",
     lambda value: re.fullmatch(r"none|bn|backbone|stages:[1-9]\d*", value),
 )
-SEEDS = Range("0 to 4294967295", lambda value: 0 <= value < 2**32)
-FRACTION = Range("above 0 and up to 1", lambda value: 0 < value <= 1)
-COUNT = Range("1 or more", lambda value: value >= 1)
 
 _of_recipe = partial(setting, group="the recipe's settings (defaults: the recipe's)")
 
@@ -317,142 +293,3 @@ def changed(recipe, **changes):
     if recipe.schedule == "one_cycle" and recipe.warmup_fraction == 0:
         refuse(recipe, "warmup_fraction", "above 0 for the schedule one_cycle")
     return recipe
-
-
-_of_what = partial(setting, group="what is trained")
-_of_data = partial(setting, group="the data")
-_of_how = partial(setting, group="the machine and the run")
-
-
-@dataclass(frozen=True)
-class Job:
-    """A training: the network, the data set, the recipe, the machine and the run folder."""
-
-    arch: str = _of_what(
-        "r50_nam",
-        f"<backbone>[w<width>][_<attention>]: {' '.join(BACKBONES)}; {' '.join(ATTENTIONS)}",
-    )
-    recipe_name: str = _of_what("paddle", "", RECIPES, option="recipe")
-    recipe: Recipe = PADDLE
-    stem: str | None = _of_what(
-        None, f"default: cifar up to {LARGEST_OF_CIFAR_STEM} pixels, else imagenet", STEMS
-    )
-    init: str | None = _of_what(
-        None,
-        "initial weights: a file (.pth, .safetensors, .npz, .pdparams, .keras) or a run folder",
-    )
-    seed: int = _of_what(
-        0, "of the initial weights, the order of the images and the augmentations", SEEDS
-    )
-    dataset: str = _of_data(
-        "cifar100", f"{', '.join(DATASETS)}, a folder of pictures, or tfds:NAME"
-    )
-    data_dir: str | None = _of_data(
-        None,
-        "folder of TFDS, or with cifar-100-python.tar.gz or its unpacked folder (default: "
-        "TFDS_DATA_DIR, or else TFDS downloads it); the new place of a folder that was moved",
-    )
-    image_size: tuple[int, ...] = _of_data(
-        (), "height and width in pixels, one or two numbers (default: the data set's, or 224)", SIZE
-    )
-    crop_fraction: float | None = _of_data(
-        None,
-        "share of the resized picture that is evaluated, its centre (default: 0.875 for pictures, "
-        "all of an image that has its size)",
-        FRACTION,
-    )
-    test_split: float = _of_data(0.1, "share of a folder's pictures to test on", SHARE)
-    validation_split: float = _of_data(
-        0.0,
-        "share of the training images held out, 0–1; if above 0, each epoch is evaluated on them "
-        "instead of the test set",
-        SHARE,
-    )
-    skip_unreadable: bool = _of_data(False, "leave out pictures that cannot be read")
-    cache: str = _of_data("auto", "where decoded pictures are kept", CACHES)
-    precision: str = _of_how("auto", "auto: mixed_float16 on a GPU that has it", PRECISIONS)
-    strategy: str = _of_how(
-        "auto",
-        "auto: mirrored over several GPUs, multihost in a launched process; multihost: Keras on "
-        "JAX, see training/launch.py",
-        STRATEGIES,
-    )
-    sync_bn: bool = _of_how(
-        False, "mirrored: normalize by the whole batch, as multihost does, and not by device"
-    )
-    scale_lr: str = _of_how(
-        "none",
-        "none: the batch is shared by all devices; linear: batch size and learning rate are "
-        "multiplied by the number of devices",
-        SCALINGS,
-    )
-    steps_per_epoch: int | None = _of_how(None, "steps (default: all the images)", COUNT)
-    run_dir: str | None = _of_how(None, "the run folder (default: runs/<arch>-<recipe>-s<seed>)")
-    resume: bool = _of_how(False, "resume the run folder's training")
-    checkpoint_every: int | None = _of_how(
-        None, "steps between two checkpoints (default: one after each epoch, and on SIGTERM)", COUNT
-    )
-    fold: bool = _of_how(True, "fold the SavedModel's normalizations into its convolutions")
-    find_lr: bool = _of_how(False, "only sweep the learning rate, and suggest one")
-    quiet: bool = _of_how(False, "one line an epoch, for logs")
-
-    @property
-    def folder(self):
-        """The run folder."""
-        name = f"{self.arch}-{self.recipe_name}-s{self.seed}"
-        return Path(self.run_dir) if self.run_dir else Path(files.ROOT) / name
-
-    @property
-    def data(self):
-        """The arguments of `datasets.load`."""
-        return {"name": self.dataset, **{key: getattr(self, key) for key in DATA}}
-
-    def as_options(self):
-        """Returns the words of the train.py command line that trains this job."""
-        named = RECIPES[self.recipe_name]
-        return [*as_options(self, Job()), *as_options(self.recipe, named)]
-
-    def as_config(self):
-        """Returns the entries of `config.json` that a job sets: all that its numbers depend on."""
-        settings = as_json(self)
-        return {key: settings[name] for key, name in CONFIG.items()}
-
-    @classmethod
-    def from_config(cls, config, folder):
-        """Returns the job of the `config.json` of a run folder; what it lacks has its default.
-
-        Raises:
-            InputError: If the content is not a training's.
-        """
-        try:
-            settings = {name: config[key] for key, name in CONFIG.items() if key in config}
-            recipe = dict(config["recipe_settings"])
-            sizes = recipe.pop("image_sizes", None)  # of keras-nam before 0.2
-            if sizes and len(sizes) > 1:
-                recipe["progressive_sizes"] = sizes
-            settings["recipe"] = from_json(Recipe, recipe)
-            settings["image_size"] = tuple(settings.get("image_size", ()))
-        except (AttributeError, KeyError, TypeError):
-            raise InputError(f"{folder}/config.json is not a training's.") from None
-        return cls(**settings, run_dir=str(folder))
-
-
-DATA = [field.name for field in dataclasses.fields(Options)]
-
-# Entry of `config.json` -> field of a job.
-CONFIG = {"arch": "arch", "recipe": "recipe_name", "recipe_settings": "recipe"}
-_SAME = """stem seed dataset image_size crop_fraction test_split validation_split skip_unreadable
-steps_per_epoch precision sync_bn"""
-CONFIG |= {name: name for name in _SAME.split()}
-
-
-def read_job(args):
-    """Returns the `Job` of a dictionary of parsed options; other entries are left in it.
-
-    Raises:
-        InputError: If a setting is not allowed.
-    """
-    overrides = pop_options(args, Recipe)
-    given = pop_options(args, Job)
-    recipe = get(given.get("recipe_name", Job.recipe_name), **overrides)
-    return check(Job(recipe=recipe, **given))

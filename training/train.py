@@ -17,7 +17,7 @@ from pathlib import Path
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from training import cli, recipes
+from training import cli, jobs, recipes
 from training.cli import check_name
 from training.fitting import multihost
 from training.settings import add_options
@@ -26,14 +26,14 @@ from training.settings import add_options
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
     parser = cli.Parser(__doc__)
-    add_options(parser, recipes.Job)
+    add_options(parser, jobs.Job)
     add_options(parser, recipes.Recipe, defaults=False)
     return parser
 
 
 def main(argv=None):
     """Parses and trains."""
-    job = recipes.read_job(vars(parser().parse_args(argv)))
+    job = jobs.read_job(vars(parser().parse_args(argv)))
     check_name("backend", os.environ.get("KERAS_BACKEND", "tensorflow"), ("tensorflow", "jax"))
     if job.strategy == "multihost":
         multihost.choose_backend()

@@ -12,7 +12,7 @@ from export.runtime import devices
 from export.runtime.local_models import labels_in, rule_in, version_folder
 from export.runtime.preprocessing import OPTIONS, UNCHANGED, Preprocessing
 from export.verification.classifier import classifier
-from training import recipes
+from training import jobs
 from training.cli import InputError
 from training.data import datasets, sources, streams
 from training.fitting import network
@@ -29,7 +29,7 @@ class Run:
 
     folder: Path
     model: keras.Model  # float32, its normalizations unfolded
-    job: recipes.Job
+    job: jobs.Job
     top1: float | None  # `None` if the run is unfinished
     config: dict
 
@@ -307,7 +307,7 @@ def open_run(folder, finished=True):
     return Run(
         folder=folder,
         model=network.with_dtype(model, "float32"),
-        job=recipes.Job.from_config(config, folder),
+        job=jobs.Job.from_config(config, folder),
         top1=float(files.read_json(folder / "result.json")["top1"]) if finished else None,
         config=config,
     )

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from training import recipes, train
+from training import jobs, train
 from training.runs import files
 
 GAINS = {"r18w4": 0.0, "r18w4_nam": 0.01, "r18w4_se": -0.02}
@@ -28,7 +28,7 @@ def started(folder):
 
 
 def main(arguments):
-    job = recipes.read_job(vars(train.parser().parse_args(arguments)))
+    job = jobs.read_job(vars(train.parser().parse_args(arguments)))
     with open(job.folder.parent / "calls", "a") as calls:
         calls.write(json.dumps([os.environ.get("TF_NUM_INTRAOP_THREADS"), *arguments]) + "\n")
     if job.folder.name == os.environ.get("FAIL"):

@@ -4,11 +4,12 @@ import dataclasses
 import sys
 import types
 
+import numpy as np
 import pytest
 
 from keras_nam import attention, models
 from keras_nam.attention import weighting
-from training import recipes, settings, train
+from training import jobs, recipes, settings, train
 from training.cli import InputError
 from training.data import augment, sources
 from training.fitting import optimizers, schedules
@@ -43,7 +44,7 @@ OTHER = {
 
 
 def job_of(*words):
-    return recipes.read_job(vars(train.parser().parse_args(words)))
+    return jobs.read_job(vars(train.parser().parse_args(words)))
 
 
 def test_paddle_has_the_articles_numbers():
@@ -103,7 +104,7 @@ def test_each_setting_is_an_option_a_text_and_json(name):
     assert settings.from_text(recipes.Recipe, name, text) == value
 
 
-@pytest.mark.parametrize("field", dataclasses.fields(recipes.Job), ids=lambda field: field.name)
+@pytest.mark.parametrize("field", dataclasses.fields(jobs.Job), ids=lambda field: field.name)
 def test_each_setting_of_a_job_is_an_option_and_in_config(field):
     other = {
         "arch": "r18",
@@ -122,13 +123,13 @@ def test_each_setting_of_a_job_is_an_option_and_in_config(field):
     }
     kind = str(field.type)
     value = other.get(field.name, "a b" if "str" in kind else 7 if "int" in kind else None)
-    job = recipes.Job(**{field.name: not field.default if value is None else value})
+    job = jobs.Job(**{field.name: not field.default if value is None else value})
     if field.name == "recipe_name":
         job = dataclasses.replace(job, recipe=recipes.RECIPES["fast"])
-    assert job != recipes.Job()
+    assert job != jobs.Job()
     assert job_of(*job.as_options()) == job
-    if field.name in recipes.CONFIG.values():
-        again = recipes.Job.from_config(job.as_config(), "a folder")
+    if field.name in jobs.CONFIG.values():
+        again = jobs.Job.from_config(job.as_config(), "a folder")
         assert again == dataclasses.replace(job, run_dir="a folder")
 
 
@@ -136,31 +137,31 @@ def test_an_old_config_has_the_defaults_of_newer_settings():
     settings = {"epochs": 3, "mean": [0, 0, 1], "image_sizes": [16, 32]}
     old = {"arch": "r18", "recipe_settings": settings, "environment": {}}
     recipe = recipes.Recipe(epochs=3, mean=(0, 0, 1), progressive_sizes=(16, 32))
-    job = recipes.Job.from_config(old, "runs/a")
-    assert job == recipes.Job("r18", recipe=recipe, run_dir="runs/a")
+    job = jobs.Job.from_config(old, "runs/a")
+    assert job == jobs.Job("r18", recipe=recipe, run_dir="runs/a")
     for content in ([], {}, {"recipe_settings": 3}, {"recipe_settings": {"no": 1}}):
         with pytest.raises(InputError, match=r"runs/a/config\.json"):
-            recipes.Job.from_config(content, "runs/a")
+            jobs.Job.from_config(content, "runs/a")
 
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES)
 def test_an_option_left_out_changes_nothing(recipe):
-    expected = recipes.Job(recipe_name=recipe, recipe=recipes.RECIPES[recipe])
+    expected = jobs.Job(recipe_name=recipe, recipe=recipes.RECIPES[recipe])
     assert job_of("--recipe", recipe) == expected
 
 
 @pytest.mark.parametrize(
     ("names", "table"),
     [
-        (recipes.BACKBONES, models.BACKBONES),
-        (recipes.ATTENTIONS, attention.ATTENTIONS),
-        (recipes.STEMS, models.STEMS),
+        (jobs.BACKBONES, models.BACKBONES),
+        (jobs.ATTENTIONS, attention.ATTENTIONS),
+        (jobs.STEMS, models.STEMS),
         (recipes.WEIGHTINGS, weighting.WEIGHTINGS),
         (recipes.SCHEDULES, schedules.SCHEDULES),
         (recipes.OPTIMIZERS, optimizers.OPTIMIZERS),
         (recipes.AUGMENTATIONS, augment.AUGMENTATIONS),
-        (recipes.DATASETS, sources.DATASETS),
-        (recipes.STRATEGIES, recipes.STRATEGIES),
+        (jobs.DATASETS, sources.DATASETS),
+        (jobs.STRATEGIES, jobs.STRATEGIES),
     ],
 )
 def test_help_lists_the_names_of_the_tables(names, table):
@@ -171,11 +172,13 @@ def test_help_lists_the_names_of_the_tables(names, table):
 
 def test_a_data_set_is_a_row(monkeypatch):
     module = types.ModuleType("own")
-    module.load = lambda name, data_dir: (name, None, [], data_dir)
+    part = (np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, int))
+    module.load = lambda name, data_dir: (part, part, [name], data_dir)
     monkeypatch.setitem(sys.modules, "own", module)
     monkeypatch.setitem(sources.DATASETS, "stripes", "own")
     loaded = sources.load("stripes", sources.Options(data_dir="here"))
-    assert (loaded.train, loaded.source) == ("stripes", "here")
+    assert loaded.train is part
+    assert (loaded.class_names, loaded.source) == (["stripes"], "here")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from training.cli import InputError
 from training.comparing.variants import folder_name
 from training.data import datasets, sources, streams
 from training.fitting import resolve
+from training.jobs import Job
 from training.runs import files
 from training.settings import as_json
 
@@ -34,7 +35,7 @@ class Run:
     """A variant with a seed: its job, and the folder that keeps its small files."""
 
     variant: str
-    job: recipes.Job
+    job: Job
     kept: Path
 
     @property
@@ -93,7 +94,7 @@ def check_folders(planned):
         if not (folder / "config.json").is_file() and not files.is_finished(folder):
             continue
         config = files.read_json(folder / "config.json")
-        job = recipes.Job.from_config(config, folder)
+        job = Job.from_config(config, folder)
         found = files.flat({**config, **job.as_config()})
         first = first or found
         try:

@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from training import console, recipes
+from training import console, jobs
 from training.comparing import statistics
 from training.fitting.multiply_adds import multiply_adds
 from training.runs import files
@@ -40,7 +40,7 @@ def content(planned, variants, baseline, options, command):
 
     Args:
         planned: List of `grid.Run`, at least one finished.
-        variants: Dictionary, name to `recipes.Job`.
+        variants: Dictionary, name to `jobs.Job`.
         baseline: The name of a variant.
         options: Dictionary, the command's options that all runs share.
         command: String, the command line.
@@ -69,7 +69,7 @@ def _multiply_adds(name, job, finished):
     """Returns the multiply-adds of a variant, with the stem and the size of its finished runs."""
     of_variant = [run for run in finished if run.variant == name] or finished
     config = files.read_json(of_variant[0].record / "config.json")
-    size = tuple(config.get("image_size", recipes.OLD_IMAGE_SIZE))
+    size = tuple(config.get("image_size", jobs.OLD_IMAGE_SIZE))
     return multiply_adds(job.arch, job.stem or config["stem"], config["classes"], size)
 
 

@@ -3,18 +3,18 @@
 import dataclasses
 import re
 
-from training import recipes
+from training import jobs, recipes
 from training.cli import InputError, check_name
 from training.settings import check, from_text
 
 # What an entry of --archs may set.
-KINDS = {"stem": recipes.Job} | {
+KINDS = {"stem": jobs.Job} | {
     field.name: recipes.Recipe for field in dataclasses.fields(recipes.Recipe)
 }
 
 
 def read_variants(text, base):
-    """Returns each entry of `--archs` -> its `recipes.Job`; `base` has the shared settings.
+    """Returns each entry of `--archs` -> its `jobs.Job`; `base` has the shared settings.
 
     Raises:
         InputError: On an empty, repeated or unknown entry, or a setting that does not fit.

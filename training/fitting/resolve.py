@@ -7,7 +7,7 @@ import keras
 import keras_nam
 from keras_nam.attention import ATTENTIONS
 from keras_nam.models import parse_arch
-from training import recipes
+from training import jobs, recipes
 from training.cli import InputError
 from training.data import augment, streams
 from training.fitting import initial, network
@@ -56,7 +56,7 @@ def for_data(job, dataset, placement, say):
         )
     stem = job.stem
     if stem is None:
-        stem = "cifar" if max(height, width) <= recipes.LARGEST_OF_CIFAR_STEM else "imagenet"
+        stem = "cifar" if max(height, width) <= jobs.LARGEST_OF_CIFAR_STEM else "imagenet"
         if stem != "cifar":
             say(f"--stem {stem}, for images of {height}×{width}")
     _check_augmentation(recipe, height, width, placement)

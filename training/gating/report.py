@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training import console, recipes
+from training import console, jobs
 from training.cli import InputError
 from training.data import datasets, streams
 from training.fitting import network
@@ -40,7 +40,7 @@ def report(args):
         InputError: If the run has no gate, or an option does not fit.
     """
     folder = Path(args.run) if args.run else files.newest_finished()
-    job = recipes.Job.from_config(files.read_json(folder / "config.json"), folder)
+    job = jobs.Job.from_config(files.read_json(folder / "config.json"), folder)
     recipe = job.recipe
     model = _gated_model(folder, job.arch)
     dataset = datasets.load(**{**job.data, "data_dir": args.data_dir})

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 import keras_nam  # noqa: F401 - registers the layers that a .keras file names
-from training import console, recipes
+from training import console, jobs, recipes
 from training.cli import FailedError, InputError
 from training.data import datasets, streams
 from training.runs import files, plots
@@ -98,8 +98,8 @@ def _job(file, recipe_name, dataset_name):
     if not file.is_file():
         raise InputError(f"{file} is missing; give a run folder or a .keras file.")
     if (file.parent / "config.json").is_file():
-        return recipes.Job.from_config(files.read_json(file.parent / "config.json"), file.parent)
-    return recipes.Job(recipe=recipes.get(recipe_name), dataset=dataset_name)
+        return jobs.Job.from_config(files.read_json(file.parent / "config.json"), file.parent)
+    return jobs.Job(recipe=recipes.get(recipe_name), dataset=dataset_name)
 
 
 def _print(scores, file, split, dataset):

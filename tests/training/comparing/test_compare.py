@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.stand_in_train import calls, started
-from training import recipes
+from training import jobs
 from training.cli import FailedError, InputError
 from training.comparing import grid, report
 from training.data import augment, datasets, streams
@@ -138,9 +138,7 @@ def test_help_imports_nothing_heavy():
 
 def initial_weights(arch, seed):
     """Returns {layer's name: weights} of an arch as a training begins."""
-    model = network.initial_model(
-        recipes.Job(arch, stem="cifar", seed=seed, image_size=(32, 32)), 10
-    )
+    model = network.initial_model(jobs.Job(arch, stem="cifar", seed=seed, image_size=(32, 32)), 10)
     return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 import keras_nam
-from training import recipes
+from training import jobs, recipes
 from training.comparing import grid, statistics
 from training.fitting.multiply_adds import multiply_adds
 from training.runs import files
@@ -91,7 +91,7 @@ def test_standard_deviation_is_the_samples():
 def test_step_time_is_measured_at_full_size(tmp_path, sizes, milliseconds):
     """64 images a step; 640, 400, 320, 320, 200 and 120 a second in the epochs."""
     recipe = recipes.get("fast", progressive_sizes=sizes, epochs=6, batch_size=64)
-    job = recipes.Job("r18w4", "fast", recipe)
+    job = jobs.Job("r18w4", "fast", recipe)
     (run,) = grid.plan({"r18w4": job}, [0], tmp_path, tmp_path / "out")
     run.folder.mkdir()
     row = dict.fromkeys(files.HISTORY_COLUMNS, 1.0)

@@ -2,13 +2,13 @@
 
 import pytest
 
-from training import recipes
+from training import jobs, recipes
 from training.cli import InputError
 from training.comparing.variants import folder_name, read_seeds, read_variants
 
 
 def read(text, **settings):
-    return read_variants(text, recipes.Job("", "fast", recipes.get("fast", **settings)))
+    return read_variants(text, jobs.Job("", "fast", recipes.get("fast", **settings)))
 
 
 def test_an_entry_has_its_own_settings_typed_by_their_fields():

@@ -11,7 +11,8 @@ from tests.support import small_network
 from tests.support.small_run import run
 from training.data import datasets, streams
 from training.fitting import checkpoints, network
-from training.recipes import FAST, Job
+from training.jobs import Job
+from training.recipes import FAST
 from training.runs import files
 
 NAN, INF = math.nan, math.inf

@@ -10,7 +10,7 @@ import keras_nam
 from keras_nam import derived_gate
 from tests.support import small_network
 from tests.support.small_run import run
-from training import recipes
+from training import jobs, recipes
 from training.cli import InputError, Terminated
 from training.data import datasets, streams
 from training.fitting import initial, resolve
@@ -274,5 +274,5 @@ def test_the_recipe_finetune(tmp_path):
     settings = files.read_json(tmp_path / "run" / files.CONFIG)["recipe_settings"]
     assert settings["ema"] == 0
     for steps, expected in ((100, 0.99), (10, 0.95), (1, 0.5)):
-        job = recipes.Job(recipe_name="finetune", recipe=recipes.FINETUNE, steps_per_epoch=steps)
-        assert resolve.steps(job, datasets.load("synthetic")).recipe.ema == expected
+        job = jobs.Job(recipe_name="finetune", recipe=recipes.FINETUNE, steps_per_epoch=steps)
+        assert resolve.steps(job, datasets.load("synthetic"), print).recipe.ema == expected

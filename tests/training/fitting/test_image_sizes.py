@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.support.small_run import run
-from training import recipes
+from training import jobs, recipes
 from training.cli import Terminated
 from training.data import augment, datasets, streams
 from training.fitting import network
@@ -34,7 +34,7 @@ def test_each_size_has_its_share_and_the_full_one_is_last(sizes):
 
 def test_the_networks_share_their_variables_and_the_optimizer():
     recipe = recipes.get("fast", progressive_sizes=(8, 16, 32))
-    job = recipes.Job(
+    job = jobs.Job(
         "r18w4_bam",
         "fast",
         recipe,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training import recipes
+from training import jobs, recipes
 from training.data import augment, datasets, streams
 from training.fitting import loop
 from training.fitting.devices import Placement
@@ -18,7 +18,7 @@ def dataset():
 
 def test_training_batches_follow_the_recipe(dataset):
     """Augmented, normalized, of the epoch's size, from the seed, from the step on."""
-    job = recipes.Job("r18w4", "progressive", RECIPE, seed=5, steps_per_epoch=3)
+    job = jobs.Job("r18w4", "progressive", RECIPE, seed=5, steps_per_epoch=3)
 
     def expected(augmentation, first_step):
         return streams.training_stream(
@@ -44,7 +44,7 @@ def test_training_batches_follow_the_recipe(dataset):
 
 
 def test_held_out_images_are_the_validation_split_unaugmented(dataset):
-    job = recipes.Job("r18w4", "progressive", RECIPE)
+    job = jobs.Job("r18w4", "progressive", RECIPE)
     batches = list(loop.held_out(job, dataset))
     images = np.concatenate([images for images, _ in batches])
     assert [len(images) for images, _ in batches] == [50] * 4
@@ -58,7 +58,7 @@ def test_held_out_images_are_the_validation_split_unaugmented(dataset):
 def test_processes_share_the_held_out_images(processes, devices, seen):
     """Each has a part of one size; the rest that the devices do not divide is left out."""
     dataset = datasets.load("synthetic")
-    job = recipes.Job("r18w4", "fast", recipes.get("fast", batch_size=48))
+    job = jobs.Job("r18w4", "fast", recipes.get("fast", batch_size=48))
     found, sizes = [], set()
     for process in range(processes):
         placement = Placement(shard=(process, processes), devices=devices)

@@ -8,7 +8,7 @@ import keras_nam
 from training import recipes
 from training.fitting import network
 from training.gating.values import gates
-from training.recipes import Job
+from training.jobs import Job
 
 SIZE = (32, 32)
 

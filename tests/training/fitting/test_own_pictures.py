@@ -12,7 +12,7 @@ from training import recipes, train
 from training.cli import InputError, Terminated
 from training.data import datasets
 from training.fitting import loop
-from training.recipes import Job
+from training.jobs import Job
 from training.runs import files
 
 AUGMENT = ["random_resized_crop:flip=0.5", "RandomContrast:factor=0.2", "MixUp:alpha=0.4"]
