@@ -97,10 +97,10 @@ def load(name, options):
 
         return tfds.load(name.removeprefix(TFDS), options)
     if options.data_dir is None and not Path(name).is_dir():
+        hint = f" Did you mean {nearest(name, DATASETS)!r}?" if Path(name).name == name else ""
         raise InputError(
             f"--dataset {name}: expected {', '.join(DATASETS)}, {TFDS}NAME, or an existing folder "
-            "of pictures (--data-dir has the new place of a moved one). Did you mean "
-            f"{nearest(name, DATASETS)!r}?"
+            f"of pictures. --data-dir names the new place of a moved folder.{hint}"
         )
     from training.data import folder
 
