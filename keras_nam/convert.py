@@ -137,7 +137,7 @@ def _check(source, target, target_format):
     if source.resolve() == target.resolve():
         raise ValueError(f"IN and OUT are the same file, {source}")
     if not source.is_file():
-        raise ValueError(f"{source} does not exist")
+        raise ValueError(f"{source} is not an existing file")
     if not target.parent.is_dir():
         raise ValueError(f"The folder {target.parent} does not exist. Create it first")
     if target_format not in found:

@@ -48,7 +48,7 @@ def read_checkpoint(path):
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path} does not exist")
+        raise ValueError(f"{path} is not an existing file")
     try:
         return _reader(path)(path)
     except OSError as error:

@@ -47,7 +47,7 @@ def test_through_every_format_and_back_bit_equal(source, state, tmp_path, capsys
 
 
 BAD = {
-    "missing": (["none.pth", "out.keras"], {}, "does not exist"),
+    "missing": (["none.pth", "out.keras"], {}, "not an existing file"),
     "suffix": (["SOURCE", "out.onnx"], {}, "none of the suffixes"),
     "suffix-of-another": (["SOURCE", "out.pth", "--to", "paddle"], {}, ".pdparams"),
     "folder": (["SOURCE", "none/out.keras"], {}, "The folder none does not exist"),
@@ -136,4 +136,4 @@ def test_as_a_module(tmp_path, monkeypatch):
     command = [sys.executable, "-m", "keras_nam.convert", tmp_path / "none.pth", "a.keras"]
     done = subprocess.run([*command, "--arch", "r18"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "does not exist" in done.stderr
+    assert "not an existing file" in done.stderr

@@ -173,7 +173,7 @@ def test_bad_files_are_one_clear_line(tmp_path, monkeypatch, layer, name):
 
 def test_a_missing_file_and_a_folder(layer, tmp_path):
     for path in (tmp_path / "none.pth", tmp_path):
-        with pytest.raises(ValueError, match="no file"):
+        with pytest.raises(ValueError, match="not an existing file"):
             keras_nam.load_weights(layer, path)
 
 
