@@ -26,8 +26,8 @@ test-lowest: .venv-lowest/installed
 	$(LOWEST)/python export/to_litert.py --run .venv-lowest/run
 
 # At most ten minutes on an NVIDIA GPU (not measured yet); without one every test is skipped.
-GOLDEN := tests/keras_nam/test_nam_golden.py tests/training/fitting/test_trajectories.py
-GOLDEN += tests/keras_nam/test_weights.py::test_golden_logits_and_keys
+GOLDEN := tests/keras_nam/layers/test_nam_golden.py tests/training/whole_runs/test_trajectories.py
+GOLDEN += tests/keras_nam/weights/test_weights.py::test_golden_logits_and_keys
 test-gpu: .venv-gpu/installed
 	.venv-gpu/bin/python -m pytest -q -rs -s --gpu tests/gpu $(GOLDEN)
 

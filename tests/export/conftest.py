@@ -11,7 +11,8 @@ from export import predict, to_litert, to_onnx
 from export.targets import litert
 from export.targets import onnx as onnx_target
 from export.verification.source import open_source
-from tests.support import random_run, toys
+from tests.support import random_run
+from tests.support.networks import toys
 from training.data import synthetic
 
 

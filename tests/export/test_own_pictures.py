@@ -13,7 +13,8 @@ from export.targets import exporter
 from export.timing import report as timing
 from export.verification import release
 from export.verification.source import open_run, open_source
-from tests.support import grpc_server, picture_folder
+from tests.support import picture_folder
+from tests.support.serving import grpc_server
 from training import evaluate, gates, train
 from training.cli import FailedError, InputError
 from training.data import pictures, store

@@ -14,7 +14,7 @@ from PIL import Image
 
 import keras_nam  # noqa: F401 - registers the layers of a .keras file
 from tests.faults import child
-from tests.support import small_network
+from tests.support.networks import small_network
 from tests.support.small_run import history
 from training import train
 from training.runs import files

@@ -17,7 +17,7 @@ from tests.faults.attempts import (
     variables,
 )
 from tests.faults.child import Moment, after_each_step
-from tests.support import small_network
+from tests.support.networks import small_network
 from training.cli import InputError
 from training.fitting import checkpoints
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.faults.attempts import NAMES, Attempt, assert_whole
 from tests.faults.child import after_each_step
-from tests.support import small_network
+from tests.support.networks import small_network
 from training.runs import files as runs
 
 # Five minutes: part of `make test-all`, not of `make test-faults`.

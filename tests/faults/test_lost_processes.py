@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import small_network
+from tests.support.networks import small_network
 from tests.support.small_run import history
 from training import train
 from training.fitting import network

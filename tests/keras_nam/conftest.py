@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import keras_nam
-from tests.support.small_models import randomize
+from tests.support.networks.small_models import randomize
 
 
 @pytest.fixture(scope="session")

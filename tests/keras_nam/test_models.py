@@ -14,7 +14,7 @@ import keras_nam
 from keras_nam.attention import ATTENTIONS
 from keras_nam.models import BACKBONES, parse_arch
 from tests.support.backends import BACKEND, arrays
-from tests.support.small_models import created_under
+from tests.support.networks.small_models import created_under
 
 ROOT = Path(__file__).parents[2]
 # Each backbone and each attention once. r101 and r152 differ from r50 in the number of blocks only.

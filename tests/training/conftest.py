@@ -1,11 +1,15 @@
-"""What the tests of comparisons share: the command, with a stand-in for the trainings."""
+"""What the tests share: comparisons with a stand-in for the trainings, small trainings."""
 
 import functools
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+
+from tests.support.networks import small_network
+from training.fitting import callbacks
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ["--recipe", "fast", "--dataset", "synthetic", "--epochs", "3", "--batch-size", "64"]
@@ -56,3 +60,28 @@ def finished(run, prepared, tmp_path):
     else:
         shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     return run
+
+
+@pytest.fixture(scope="module")
+def lean():
+    """Makes the trainings of a module fast, see `small_network`."""
+    with pytest.MonkeyPatch.context() as patch:
+        small_network.write_only_history_and_checkpoints(patch)
+        yield
+
+
+@pytest.fixture
+def signal_after(monkeypatch):
+    """A function: sends a signal to this process after a step of a training."""
+    original = callbacks.TimeEstimate.on_train_batch_end
+
+    def send_after(step, number):
+        def on_train_batch_end(self, batch, logs=None):
+            original(self, batch, logs)
+            if int(self.model.optimizer.iterations) == step:
+                monkeypatch.setattr(callbacks.TimeEstimate, "on_train_batch_end", original)
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(callbacks.TimeEstimate, "on_train_batch_end", on_train_batch_end)
+
+    return send_after

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import small_network
+from tests.support.networks import small_network
 from tests.support.small_run import ARGUMENTS
 from training import cli, train
 from training.fitting import network

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from export.runtime.grpc_client import GrpcClient
 from export.runtime.rest import parse_signatures
-from tests.support import grpc_server
-from tests.support.grpc_server import LOGITS, PROBABILITIES, Predictions, recorded
+from tests.support.serving import grpc_server
+from tests.support.serving.grpc_server import LOGITS, PROBABILITIES, Predictions, recorded
 from training.cli import InputError
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (3, 32, 32, 3), np.uint8)

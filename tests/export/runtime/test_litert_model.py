@@ -10,7 +10,7 @@ import pytest
 from ai_edge_litert import interpreter
 
 from export.runtime.local_models import LiteRTModel
-from tests.support import toys
+from tests.support.networks import toys
 from training.cli import InputError
 
 ROOT = Path(__file__).parents[3]

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from export.runtime.local_models import OnnxModel
-from tests.support import grpc_server, toys
-from tests.support.grpc_server import LOGITS
-from tests.support.replay import replay
+from tests.support.networks import toys
+from tests.support.serving import grpc_server
+from tests.support.serving.grpc_server import LOGITS
+from tests.support.serving.replay import replay
 from training.cli import InputError
 
 LOCAL = {

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from ai_edge_litert.tools import flatbuffer_utils
 
-from tests.support import toys
+from tests.support.networks import toys
 from training.cli import FailedError, InputError
 from training.data.pictures import Resize
 

@@ -12,7 +12,7 @@ import pytest
 
 from export.runtime.rest import RestClient, one_line, parse_outputs
 from export.runtime.signatures import scores
-from tests.support.replay import RECORDED, replay, tcp_server
+from tests.support.serving.replay import RECORDED, replay, tcp_server
 from training.cli import InputError
 
 SEVENS = np.full((2, 32, 32, 3), 7, np.uint8)

@@ -11,7 +11,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from export.runtime.local_models import LiteRTModel
 from export.targets import litert
 from export.verification.classifier import classifier
-from tests.support import toys
+from tests.support.networks import toys
 from training.cli import InputError
 
 BATCHES = (1, 3, 64, 3, 1)

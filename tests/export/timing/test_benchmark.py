@@ -16,7 +16,7 @@ from export.timing import contenders
 from export.timing import report as benchmark_report
 from export.timing import rounds as timing
 from export.verification.source import open_source
-from tests.support import toys
+from tests.support.networks import toys
 from training.cli import InputError
 
 ROOT = Path(__file__).parents[3]

@@ -11,7 +11,7 @@ from export import benchmark, to_litert, to_onnx
 from export.runtime import devices
 from export.runtime.signatures import Scores
 from export.timing import contenders
-from tests.support import toys
+from tests.support.networks import toys
 from training.cli import InputError
 
 

@@ -17,7 +17,7 @@ from export.runtime.preprocessing import Preprocessing, from_options, joined
 from export.verification import plausibility
 from export.verification.source import open_source
 from export.verification.verify import VerificationError
-from tests.support import toys
+from tests.support.networks import toys
 from training import recipes
 from training.cli import InputError
 from training.data import sources, streams

@@ -13,7 +13,7 @@ from export import to_savedmodel
 from export.verification import trained_weights
 from export.verification.classifier import classifier
 from export.verification.source import open_run, open_source
-from tests.support import toys
+from tests.support.networks import toys
 from training.cli import InputError
 from training.data import streams
 from training.runs import files

@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.support import small_network
-from tests.support.gated_networks import IMAGES
-from tests.support.gated_networks import network as gated_network
+from tests.support.networks import small_network
+from tests.support.networks.gated_networks import IMAGES
+from tests.support.networks.gated_networks import network as gated_network
 from tests.support.small_run import history, run
 from training import evaluate, recipes
 from training.cli import FailedError

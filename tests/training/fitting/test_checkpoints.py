@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.support import small_network
+from tests.support.networks import small_network
 from tests.support.small_run import run
 from training.data import datasets, streams
 from training.fitting import checkpoints, network

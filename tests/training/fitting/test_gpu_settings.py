@@ -105,7 +105,8 @@ listed = tf.config.list_physical_devices
 gpus = [tf.config.PhysicalDevice(f"/physical_device:GPU:{{n}}", "GPU") for n in range(2)]
 tf.config.list_physical_devices = lambda kind=None: gpus if kind == "GPU" else listed(kind)
 tf.config.experimental.get_device_details = lambda _: {{"compute_capability": (8, 0)}}
-from tests.support import small_network, small_run
+from tests.support.networks import small_network
+from tests.support import small_run
 small_network.replace_network()
 small_run.run({str(tmp_path / "run")!r}, "--strategy", "mirrored", *{MORE})
 """

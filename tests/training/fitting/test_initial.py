@@ -8,8 +8,8 @@ import pytest
 from safetensors.numpy import save_file
 
 import keras_nam
-from tests.support import small_network
-from tests.support.small_models import randomize
+from tests.support.networks import small_network
+from tests.support.networks.small_models import randomize
 from tests.support.small_run import run
 from training import recipes
 from training.cli import InputError

@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 
 import keras_nam
-from tests.support.golden_modules import relative_error
 from tests.support.small_run import history, run
+from tests.support.weights.golden_modules import relative_error
 from training import recipes
 from training.cli import InputError
 from training.data import datasets, streams

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import small_network
+from tests.support.networks import small_network
 from training import launch, train
 from training.cli import InputError
 from training.fitting import multihost
@@ -20,7 +20,7 @@ OPTIONS += ["--learning-rate", "0.01"]
 # train.py with the small network, and without the export at its end.
 TRAIN = """
 import sys
-from tests.support import small_network
+from tests.support.networks import small_network
 from training import cli, train
 from training.fitting import job, multihost
 from training.runs import files

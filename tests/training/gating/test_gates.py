@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.support.gated_networks import network, run_folder
+from tests.support.networks.gated_networks import network, run_folder
 from training import gates, recipes
 from training.cli import InputError
 from training.data import datasets, streams

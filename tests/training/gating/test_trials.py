@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.gated_networks import IMAGES, network
+from tests.support.networks.gated_networks import IMAGES, network
 from training.gating import trials as gate_trials
 from training.gating import values
 from training.gating.trials import Score, Trials

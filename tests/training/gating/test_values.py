@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_nam
-from tests.support.gated_networks import IMAGES, network
+from tests.support.networks.gated_networks import IMAGES, network
 from training.gating import values as gate_values
 
 

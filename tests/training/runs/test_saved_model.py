@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tests.support import server_session
-from tests.support.gated_networks import network
+from tests.support.networks.gated_networks import network
+from tests.support.serving import server_session
 from training.cli import InputError
 from training.data import pictures, streams
 from training.runs import files, saved_model

@@ -1,0 +1,117 @@
+"""Weights of Keras' own files, without building the model that they describe."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_nam
+from tests.support.networks.small_models import assert_equal, created_under, randomize, values_of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("keras")
+
+
+@pytest.fixture(scope="module")
+def bam_network():
+    return keras_nam.create_model("r18w8_bam", num_classes=10)
+
+
+@pytest.fixture(scope="module")
+def values(folder, bam_network):
+    """The weights of a network that was saved with its optimizer."""
+    saved = randomize(bam_network)
+    bam_network.compile("adam", "mse")
+    bam_network.optimizer.build(bam_network.trainable_variables)
+    bam_network.save(folder / "a.keras")
+    bam_network.save_weights(folder / "a.weights.h5")
+    (folder / "best.model").write_bytes((folder / "a.keras").read_bytes())
+    return saved
+
+
+@pytest.mark.parametrize("name", ["a.keras", "a.weights.h5", "best.model"])
+def test_a_keras_file_loads_bit_equal(folder, values, bam_network, name):
+    randomize(bam_network, seed=1)
+    report = keras_nam.load_weights(bam_network, folder / name)
+    assert report.fits
+    assert (report.format, len(report.loaded)) == ("keras", len(values))
+    assert_equal(bam_network, values)
+    with pytest.raises(ValueError, match=r"'keras'.*'official'"):
+        keras_nam.load_weights(bam_network, folder / name, format="official")
+
+
+def test_another_classifier_needs_not_strict(folder, values):
+    network = keras_nam.create_model("r18w8_bam", num_classes=7)
+    before = values_of(network)
+    with pytest.raises(ValueError, match=r"logits/0 \(the model has \[64, 7\].*strict=False"):
+        keras_nam.load_weights(network, folder / "a.keras")
+    assert_equal(network, before)
+    report = keras_nam.load_weights(network, folder / "a.keras", strict=False)
+    assert report.mismatched == [
+        ("logits/0", (64, 7), (64, 10)),
+        ("logits/1", (7,), (10,)),
+    ]
+    assert_equal(network, [*values[:-2], *before[-2:]])
+
+
+def test_another_attention_loads_what_fits_by_name(folder, values, model):
+    report = keras_nam.load_weights(model, folder / "a.keras", strict=False)
+    assert {key.split("/")[0] for key in report.unexpected} == {f"stage{n}_bam" for n in (1, 2, 3)}
+    assert "stage1_block1_nam/0" in report.missing
+    np.testing.assert_array_equal(model.get_layer("stem_bn").gamma, values[1])
+
+
+def test_a_model_of_the_user(tmp_path):
+    """By the layers' names, in any order; the state of a random layer is no weight."""
+
+    def build(*units, classes=3):
+        layers = [keras.layers.Dense(n, name=f"dense_{n}") for n in units]
+        head = keras.layers.Dense(classes, name="head")
+        noise = keras.layers.GaussianNoise(0.1)
+        return keras.Sequential([keras.Input((4,)), noise, *layers, head])
+
+    source = build(5, 4)
+    randomize(source)
+    source.save(tmp_path / "own.keras")
+    target = build(5, 6)
+    report = keras_nam.load_weights(target, tmp_path / "own.keras", strict=False)
+    assert report.loaded == ["dense_5/0", "dense_5/1", "head/1"]
+    assert report.missing == ["dense_6/0", "dense_6/1"]
+    assert_equal(target.get_layer("dense_5"), values_of(source.get_layer("dense_5")))
+    assert keras_nam.load_weights(build(5, 4), tmp_path / "own.keras").fits
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
+def test_half_precision_loads_exactly(tmp_path, policy, model):
+    with created_under(policy=policy):
+        source = keras_nam.create_model("r18w8_nam")
+    source.save(tmp_path / "half.keras")
+    assert keras_nam.load_weights(model, tmp_path / "half.keras").fits
+    for ours, theirs in zip(model.weights, source.weights, strict=True):
+        theirs = keras.ops.convert_to_numpy(keras.ops.cast(theirs, "float32"))
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["link", "external", "virtual"])
+def test_numbers_of_another_file_are_not_read(tmp_path, folder, values, bam_network, kind):
+    import h5py
+
+    other, copy = folder / "a.weights.h5", tmp_path / "copy.weights.h5"
+    copy.write_bytes(other.read_bytes())
+    with h5py.File(copy, "a") as file:
+        places = []
+        file.visititems(lambda place, item: places.append(place))
+        place = next(p for p in places if file[p].attrs.get("name") == "logits")
+        group = file[place]
+        del group["1"]
+        if kind == "link":
+            group["1"] = h5py.ExternalLink(str(other), f"{place}/1")
+        elif kind == "external":
+            group.create_dataset("1", (10,), "f4", external=[(str(other), 0, 40)])
+        else:
+            layout = h5py.VirtualLayout((10,), "f4")
+            layout[:] = h5py.VirtualSource(str(other), f"{place}/1", shape=(10,))
+            group.create_virtual_dataset("1", layout)
+    with pytest.raises(ValueError, match=r"1 missing \(logits/1\)"):
+        keras_nam.load_weights(bam_network, copy)

@@ -1,0 +1,1 @@
+"""Networks and classifiers for the tests."""

@@ -1,0 +1,1 @@
+"""Checkpoints, and the rules of the golden ones."""
