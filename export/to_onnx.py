@@ -111,9 +111,11 @@ def add_keras_options(parser):
     )
     group.add_argument(
         "--image-size",
-        type=_size,
+        type=int,
+        nargs="+",
         metavar="N",
-        help="height and width in pixels, or HEIGHT,WIDTH, for a model of any size (default: 224)",
+        help="height and width in pixels, one or two numbers, for a model of any size (default: "
+        "224)",
     )
     group.add_argument(
         "--crop-fraction",
@@ -130,13 +132,6 @@ def add_keras_options(parser):
         default=True,
         help="fold the normalizations into the convolutions (default: yes)",
     )
-
-
-def _size(text):
-    numbers = [int(word) if word.isdecimal() else 0 for word in text.split(",")]
-    if len(numbers) > 2 or min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected pixels, such as 224 or 192,256")
-    return numbers[0], numbers[-1]
 
 
 def _share(text):

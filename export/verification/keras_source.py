@@ -69,10 +69,13 @@ def open_file(args, stated):
 def _size(given, shape, path):
     """Returns the (height, width) of the images."""
     height, width = shape[:2]
+    given = given and (given[0], given[-1])
     size = given or (height or sources.SIZE[0], width or sources.SIZE[1])
+    if min(size) < 1:
+        raise InputError(f"--image-size {size[0]} {size[1]}: expected 1 or more")
     if height not in (None, size[0]) or width not in (None, size[1]):
         raise InputError(
-            f"--image-size {','.join(map(str, size))}: {path} takes images of {height}×{width}. "
+            f"--image-size {size[0]} {size[1]}: {path} takes images of {height}×{width}. "
             "Leave the option out."
         )
     return size
