@@ -28,8 +28,8 @@ def test_another_seed_gives_another_history(whole, tmp_path):
 @pytest.mark.parametrize(
     ("number", "step", "more", "kept"),
     [
-        (signal.SIGINT, 8, [], (1, 0)),
-        (signal.SIGINT, 7, ["--checkpoint-every", "2"], (1, 2)),
+        (signal.SIGINT, 8, [], (2, 0)),
+        (signal.SIGINT, 7, ["--checkpoint-every", "2"], (1, 3)),
         (signal.SIGTERM, 7, [], (1, 3)),
         (signal.SIGTERM, 8, [], (2, 0)),
     ],
