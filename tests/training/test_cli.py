@@ -103,9 +103,13 @@ def test_native_code_is_silent_while_packages_are_imported(capfd):
         os.write(2, b"I0000 no GPU\n")
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "after\n"
-    with pytest.raises(OSError, match="broken"), cli.needing("train"):
+
+    def broken():
         os.write(2, b"libcudart is broken\n")
         raise OSError("broken")
+
+    with pytest.raises(OSError, match="broken"), cli.needing("train"):
+        broken()
     assert capfd.readouterr().err == "libcudart is broken\n"
 
 
