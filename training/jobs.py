@@ -56,8 +56,8 @@ class Job:
     )
     recipe_name: str = _of_what(
         "paddle",
-        "; ".join(f"{name}: {recipe.epochs} epochs" for name, recipe in recipes.RECIPES.items())
-        + "; paddle and official need a GPU; docs/training.md has times",
+        f"{', '.join(str(recipe.epochs) for recipe in recipes.RECIPES.values())} epochs; the first "
+        "two need a GPU; --dry-run measures the time",
         recipes.RECIPES,
         option="recipe",
     )
