@@ -53,7 +53,10 @@ class EpochLines(keras.callbacks.Callback):
         self.first_step = self.steps - self.params["steps"]  # of a resumed epoch
         self.began = time.perf_counter()
         self.measured = None
-        self.bar.update(self.task, description=self._name(), completed=self.first_step, figures="")
+        name = self._name()
+        self.bar.update(
+            self.task, description=name, completed=self.first_step, figures="", visible=True
+        )
 
     def on_train_batch_end(self, batch, logs=None):
         now = time.perf_counter()
@@ -73,6 +76,7 @@ class EpochLines(keras.callbacks.Callback):
         self.evaluation = time.perf_counter() - self.test_began
 
     def on_epoch_end(self, epoch, logs=None):
+        self.bar.update(self.task, visible=False)
         console.say(f"{self._name()} {self._figures(logs, self.steps)}")
 
     def _name(self):
