@@ -24,7 +24,9 @@ def test_model_config_is_what_the_server_parses():
 
 def test_batches_hold_what_predict_sends():
     text = (FOLDER / "batching_parameters.txt").read_text()
-    assert int(re.search(r"max_batch_size \{ value: (\d+) \}", text)[1]) >= classification.BATCH_SIZE
+    assert (
+        int(re.search(r"max_batch_size \{ value: (\d+) \}", text)[1]) >= classification.BATCH_SIZE
+    )
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.name)
