@@ -154,7 +154,7 @@ def _publish(export, candidate_path, verified, digest):
         unverified.unlink(missing_ok=True)
     elif path.exists():
         os.replace(path, _aside(path, "previous"))
-    if export.preprocessing:
+    if export.preprocessing is not None:
         beside = sorted(path.parent.glob(f"*{path.suffix}"))
         hashes = {file.name: files.sha256(file) for file in beside}
         description = {**export.preprocessing, "sha256": hashes}
