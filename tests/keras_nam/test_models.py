@@ -26,6 +26,8 @@ def test_parameters_of_r50_nam_are_the_references():
     model = keras_nam.create_model("r50_nam")
     assert model.count_params() == 23_818_788
     assert sum(math.prod(v.shape) for v in model.trainable_variables) == 23_735_460
+    # Each convolution's normalization leaves a bias, and a gate keeps two of its four numbers.
+    assert keras_nam.fold(model).count_params() == 23_708_900
     names = [layer.name for layer in model.layers]
     assert [name.removeprefix("stage2_block1_") for name in names if "stage2_block1_" in name] == [
         *("conv1", "bn1", "relu1", "conv2_pad", "conv2", "bn2", "relu2", "conv3", "bn3"),
