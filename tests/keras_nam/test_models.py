@@ -18,8 +18,9 @@ from tests.support.networks.small_models import created_under
 
 ROOT = Path(__file__).parents[2]
 # Each backbone and each attention once. r101 and r152 differ from r50 in the number of blocks only.
-BUILT = ["r18w8", "r34w8_nam", "r50w8_se", "r101w4_nam", "r152w4_eca", "mbv2_cbam"]
+BUILT = ["r18w8", "r34w8_nam", "r50w8_se", "mbv2_cbam"]
 BUILT += [f"r18w8_{attention}" for attention in ATTENTIONS]
+BUILT += [pytest.param(arch, marks=pytest.mark.slow) for arch in ("r101w4_nam", "r152w4_eca")]
 
 
 def test_parameters_of_r50_nam_are_the_references():

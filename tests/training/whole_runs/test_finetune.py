@@ -96,20 +96,6 @@ def test_a_gate_after_a_frozen_normalization(monkeypatch):
     assert len(used) == (not derived_gate._gpus())
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(lean, tmp_path_factory):
-    """Function: the folder and the history of a training with more options."""
-    found = {}
-
-    def train(*more):
-        if more not in found:
-            folder = tmp_path_factory.mktemp("whole") / "run"
-            found[more] = folder, run(folder, *more)
-        return found[more]
-
-    return train
-
-
 THAWED = ("--freeze", "backbone", "--freeze-epochs", "1")
 
 
