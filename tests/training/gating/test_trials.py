@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_nam.gates import gates_of
 from tests.support.networks.gated_networks import IMAGES, network
 from training.gating import trials as gate_trials
-from training.gating import values
 from training.gating.trials import Score, Trials
 
 LABELS = np.random.default_rng(3).integers(0, 10, len(IMAGES))
@@ -48,7 +48,7 @@ def test_half_is_a_network_whose_gammas_are_zero():
     score = trials.replaced(dict.fromkeys(trials.named, 0.5))
     assert score.loss != pytest.approx(Score.of(model, STREAM).loss, rel=1e-3)
     assert_equal(trials.closed({}), model)
-    for gate in values.gates(model):
+    for gate in gates_of(model):
         gate.gamma.assign(np.zeros(gate.gamma.shape))
     assert_equal(score, model)
 
@@ -61,7 +61,7 @@ def test_constants_scale_the_normalization_before():
         name: rng.uniform(0.1, 0.9, gate.gamma.shape[0]) for name, gate in trials.named.items()
     }
     score = trials.replaced(factors)
-    for gate in values.gates(model):
+    for gate in gates_of(model):
         gate.gamma.assign(np.zeros(gate.gamma.shape))  # a gate of 0.5
     scale_normalizations(model, {name: 2 * factor for name, factor in factors.items()})
     assert_equal(score, model)
