@@ -21,11 +21,11 @@ def run(tmp_path_factory):
 def test_the_command_leaves_its_files(run, monkeypatch, capsys):
     monkeypatch.setattr(report, "TRAINING_IMAGES", 10)
     means, drawn = [], []
-    replacements, maps = trials.replacements, plots.maps
+    replacements, draw = trials.replacements, plots.gates_on_images
     monkeypatch.setattr(
         trials, "replacements", lambda *args: (means.append(args[1]), replacements(*args))[1]
     )
-    monkeypatch.setattr(plots, "maps", lambda *args: (drawn.append(args[1]), maps(*args)))
+    monkeypatch.setattr(plots, "gates_on_images", lambda *args: (drawn.append(args), draw(*args)))
     gates.main([str(run), "--images", "40"])
     found = sorted(path.name for path in (run / "gates").iterdir())
     assert found == ["gate_maps.png", "gates.json", "gates.png"]
@@ -48,8 +48,12 @@ def test_the_command_leaves_its_files(run, monkeypatch, capsys):
     np.testing.assert_allclose(
         means[0]["stage1_block1_nam_full_channel"], value.mean((0, 1, 2)), atol=1e-5
     )
-    assert list(drawn[0]) == ["stage1_block1_nam_full_spatial", "stage2_block1_nam_full_spatial"]
-    assert drawn[0]["stage2_block1_nam_full_spatial"].shape == (6, 8, 8)
+    ((images, captions, shown, _),) = drawn
+    np.testing.assert_array_equal(images, dataset.test.images[:6])
+    label = dataset.class_names[dataset.test.labels[0]]
+    assert captions[0].startswith(f"{label}\npredicted: ")
+    assert list(shown) == [row["name"] for row in findings["layers"]]
+    assert shown["stage2_block1_nam_full_spatial"].shape == (6, 8, 8, 16)
 
 
 def test_spectrum():
