@@ -25,6 +25,7 @@ CHOSEN = {
     "fold": "last_bit",
     "fold_graphs": "branches or weights_are_left",
     "fold_state": "not_shared",
+    "slim": "stand and silu",
 }
 
 

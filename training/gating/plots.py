@@ -12,8 +12,9 @@ from training.gating.values import display_name
 
 # Of Okabe and Ito's colours, which the colour-blind tell apart.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
-ORDERS = {"smallest": (BLUE, "o"), "random": (GREY, "s"), "largest": (ORANGE, "^")}
-STYLES = {"channels": "-", "positions": "--"}
+# How the removed channels were chosen, in `gates.json` and in words.
+ORDERS = {"gamma": "smallest |γ|", "l1": "smallest L1 norm of the kernel", "random": "random"}
+MARKS = {"gamma": (BLUE, "o"), "l1": (ORANGE, "^"), "random": (GREY, "s")}
 CONSTANTS = {"unit mean": "the mean of its {}", "layer mean": "the mean of its layer", "0.5": "0.5"}
 COLUMNS = 8  # gates in a row
 # Inches: a map's side, the strip below it, and what is around them.
@@ -27,7 +28,7 @@ def overview(findings, path):
     _draw_values(panels[0, 0], findings["layers"])
     _draw_gammas(panels[0, 1], findings["layers"])
     _draw_replaced(panels[1, 0], findings)
-    _draw_pruned(panels[1, 1], findings)
+    _draw_slimmed(panels[1, 1], findings)
     for axes in panels.flat:
         axes.grid(alpha=0.3)
     figure.suptitle(f"Gates of {findings['arch']}, {findings['images']:,} test images", fontsize=14)
@@ -169,18 +170,17 @@ def _draw_replaced(axes, findings):
     )
 
 
-def _draw_pruned(axes, findings):
-    trained = findings["as_trained"]["top1"]
-    for order, (colour, marker) in ORDERS.items():
-        for kind, style in STYLES.items():
-            rows = [row for row in findings["pruned"] if row["units"] == kind]
-            shares = [0, *(row["share"] for row in rows)]
-            tops = [trained, *(row[order]["top1"] for row in rows)]
-            if rows:
-                label = f"{kind} of {order} |γ|" if order != "random" else f"random {kind}"
-                axes.plot(shares, tops, style, marker=marker, color=colour, label=label)
+def _draw_slimmed(axes, findings):
+    rows = findings["slimmed"]
+    shares = [0, *(row["share"] for row in rows)]
+    for order, (colour, marker) in MARKS.items():
+        tops = [findings["as_trained"]["top1"], *(row[order]["top1"] for row in rows)]
+        axes.plot(shares, tops, marker=marker, color=colour, label=ORDERS[order])
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set(title="Top-1 if a share of each gate's outputs is 0", xlabel="share")
+    axes.set(
+        title="Top-1 without some channels, not retrained",
+        xlabel="share of the channels between convolutions that is removed",
+    )
     axes.set_ylim(bottom=0)
     axes.legend()

@@ -160,10 +160,10 @@ def _measure(model, test, training, recipe):
     constants = gate_values.distributions(model, streams.evaluation_stream(training, *how))
     found = gate_values.distributions(model, stream)
     trained = trials.Score.of(model, stream)
-    trial = trials.Trials(model, stream)
-    with console.progress("trials of the gates", trial.count) as advance:
-        trial.advance = advance
-        means = {name: distribution.unit_means for name, distribution in constants.items()}
+    named = gate_values.named_gates(model)
+    means = {name: distribution.unit_means for name, distribution in constants.items()}
+    count = 3 + len(trials.SHARES) * (2 + trials.DRAWS)
+    with console.progress("trials of the gates", count) as advance:
         return {
             "layers": [
                 {
@@ -172,11 +172,15 @@ def _measure(model, test, training, recipe):
                     "gate": found[name].numbers,
                     "gamma": spectrum(np.array(gate.gamma), np.array(gate.gate_weights)),
                 }
-                for name, gate in trial.named.items()
+                for name, gate in named.items()
             ],
-            "as_trained": {"top1": trained.top1, "loss": trained.loss},
-            "replaced": trials.replacements(trial, means, trained),
-            "pruned": trials.prunings(trial, trained),
+            "as_trained": {
+                "top1": trained.top1,
+                "loss": trained.loss,
+                "parameters": model.count_params(),
+            },
+            "replaced": trials.replacements(model, means, stream, trained, advance),
+            "slimmed": trials.slimmings(model, stream, trained, advance),
         }
 
 
@@ -203,12 +207,14 @@ def verdict(findings):
     ]
     for row in findings["replaced"]:
         lines.append(f"Gates replaced by {row['by']}: top-1 {row['top1']:.2%}, {_change(row)}.")
-    for row in findings["pruned"]:
-        tops = [f"{order} {row[order]['top1']:.2%}" for order in ("smallest", "random", "largest")]
+    for row in findings["slimmed"]:
+        tops = [f"{name} {row[order]['top1']:.2%}" for order, name in plots.ORDERS.items()]
+        removed = 1 - row["parameters"] / trained["parameters"]
+        against = [_change(row[f"gamma_against_{other}"]) for other in ("random", "l1")]
         lines.append(
-            f"{row['share']:.0%} of each gate's {row['units']} set to 0, by |γ|: top-1 "
-            f"{', '.join(tops)}. Against random: smallest {_change(row['smallest_against_random'])}"
-            f"; largest {_change(row['largest_against_random'])}."
+            f"{row['share']:.0%} of the channels between convolutions removed ({removed:.0%} of "
+            f"the parameters): top-1 {', '.join(tops)}. |γ| against random: {against[0]}; against "
+            f"L1: {against[1]}."
         )
     return lines
 

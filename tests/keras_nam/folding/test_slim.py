@@ -69,6 +69,7 @@ def test_without_the_closed_channels_the_outputs_are_equal(arch, closed):
             layers.BatchNormalization(axis=axis),
         ],
     ],
+    ids=["relu", "silu", "pooling", "depthwise"],
 )
 def test_what_may_stand_between(between, data_format):
     shape, axis = ((3, 6, 6), 1) if data_format == "channels_first" else ((6, 6, 3), -1)
@@ -78,6 +79,8 @@ def test_what_may_stand_between(between, data_format):
     close(model, name, np.arange(8) % 2 == 1)
     slimmed = keras_nam.slim(model, 0.5)
     assert [layer.filters for layer in slimmed.layers if type(layer) is layers.Conv2D] == [4, 5]
+    if data_format == "channels_first" and keras.backend.backend() == "tensorflow":
+        return  # whose convolutions on a CPU are channels last
     assert_equal_outputs(model, slimmed, images(2, *shape))
     assert_equal_outputs(model, keras_nam.fold(slimmed), images(2, *shape))
 

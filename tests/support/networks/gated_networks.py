@@ -21,6 +21,8 @@ def network(attention="nam", width=16):
         x = BatchNormalization(name=f"stage{number}_block1_bn")(x)
         x = ATTENTIONS[attention].layer(name=f"stage{number}_block1_{attention}")(x)
         x = keras.layers.ReLU()(x)
+    for layer in (keras.layers.Conv2D(8, 1), BatchNormalization(), keras.layers.Conv2D(8, 1)):
+        x = layer(x)  # channels that `keras_nam.slim` can remove
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(images, keras.layers.Dense(10)(x))
     model.layers[-1].kernel.assign(10 * model.layers[-1].kernel)  # so that the gates count
