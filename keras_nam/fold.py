@@ -1,6 +1,5 @@
 """Folding: turns a trained model into an equal one for inference, without normalizations."""
 
-from collections import Counter
 from functools import partial
 
 import keras
@@ -8,7 +7,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_nam.attention import NAM, NAMChannelAttention, NAMSpatialAttention, weighting
-from keras_nam.graph_copy import GraphCopy, again, nodes_of
+from keras_nam.graph_copy import GraphCopy, again, following
 from keras_nam.normalization import BatchNormalization, _fused_batch_norm
 
 NORMALIZATIONS = (keras.layers.BatchNormalization, BatchNormalization)
@@ -97,23 +96,11 @@ class _Folding(GraphCopy):
 
 def _foldable(graphs):
     """Returns linear layer -> the normalization that can be folded into it."""
-    calls = Counter(node.operation for graph in graphs for node in nodes_of(graph))
-    found = {}
-    for graph in graphs:
-        nodes = nodes_of(graph)
-        producers = {id(tensor): node.operation for node in nodes for tensor in node.outputs}
-        uses = Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
-        uses.update(id(tensor) for tensor in graph.outputs)
-        for node in nodes:
-            normalization = node.operation
-            if type(normalization) not in NORMALIZATIONS or len(node.input_tensors) != 1:
-                continue
-            (tensor,) = node.input_tensors
-            layer = producers[id(tensor)]
-            once = uses[id(tensor)] == calls[layer] == calls[normalization] == 1
-            if once and _takes(layer, normalization, rank=len(tensor.shape)):
-                found[layer] = normalization
-    return found
+    return {
+        layer: after
+        for layer, (after, rank) in following(graphs).items()
+        if type(after) in NORMALIZATIONS and _takes(layer, after, rank)
+    }
 
 
 def _through(layers, inputs, *unused_args, **unused_kwargs):

@@ -2,6 +2,7 @@
 
 import inspect
 import tempfile
+from collections import Counter, defaultdict
 
 import keras
 import numpy as np
@@ -89,9 +90,29 @@ class GraphCopy:
         return copy
 
 
-def nodes_of(graph):
-    """Returns the calls of layers in a functional model."""
-    return [node for nodes in graph._nodes_by_depth.values() for node in nodes]
+def following(graphs):
+    """Returns layer -> (the only layer that uses its output, the output's rank).
+
+    Both are called once, with one tensor. Others are left out.
+    """
+    nodes = [node for graph in graphs for row in graph._nodes_by_depth.values() for node in row]
+    calls = Counter(node.operation for node in nodes)
+    users = defaultdict(list)
+    for node in nodes:
+        for tensor in node.input_tensors:
+            users[id(tensor)].append(node)
+    for graph in graphs:
+        for tensor in graph.outputs:
+            users[id(tensor)].append(None)
+    found = {}
+    for node in nodes:
+        tensor, *others = node.outputs
+        user, *further = users[id(tensor)]
+        if others or further or user is None or len(user.input_tensors) > 1:
+            continue
+        if calls[node.operation] == calls[user.operation] == 1:
+            found[node.operation] = user.operation, len(tensor.shape)
+    return found
 
 
 def again(layer, **changes):

@@ -1,12 +1,10 @@
 """Slimming: removes channels between a model's convolutions."""
 
-from collections import Counter, defaultdict
-
 import numpy as np
 from keras import activations, layers, ops
 
 from keras_nam.fold import NORMALIZATIONS, WEIGHTS
-from keras_nam.graph_copy import GraphCopy, again, nodes_of
+from keras_nam.graph_copy import GraphCopy, again, following
 
 # Linear layer -> the argument that is its number of output channels.
 LINEAR = {
@@ -90,8 +88,7 @@ class _Slimming(GraphCopy):
         super().__init__(model, "slim")
         self.inputs, self.outputs = {}, {}  # layer -> the channels that it keeps
         for first, *between, last in _chains(self.graphs.values()):
-            deciding = next(x for x in reversed(between) if type(x) in NORMALIZATIONS)
-            scores = importance(first, deciding)
+            scores = importance(first, _normalizations(between)[-1])
             count = min(round(share * len(scores)), len(scores) - 1)
             kept = np.sort(np.argsort(scores, kind="stable")[count:])
             self.outputs |= dict.fromkeys((first, *between), kept)
@@ -127,43 +124,24 @@ def _copy_kept(layer, copy, inputs, outputs):
 
 def _chains(graphs):
     """Returns lists of layers, from a linear layer over a normalization to the next linear one."""
-    following = _following(graphs)
+    followers = following(graphs)
     chains = []
-    for first in filter(_is_linear, following):
+    for first in filter(_is_linear, followers):
         chain, axes = [first], set()
-        while chain[-1] in following and (len(chain) == 1 or _is_between(chain[-1])):
-            layer, rank = following[chain[-1]]
+        while chain[-1] in followers and (len(chain) == 1 or _is_between(chain[-1])):
+            layer, rank = followers[chain[-1]]
             axes |= {_channel_axis(chain[-1], rank), _channel_axis(layer, rank)}
             chain.append(layer)
         first, *between, last = chain
         is_by_channel = all(getattr(x, "activation", None) in ACTIVATIONS for x in chain[:-1])
-        is_ranked = any(type(x) in NORMALIZATIONS and x.scale for x in between)
+        is_ranked = any(x.scale for x in _normalizations(between)[-1:])
         if is_by_channel and is_ranked and _is_linear(last) and len(axes - {None}) == 1:
             chains.append(chain)
     return chains
 
 
-def _following(graphs):
-    """Returns layer -> (the only layer that uses its output, the output's rank).
-
-    Both are called once, and have one input and one output.
-    """
-    calls = Counter(node.operation for graph in graphs for node in nodes_of(graph))
-    found = {}
-    for graph in graphs:
-        users = defaultdict(list)
-        for node in nodes_of(graph):
-            for tensor in node.input_tensors:
-                users[id(tensor)].append(node)
-        for tensor in graph.outputs:
-            users[id(tensor)].append(None)
-        for node in nodes_of(graph):
-            after = users[id(node.outputs[0])]
-            if len(node.outputs) == len(after) == 1 and after[0] is not None:
-                layer, following = node.operation, after[0].operation
-                if calls[layer] == calls[following] == len(after[0].input_tensors) == 1:
-                    found[layer] = following, len(node.outputs[0].shape)
-    return found
+def _normalizations(chain):
+    return [layer for layer in chain if type(layer) in NORMALIZATIONS]
 
 
 def _is_linear(layer):
