@@ -63,6 +63,7 @@ def slim(model, share, by="gamma"):
 
     >>> model = keras_nam.create_model("r50_nam")
     >>> keras_nam.slim(model, 0.5).count_params()
+    10636068
     """
     if not 0 <= share < 1:
         raise ValueError(f"Expected a `share` of the channels in [0, 1). Received: share={share}")
