@@ -24,8 +24,8 @@ MOST_PICTURES = 12
 # The columns of the printed table: the key of a layer in gates.json, and the format.
 COLUMNS = {
     "mean": ("gate", "mean", ".4f"),
-    "std between units": ("gate", "std_between_units", ".1e"),
-    "std within a unit": ("gate", "std_within_units", ".1e"),
+    "std between channels": ("gate", "std_between_units", ".1e"),
+    "std within a channel": ("gate", "std_within_units", ".1e"),
     "min": ("gate", "min", ".3f"),
     "max": ("gate", "max", ".3f"),
     f"within 0.5 ± {gate_values.NEAR}": ("gate", "share_near_half", ".1%"),
@@ -206,7 +206,9 @@ def verdict(findings):
         f"{findings['images']} test images."
     ]
     for row in findings["replaced"]:
-        lines.append(f"Gates replaced by {row['by']}: top-1 {row['top1']:.2%}, {_change(row)}.")
+        lines.append(
+            f"Gates replaced by {row['by'].replace('unit', 'channel')}: top-1 {row['top1']:.2%}, {_change(row)}."
+        )
     for row in findings["slimmed"]:
         tops = [f"{name} {row[order]['top1']:.2%}" for order, name in plots.ORDERS.items()]
         removed = 1 - row["parameters"] / trained["parameters"]

@@ -94,7 +94,7 @@ def test_verdict():
     }
     trained, by_mean, by_half, slimmed = report.verdict(findings)
     assert "70.00%, loss 1.2500, on 100" in trained
-    assert "unit mean: top-1 71.00%, +1.00 points" in by_mean
+    assert "channel mean: top-1 71.00%, +1.00 points" in by_mean
     assert "-1.00 to +3.00, not significant)" in by_mean
     assert "0.5: top-1 40.00%, -30.00 points" in by_half
     assert "not significant" not in by_half
