@@ -206,9 +206,8 @@ def verdict(findings):
         f"{findings['images']} test images."
     ]
     for row in findings["replaced"]:
-        lines.append(
-            f"Gates replaced by {row['by'].replace('unit', 'channel')}: top-1 {row['top1']:.2%}, {_change(row)}."
-        )
+        by = row["by"].replace("unit", "channel")
+        lines.append(f"Gates replaced by {by}: top-1 {row['top1']:.2%}, {_change(row)}.")
     for row in findings["slimmed"]:
         tops = [f"{name} {row[order]['top1']:.2%}" for order, name in plots.ORDERS.items()]
         removed = 1 - row["parameters"] / trained["parameters"]
