@@ -39,6 +39,17 @@ class Example(NamedTuple):
     name: str
 
 
+def examples(source, count):
+    """Returns the first test picture of each of `count` classes of a `Source`'s data set."""
+    test, names = source.dataset.test, source.dataset.class_names
+    _, first = np.unique(test.labels, return_index=True)
+    if count == 0:
+        return []
+    chosen = test.take(np.sort(first)[:count])
+    images = chosen.images[:count].astype(np.uint8)
+    return [Example(*each) for each in zip(images, (names[n] for n in chosen.labels), strict=True)]
+
+
 def write(folder, paths, title, gammas=None, examples=(), runtime_folder=None):
     """Writes a page for the ONNX files of one network.
 
@@ -183,7 +194,8 @@ def _base64(content):
 
 def _module(name, source):
     """Returns a JavaScript module as an address; the browser's console shows its name."""
-    return f"data:text/javascript;base64,{_base64(source + f'\n//# sourceURL={name}.js'.encode())}"
+    named = source + f"\n//# sourceURL={name}.js".encode()
+    return f"data:text/javascript;base64,{_base64(named)}"
 
 
 def _compressed(content):

@@ -53,19 +53,24 @@ async function open() {
 
 /** Reads the page's test picture and compares its pixels with Python's, which it returns. */
 async function checkPictures() {
-  const expected = bytes(page.check.pixels);
-  const picture = await decode(new Blob([bytes(page.check.picture)]), page.max_pixels);
-  const found = rgb(fit(picture, page.resize, page.max_pixels));
-  const difference = found.reduce((most, value, index) => Math.max(most, Math.abs(value - expected[index])), 0);
-  check(difference <= 1, "reading pictures", `largest difference of a pixel ${difference} of 255, at most 1 accepted`);
-  return Float32Array.from(expected);
+  const expected = Float32Array.from(bytes(page.check.pixels));
+  const { input } = await read(new Blob([bytes(page.check.picture)]));
+  const differences = rgb(input).map((value, index) => Math.abs(value - expected[index]));
+  const most = Math.max(...differences);
+  check(most <= 1, "reading pictures", `largest difference of a pixel ${most} of 255, at most 1 accepted`);
+  return expected;
+}
+
+/** Returns the picture in a file, and the network's input that it becomes. */
+async function read(blob) {
+  const picture = await decode(blob, page.max_pixels);
+  return { picture, input: fit(picture, page.resize, page.max_pixels) };
 }
 
 async function show(blob, name) {
   complain();
   try {
-    const picture = await decode(blob, page.max_pixels);
-    const input = fit(picture, page.resize, page.max_pixels);
+    const { picture, input } = await read(blob);
     drawPicture($("original"), picture, cropBox(picture, page.resize));
     drawPixels($("input"), input);
     $("original-text").textContent = `${name}, ${picture.width} × ${picture.height}`;
@@ -128,17 +133,15 @@ function className(index) {
 
 function buildGates() {
   for (const model of models) add($("shown"), "option", model.precision);
-  $("shown-label").hidden = models.length < 2;
+  $("shown-label").hidden = models.length < 2 || models[0].gates.length === 0;
   const { gates } = models[0];
-  if (gates.length === 0) {
-    $("gates-section").replaceChildren(add(document.body, "p", "This network has no gates."));
-    return;
-  }
+  for (const id of ["controls", "legend"]) $(id).hidden = gates.length === 0;
   const known = gates.every((gate) => gate.gamma);
-  $("key").textContent = known ? "|γ|" : "values on this picture";
-  $("note").textContent = known
-    ? "γ is the scale that training gave to each unit: NAM's gates are made of it. A unit is a channel, or in a spatial gate a position."
-    : "γ is not known: these gates have none, or the file does not hold it. A unit is a channel, or in a spatial gate a position.";
+  $("key").textContent = known ? "|γ|" : "its value here";
+  if (gates.length === 0) $("note").textContent = "This network has no gates.";
+  else $("note").textContent = known
+    ? "γ is the scale that a channel, or a position of a spatial gate, has from training. NAM makes its gates of it."
+    : "The slider goes by the gates' values on this picture. γ is not known: these gates have none, or the file does not hold it.";
   for (const gate of gates) {
     const row = add($("gates"), "li");
     const text = add(row, "div", "", { className: "text" });
@@ -209,6 +212,7 @@ function listen() {
     for (const box of $("gates").querySelectorAll("input")) box.checked = false;
     setTimeout(update); // after the browser has reset the controls
   });
+  $("shown").addEventListener("input", update);
   $("controls").addEventListener("submit", (event) => event.preventDefault());
   $("gates").addEventListener("input", ({ target }) => {
     if (target.checked) halves.add(target.name);
@@ -219,7 +223,7 @@ function listen() {
 }
 
 /** For tests: what the page computes, after all changes are done. */
-globalThis.page = { show, update, models, decode, fit, rgb, description: page };
+globalThis.page = { show, update, models, read, rgb };
 
 globalThis.page.ready = (async () => {
   $("reports").append(...page.models.map(verification));

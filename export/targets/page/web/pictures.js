@@ -2,6 +2,8 @@
 // Pillow's antialiased bilinear filter, which is not the canvas's.
 
 const BITS = 22; // of the weights' fractions, as in Pillow: its sums are exact in 32 bits
+const DECODING = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
+const ORIENTATION = 0x0112; // EXIF's tag
 
 /**
  * Reads an encoded picture: upright, transparency over white, without colour management.
@@ -13,9 +15,10 @@ export async function decode(blob, maxPixels) {
   if (["II*\0", "MM\0*"].includes(start)) {
     throw new Error("This is a TIFF file, which browsers do not read. Convert it to PNG or JPEG.");
   }
-  let bitmap;
+  let bitmap, orientation;
   try {
-    bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
+    ({ blob, orientation } = await withoutOrientation(blob));
+    bitmap = await createImageBitmap(blob, DECODING);
   } catch {
     throw new Error(
       "This file is not a picture that this browser reads, or it is damaged. Try a PNG, JPEG, " +
@@ -29,13 +32,56 @@ export async function decode(blob, maxPixels) {
         `${maxPixels / 1e6} million are read. Scale it down first.`,
     );
   }
-  const canvas = new OffscreenCanvas(width, height);
+  const [across, down] = orientation < 5 ? [width, height] : [height, width];
+  const canvas = new OffscreenCanvas(across, down);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.fillStyle = "white";
-  context.fillRect(0, 0, width, height);
+  context.fillRect(0, 0, across, down);
+  context.setTransform(...turn(orientation, width, height));
   context.drawImage(bitmap, 0, 0);
   bitmap.close();
-  return { data: context.getImageData(0, 0, width, height).data, width, height };
+  return { data: context.getImageData(0, 0, across, down).data, width: across, height: down };
+}
+
+/**
+ * Returns a WebP file whose EXIF orientation is reset, and the orientation, 1–8.
+ *
+ * Browsers turn a JPEG and a PNG, but not all of them a WebP. Other files are returned as they are.
+ */
+async function withoutOrientation(blob) {
+  const data = await blob.arrayBuffer();
+  const view = new DataView(data);
+  const word = (at) => String.fromCharCode(...new Uint8Array(data, at, 4));
+  if (data.byteLength < 16 || word(0) !== "RIFF" || word(8) !== "WEBP") {
+    return { blob, orientation: 1 };
+  }
+  let orientation = 1;
+  for (let at = 12; at + 16 < data.byteLength; at += 8 + view.getUint32(at + 4, true) + 1 & ~1) {
+    if (word(at) !== "EXIF") continue;
+    const start = at + (word(at + 8) === "Exif" ? 14 : 8);
+    const little = word(start) === "II*\0";
+    const directory = start + view.getUint32(start + 4, little);
+    for (let entry = 0; entry < view.getUint16(directory, little); entry++) {
+      const place = directory + 2 + 12 * entry;
+      if (view.getUint16(place, little) !== ORIENTATION) continue;
+      orientation = view.getUint16(place + 8, little);
+      view.setUint16(place + 8, 1, little);
+    }
+  }
+  return { blob: new Blob([data]), orientation };
+}
+
+/** Returns the canvas transformation that turns a picture of an EXIF orientation upright. */
+function turn(orientation, width, height) {
+  return {
+    2: [-1, 0, 0, 1, width, 0],
+    3: [-1, 0, 0, -1, width, height],
+    4: [1, 0, 0, -1, 0, height],
+    5: [0, 1, 1, 0, 0, 0],
+    6: [0, 1, -1, 0, height, 0],
+    7: [0, -1, -1, 0, height, width],
+    8: [0, -1, 1, 0, 0, width],
+  }[orientation] ?? [1, 0, 0, 1, 0, 0];
 }
 
 /** Returns where the network's image lies in a picture: {left, top, width, height} in its pixels. */
