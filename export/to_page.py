@@ -68,6 +68,8 @@ def main(argv=None):
 
 def _file(args):
     path = Path(args.onnx)
+    if not path.is_file():
+        raise cli.InputError(f"--onnx {path}: expected a file that export/to_onnx.py wrote")
     return {
         "folder": args.output or path.parent / "page",
         "paths": [path],

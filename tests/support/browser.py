@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -13,18 +14,26 @@ CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run")
 FLAGS += ("--disable-background-networking", "--disable-dev-shm-usage", "--remote-debugging-pipe")
 
+# Chromium reads from descriptor 3 and writes to 4.
+START = "import os, sys; os.dup2({}, 3); os.dup2({}, 4); os.execv(sys.argv[1], sys.argv[1:])"
+
 
 @contextlib.contextmanager
 def opened():
     """Starts Chromium; yields a function that opens an address and returns its `Tab`."""
-    ours, theirs = zip(os.pipe(), os.pipe(), strict=True)  # theirs: we read; ours: it reads
-    to_browser, from_browser = (ours[0], theirs[0]), (ours[1], theirs[1])
+    to_browser, from_browser = os.pipe(), os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        # Chromium reads from descriptor 3 and writes to 4.
-        command = f'exec "$0" "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}'
+        theirs = to_browser[0], from_browser[1]
         process = subprocess.Popen(
-            ["sh", "-c", command, CHROMIUM, *FLAGS, f"--user-data-dir={profile}"],
-            pass_fds=(to_browser[0], from_browser[1]),
+            [
+                sys.executable,
+                "-c",
+                START.format(*theirs),
+                CHROMIUM,
+                *FLAGS,
+                f"--user-data-dir={profile}",
+            ],
+            pass_fds=theirs,
             stderr=subprocess.DEVNULL,
         )
         os.close(to_browser[0])

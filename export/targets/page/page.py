@@ -29,6 +29,7 @@ POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval' data:; "
     "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
 )
+NOISE = 8  # images that a graph with gates is compared on
 TEST_SIZE = (61, 47)  # pixels, of the picture that a page tests itself with
 
 
@@ -131,11 +132,12 @@ class _Shown(NamedTuple):
                 f"{path} does not say how pictures are resized: expected the metadata `picture`, "
                 "which export/to_onnx.py writes"
             )
+        logits = opened.predict(pictures.read(test, opened.rule)[None]).logits[0]
         original = onnx.load(path)
         changed = graph.with_gates(original, gammas)
-        graph.check(changed, path)
+        noise = np.random.default_rng(0).integers(0, 256, (NOISE, *opened.rule[:2], 3))
+        graph.check(changed, path, noise)
         precision = graph.precision(original)
-        logits = opened.predict(pictures.read(test, opened.rule)[None]).logits[0]
         kl, relative = LIMITS[precision].kl, LIMITS[precision].logits_relative
         limit = LIMITS[precision].logits
         if relative is not None:

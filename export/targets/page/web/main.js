@@ -62,9 +62,9 @@ async function checkPictures() {
 }
 
 /** Returns the picture in a file, and the network's input that it becomes. */
-async function read(blob) {
+async function read(blob, rule = page.resize) {
   const picture = await decode(blob, page.max_pixels);
-  return { picture, input: fit(picture, page.resize, page.max_pixels) };
+  return { picture, input: fit(picture, rule, page.max_pixels) };
 }
 
 async function show(blob, name) {
