@@ -4,7 +4,8 @@
 
 takes the newest finished run, and writes `page/index.html` into it: float32 beside int8, and
 float16 if it was exported. What is not exported yet, float32 and int8, is exported and verified
-first. Exit status: 0 written, 1 a model is not verified, 2 bad usage or bad input.
+first; int8 is left out if it is not verified. Exit status: 0 written, 1 float32 is not verified,
+2 bad usage or bad input.
 """
 
 import sys
@@ -81,6 +82,7 @@ def _run(args):
     from export.targets import exporter
     from export.targets.page import page
     from export.verification.source import open_source
+    from training import console
     from training.gating.values import named_gates
 
     source = open_source(args.run, data_dir=args.data_dir)
@@ -89,10 +91,15 @@ def _run(args):
         precision: folder / "onnx" / exporter.file_name(precision, "onnx")
         for precision in to_onnx.PRECISIONS
     }
+    data = ["--data-dir", args.data_dir] if args.data_dir else []
     for precision in ("float32", "int8"):
-        if not paths[precision].exists():
-            data = ["--data-dir", args.data_dir] if args.data_dir else []
-            to_onnx.main(["--run", str(folder), "--precision", precision, *data])
+        try:
+            if not paths[precision].exists():
+                to_onnx.main(["--run", str(folder), "--precision", precision, *data])
+        except cli.FailedError as failure:
+            if precision == "float32":
+                raise
+            console.say(f"The page is without {precision}: {failure}")
     gammas = {
         name: abs(gate.gamma.numpy()).tolist()
         for name, gate in named_gates(source.run.model).items()

@@ -46,11 +46,11 @@ export function verification({ file, report }) {
     const row = add(table, "tr");
     for (const cell of cells) add(row, tag, cell);
   };
-  line(["stage", "number", "found", "limit"], "th");
+  line(["", "found", "limit"], "th");
   for (const [stage, { passed, limits = {}, ...numbers }] of Object.entries(report.stages)) {
-    line([stage, "", { true: "passed", false: "FAILED" }[passed] ?? "not checked", ""]);
+    line([stage, { true: "passed", false: "FAILED" }[passed] ?? "not checked", ""], "th");
     for (const [key, value] of Object.entries(numbers)) {
-      line(["", key.replaceAll("_", " "), text(value), text(limits[key])]);
+      line([key.replaceAll("_", " "), text(value), text(limits[key])]);
     }
   }
   for (const note of report.notes) add(found, "p", note);

@@ -133,10 +133,11 @@ function className(index) {
 
 function buildGates() {
   for (const model of models) add($("shown"), "option", model.precision);
-  $("shown-label").hidden = models.length < 2 || models[0].gates.length === 0;
+  $("computed").hidden = models.length < 2 || models[0].gates.length === 0;
   const { gates } = models[0];
   for (const id of ["controls", "legend"]) $(id).hidden = gates.length === 0;
   const known = gates.every((gate) => gate.gamma);
+  $("units").textContent = [...new Set(gates.map((gate) => gate.units))].join(" and ");
   $("key").textContent = known ? "|γ|" : "its value here";
   if (gates.length === 0) $("note").textContent = "This network has no gates.";
   else $("note").textContent = known
@@ -160,7 +161,7 @@ function buildGates() {
 function drawGates() {
   const model = models.find((each) => each.precision === $("shown").value) ?? models[0];
   const colours = palette();
-  const levels = model.precision === "int8" ? ", as int8 computes them" : "";
+  $("levels").textContent = model.precision === "int8" ? "int8 has few levels for the values of a gate: they are shown as computed." : "";
   model.gates.forEach((gate, at) => {
     const row = $("gates").children[at];
     const [size, strip, map, range] = [".size", ".strip", ".map", ".range"].map((name) => row.querySelector(name));
@@ -176,14 +177,12 @@ function drawGates() {
       const spread = Math.max(...summary[kind].map((value) => Math.abs(value - 0.5)));
       drawValues(canvas, summary[kind], width, spread, marked, colours);
       const [least, most] = [Math.min(...summary[kind]), Math.max(...summary[kind])];
-      canvas.setAttribute("aria-label", `${gate.name}, means of its ${kind}: ${least.toFixed(4)} to ${most.toFixed(4)}${levels}`);
-      return spread;
+      canvas.setAttribute("aria-label", `${gate.name}, means of its ${kind}: ${least.toFixed(4)} to ${most.toFixed(4)}`);
+      return canvas.hidden ? "" : `${canvas.className} 0.5 ± ${spread.toPrecision(2)}`;
     };
-    const spreads = {
-      channels: draw(strip, "channels", summary.channels.length),
-      positions: draw(map, "positions", summary.width),
-    };
-    range.textContent = half ? "0.5" : `0.5 ± ${spreads[gate.units].toPrecision(2)}${levels}`;
+    range.replaceChildren();
+    add(range, "span", draw(strip, "channels", summary.channels.length));
+    add(range, "span", draw(map, "positions", summary.width));
   });
 }
 

@@ -286,30 +286,33 @@ def test_files_that_are_no_pictures(tab):
 
 def test_a_cut_model_and_a_wrong_one(open_page, written_page, tmp_path):
     content = written_page.read_text("utf-8")
-    cut = re.sub(r'(payload\("model.int8", ".{4000}).*?"', r'\1"', content)
-    assert len(cut) < len(content)
-    wrong = re.sub(r'("logits": \[)', r"\g<1>1000, ", cut, count=1)
-    for name, changed, words in (
-        ("cut", cut, "1 of the checks"),
-        ("wrong", wrong, "2 of the checks"),
-    ):
-        path = tmp_path / f"{name}.html"
-        path.write_text(changed, encoding="utf-8")
-        tab = open_page(path)
-        assert words in text(tab, "status")
-        assert "model.int8 is damaged or cut short" in text(tab, "checks")
-    broken = tmp_path / "broken.html"
-    broken.write_text(re.sub(r'(payload\("runtime", ".{4000}).*?"', r'\1"', content))
-    assert "runtime is damaged or cut short" in text(open_page(broken), "error")
+    bad = re.sub(r'(payload\("model.int8", ".{4000}).*?"', r'\1"', content)
+    assert len(bad) < len(content)
+    bad = re.sub(r'("logits": \[)', r"\g<1>1000, ", bad, count=1)  # of float32, the first
+    path = tmp_path / "index.html"
+    path.write_text(bad, encoding="utf-8")
+    tab = open_page(path)
+    assert "2 of the checks" in text(tab, "status")
+    assert "model.int8 is damaged or cut short" in text(tab, "checks")
+    assert tab.run("page.models.map(({ precision }) => precision)") == ["float16"]
+
+
+def test_a_cut_runtime(open_page, written_page, tmp_path):
+    content = written_page.read_text("utf-8")
+    path = tmp_path / "index.html"
+    path.write_text(re.sub(r'(payload\("runtime", ".{4000}).*?"', r'\1"', content))
+    tab = open_page(path)
+    assert "runtime is damaged or cut short" in text(tab, "error")
+    assert text(tab, "status") == ""
 
 
 def test_large_models_in_a_folder(open_page, paths, web_runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "LARGE", 0)
-    (path,) = [path for path in paths if path.name == "model.onnx"]
-    written = page.write(tmp_path, [path], "r18w4_nam", runtime_folder=web_runtime)
+    written = page.write(tmp_path, paths, "r18w4_nam", runtime_folder=web_runtime)
+    (tmp_path / "model.int8.payload.js").unlink()
     tab = open_page(written)
-    assert "same answers" in text(tab, "status")
+    assert "1 of the checks" in text(tab, "status")
+    assert "model.int8 is missing" in text(tab, "checks")
+    assert tab.run("page.models.map(({ precision }) => precision)") == ["float32", "float16"]
     assert {address.rpartition("/")[0] for address in tab.addresses()} == {tmp_path.as_uri()}
     assert "γ is not known" in text(tab, "note")
-    (tmp_path / "model.float32.payload.js").unlink()
-    assert "model.float32 is missing" in text(open_page(written), "checks")
