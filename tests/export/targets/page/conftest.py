@@ -14,7 +14,7 @@ def written(tmp_path_factory):
     def write(source, float32=None):
         folder = tmp_path_factory.mktemp("onnx")
         float32 = float32 or onnx_target.convert(source, opset=17)
-        images = calibration_images(source, 64)
+        images = calibration_images(source, 8)
         for precision, convert in onnx_target.PRECISIONS.items():
             onnx.save(convert(float32, images), folder / file_name(precision, "onnx"))
         return sorted(folder.iterdir())

@@ -82,7 +82,7 @@ def test_a_file_alone(paths, stand_in, tmp_path):
     ("change", "message"),
     [
         ("no rule", "does not say how pictures are resized"),
-        ("another report", "is not the report of model.onnx"),
+        ("another report", "is the report of another file than model.onnx"),
         ("cut", "is not a valid ONNX model"),
         ("missing", "expected a file that export/to_onnx.py wrote"),
     ],
