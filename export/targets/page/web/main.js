@@ -138,7 +138,7 @@ function buildGates() {
   for (const id of ["controls", "legend"]) $(id).hidden = gates.length === 0;
   const known = gates.every((gate) => gate.gamma);
   $("units").textContent = [...new Set(gates.map((gate) => gate.units))].join(" and ");
-  $("key").textContent = known ? "|γ|" : "its value here";
+  $("key").textContent = known ? "|γ|" : "the value on this picture";
   if (gates.length === 0) $("note").textContent = "This network has no gates.";
   else $("note").textContent = known
     ? "γ is the scale that a channel, or a position of a spatial gate, has from training. NAM makes its gates of it."
@@ -178,7 +178,7 @@ function drawGates() {
       drawValues(canvas, summary[kind], width, spread, marked, colours);
       const [least, most] = [Math.min(...summary[kind]), Math.max(...summary[kind])];
       canvas.setAttribute("aria-label", `${gate.name}, means of its ${kind}: ${least.toFixed(4)} to ${most.toFixed(4)}`);
-      return canvas.hidden ? "" : `${canvas.className} 0.5 ± ${spread.toPrecision(2)}`;
+      return canvas.hidden ? "" : `${canvas.className} 0.5 ± ${spread < 1e-3 ? spread.toExponential(1) : spread.toPrecision(2)}`;
     };
     range.replaceChildren();
     add(range, "span", draw(strip, "channels", summary.channels.length));
