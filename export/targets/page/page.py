@@ -90,10 +90,9 @@ def write(folder, paths, title, gammas=None, examples=(), runtime_folder=None):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     apart = sum(map(len, payloads.values())) - binary.stat().st_size > LARGE
-    for old in folder.glob(f"*{PAYLOADS}"):
-        old.unlink()
-    for name, script in scripts.items() if apart else ():
-        _write(folder / f"{name}{PAYLOADS}", script)
+    beside = {folder / f"{name}{PAYLOADS}": script for name, script in scripts.items() if apart}
+    for path, script in beside.items():
+        _write(path, script)
     web = runtime.WEB
     sources = {file.stem: file for file in sorted(web.glob("*.js"))} | {runtime.PACKAGE: module}
     imports = {name: _module(name, source.read_bytes()) for name, source in sources.items()}
@@ -111,7 +110,10 @@ def write(folder, paths, title, gammas=None, examples=(), runtime_folder=None):
         "licence": html.escape(runtime.licence()),
     }
     template = Template((web / INDEX).read_text("utf-8"))
-    return _write(folder / INDEX, template.substitute(values))
+    index = _write(folder / INDEX, template.substitute(values))
+    for old in {*folder.glob(f"*{PAYLOADS}")} - {*beside}:
+        old.unlink()
+    return index
 
 
 class _Shown(NamedTuple):

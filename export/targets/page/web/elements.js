@@ -28,8 +28,8 @@ export function answer({ precision, bytes, result, trained }, className) {
     add(bar, "span").style.width = `${now}%`;
     if (result !== trained) add(bar, "i").style.left = `${before}%`;
   }
-  const size = (bytes / 1e6).toFixed(1);
-  add(found, "p", `${result.milliseconds.toFixed(1)} ms in this browser, ${size} MB`, { className: "hint" });
+  const size = bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+  add(found, "p", `${result.milliseconds.toFixed(1)} ms in this browser, ${size}`, { className: "hint" });
   return found;
 }
 

@@ -11,7 +11,9 @@ const page = JSON.parse(document.getElementById("description").textContent);
 const $ = (id) => document.getElementById(id);
 const halves = new Set(); // names of the gates that their own switch sets to 0.5
 const models = [];
+const rows = new Map(); // name of a gate -> its row
 let image = null; // Float32Array, what the network sees
+let asked = 0; // pictures; one that takes long to read must not replace a later one
 let pending = false;
 let running = null;
 
@@ -69,14 +71,15 @@ async function read(blob, rule = page.resize) {
 
 async function show(blob, name) {
   complain();
+  const number = ++asked;
   try {
     const { picture, input } = await read(blob);
+    if (number < asked) return;
     drawPicture($("original"), picture, cropBox(picture, page.resize));
     drawPixels($("input"), input);
     $("original-text").textContent = `${name}, ${picture.width} × ${picture.height}`;
     $("input-text").textContent = `What the network sees: ${input.width} × ${input.height}`;
     image = rgb(input);
-    for (const model of models) model.trained = null;
     await update();
   } catch (error) {
     complain(error.message);
@@ -103,9 +106,11 @@ function update() {
 
 async function compute() {
   const share = $("share").value / 100;
+  const current = image; // another one may be chosen meanwhile
   const isChanged = share > 0 || $("half").checked || halves.size > 0;
   for (const model of models) {
-    model.trained ??= await model.run(image);
+    if (model.image !== current) model.trained = await model.run(current);
+    model.image = current;
     const summaries = model.gates.map((gate, at) => summarize(gate, model.trained.values[at]));
     model.changes = model.gates.map((gate, at) =>
       change(
@@ -114,7 +119,7 @@ async function compute() {
         $("half").checked || halves.has(gate.name),
       ),
     );
-    model.result = isChanged ? await model.run(image, model.changes) : model.trained;
+    model.result = isChanged ? await model.run(current, model.changes) : model.trained;
   }
   $("share-text").textContent = `${$("share").value}%`;
   const [model] = models;
@@ -145,6 +150,7 @@ function buildGates() {
     : "The slider goes by the gates' values on this picture. γ is not known: these gates have none, or the file does not hold it.";
   for (const gate of gates) {
     const row = add($("gates"), "li");
+    rows.set(gate.name, row);
     const text = add(row, "div", "", { className: "text" });
     const label = add(text, "label");
     const box = add(label, "input", "", { type: "checkbox", name: gate.name, title: "set to 0.5" });
@@ -152,7 +158,7 @@ function buildGates() {
     label.append(` ${gate.name.replaceAll("_", " ")}`);
     add(text, "span", "", { className: "size" });
     for (const kind of ["strip", "map"]) {
-      add(row, "canvas", "", { className: kind, role: "img" }).setAttribute("role", "img");
+      add(row, "canvas", "", { className: kind }).setAttribute("role", "img");
     }
     add(row, "span", "", { className: "range" });
   }
@@ -163,7 +169,7 @@ function drawGates() {
   const colours = palette();
   $("levels").textContent = model.precision === "int8" ? "int8 has few levels for the values of a gate: they are shown as computed." : "";
   model.gates.forEach((gate, at) => {
-    const row = $("gates").children[at];
+    const row = rows.get(gate.name);
     const [size, strip, map, range] = [".size", ".strip", ".map", ".range"].map((name) => row.querySelector(name));
     const { closed, offset } = model.changes[at];
     const half = offset.some((value) => value > 0);

@@ -164,23 +164,31 @@ def test_the_slider_closes_channels_by_gamma(tab, written_page, paths, source, l
     assert "50%" in text(tab, "share-text")
     assert "changed" in text(tab, "changed")
     tab.run("document.querySelector('[type=reset]').click()")
-    wait_for(tab, "gates are as trained")
+    wait_for(tab, "changed", "gates are as trained")
     assert tab.run("page.models[0].result === page.models[0].trained")
 
 
-def wait_for(tab, words):
+def wait_for(tab, name, words):
+    """Waits until an element's text has some words."""
     tab.run(
         f"""new Promise((resolve) => (function look() {{
-            if (document.getElementById("changed").textContent.includes("{words}")) resolve();
+            if (document.getElementById("{name}").textContent.includes("{words}")) resolve();
             else setTimeout(look, 10);
         }})())"""
     )
 
 
+def show_the_first_example(tab):
+    tab.run("document.querySelector('#examples button').click()")
+    wait_for(tab, "original-text", "32 × 32")
+    tab.run("page.update()")
+    assert text(tab, "error") == ""
+
+
 def test_a_block_s_own_switch(tab):
     before = tab.run("[...page.models[0].trained.probabilities]")
     tab.run("document.querySelector('#gates input').click()")
-    wait_for(tab, "gates are changed")
+    wait_for(tab, "changed", "gates are changed")
     one = tab.run("[...page.models[0].result.probabilities]")
     tab.run("document.getElementById('half').click()")
     tab.run("page.update()")
@@ -190,7 +198,7 @@ def test_a_block_s_own_switch(tab):
     offsets = tab.run("page.models[0].changes.map(({ offset }) => Math.min(...offset))")
     assert offsets == [0.5] * 8
     tab.run("document.querySelector('[type=reset]').click()")
-    wait_for(tab, "gates are as trained")
+    wait_for(tab, "changed", "gates are as trained")
 
 
 def encoded(image, form="PNG", **options):
@@ -279,9 +287,41 @@ def test_files_that_are_no_pictures(tab):
         tab.run(f"page.show(new Blob([{in_base64(content)}]), 'bad')")
         assert words in text(tab, "error")
         assert tab.run("document.getElementById('error').hidden") is False
-    tab.run("document.querySelector('#examples button').click()")
+    show_the_first_example(tab)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "document.dispatchEvent(new DragEvent('drop', { dataTransfer: data }))",
+        "document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data }))",
+        """const file = document.getElementById("file");
+        file.files = data.files;
+        file.dispatchEvent(new Event("change"))""",
+    ],
+)
+def test_a_picture_is_dropped_pasted_or_chosen(tab, way):
+    picture = in_base64(encoded(Image.new("RGB", (40, 30), "red")))
+    tab.run(
+        f"""(() => {{
+            const data = new DataTransfer();
+            data.items.add(new File([{picture}], "mine.png", {{ type: "image/png" }}));
+            {way};
+        }})()"""
+    )
+    wait_for(tab, "original-text", "40 × 30")
+    show_the_first_example(tab)
+
+
+def test_the_last_of_several_pictures_is_shown(tab, source):
+    first, last = (page.examples(source, 2)[n].pixels for n in (1, 0))
+    files = [in_base64(encoded(Image.fromarray(pixels))) for pixels in (first, last, first, last)]
+    shows = ", ".join(f"page.show(new Blob([{file}]), 'x')" for file in files)
+    expected = tab.run("[...page.models[0].trained.logits]")
+    tab.run(f"Promise.all([{shows}])")
     tab.run("page.update()")
     assert text(tab, "error") == ""
+    np.testing.assert_allclose(tab.run("[...page.models[0].trained.logits]"), expected, atol=1e-5)
 
 
 def test_a_cut_model_and_a_wrong_one(open_page, written_page, tmp_path):

@@ -70,6 +70,16 @@ def test_its_values_are_the_gates(source, session, gated, images, normalized):
         np.testing.assert_allclose(found[path.split("/")[-1]], channels_first, atol=1e-5)
 
 
+def test_the_values_of_int8_are_its_levels(paths, images):
+    (path,) = [path for path in paths if path.name == "model.int8.onnx"]
+    changed = graph.with_gates(onnx.load(path))
+    opened = onnxruntime.InferenceSession(changed.SerializeToString())
+    levels = np.unique(run(opened, changed, images)["stage1_block1_nam"])
+    steps = np.diff(levels) / np.diff(levels).min()
+    assert len(steps) > 10
+    np.testing.assert_allclose(steps, np.round(steps), atol=0.01)
+
+
 def test_every_gate_can_be_a_half(source, session, gated, images, normalized):
     """A gate whose gammas are 0 is sigmoid(0)."""
     model = keras.models.clone_model(source.run.model)

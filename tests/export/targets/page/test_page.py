@@ -78,6 +78,19 @@ def test_a_file_alone(paths, stand_in, tmp_path):
     assert {gate["gamma"] for gate in model["gates"]} == {None}
 
 
+def test_a_file_for_any_size(float32_onnx, stand_in, tmp_path):
+    """The page has images of the size in its rule."""
+    model = onnx.ModelProto()
+    model.CopyFrom(float32_onnx)
+    for axis in (1, 2):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"any{axis}"
+    del model.graph.value_info[:]
+    onnx.save(model, tmp_path / "model.onnx")
+    to_page.main(["--onnx", str(tmp_path / "model.onnx"), "--runtime", stand_in])
+    (shown,) = description_of((tmp_path / "page" / "index.html").read_text("utf-8"))["models"]
+    assert [gate["shape"][1] for gate in shown["gates"]] == [32, 32, 16, 16, 8, 8, 4, 4]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
