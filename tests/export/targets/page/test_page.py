@@ -2,14 +2,13 @@
 
 import json
 import re
-import shutil
 
 import onnx
 import pytest
 
 from export import to_page
 from export.targets.page import page, runtime
-from training.cli import InputError
+from training.cli import FailedError, InputError
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +25,20 @@ def description_of(text):
 
 
 def test_a_run_s_page(exported, stand_in, tmp_path, capsys, monkeypatch):
+    """Its int8 file is missing, and the one that is made is not verified."""
     called = []
 
     def to_onnx(arguments):
         called.append(arguments)
-        shutil.copy(exported / "onnx" / "model.onnx", exported / "onnx" / "model.int8.onnx")
+        raise FailedError("top-1 dropped")
 
     monkeypatch.setattr(to_page.to_onnx, "main", to_onnx)
     output = ["--output", str(tmp_path), "--runtime", stand_in]
     to_page.main(["--run", str(exported), "--examples", "2", *output])
-    (exported / "onnx" / "model.int8.onnx").unlink()
     assert called == [["--run", str(exported), "--precision", "int8"]]
-    assert f"page: {tmp_path}/index.html" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "without int8: top-1 dropped" in printed
+    assert f"page: {tmp_path}/index.html" in printed
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
     text = (tmp_path / "index.html").read_text("utf-8")
     assert "<title>r18w4_nam" in text
@@ -46,7 +47,7 @@ def test_a_run_s_page(exported, stand_in, tmp_path, capsys, monkeypatch):
     description = description_of(text)
     assert len(description["class_names"]) == 10
     assert len({each["name"] for each in description["examples"]}) == 2
-    model = description["models"][0]
+    (model,) = description["models"]
     assert model["report"]["verdict"] == "verified"
     assert all(len(gate["gamma"]) == gate["shape"][0] for gate in model["gates"])
 
