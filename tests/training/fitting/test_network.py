@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import keras_nam
+from keras_nam.gates import gates_of
 from training import recipes
 from training.fitting import network
-from training.gating.values import gates
 from training.jobs import Job
 
 SIZE = (32, 32)
@@ -25,11 +25,11 @@ def kernels(model):
 
 @pytest.mark.parametrize("arch", ["r18w4_nam", "r18w4_nam_full"])
 def test_a_recipes_settings_of_the_gates_reach_them(arch):
-    for gate in gates(built(arch)):
+    for gate in gates_of(built(arch)):
         assert (gate.gate_gradient, gate.weighting, gate.gamma_regularizer) == (True, "sum", None)
     model = built(arch, gate_gradient=False, weighting="max", gamma_penalty=0.25)
-    assert gates(model)
-    for gate in gates(model):
+    assert gates_of(model)
+    for gate in gates_of(model):
         assert (gate.gate_gradient, gate.weighting) == (False, "max")
         assert float(gate.gamma_regularizer(np.float32([-2, 1]))) == pytest.approx(0.75)
 
@@ -61,10 +61,12 @@ def test_the_loss_smooths_the_labels_and_the_metrics_count_to_1_and_5():
 def test_the_first_weights_are_the_seeds_and_the_layers():
     """Those of one seed are the same whatever was drawn before, and with another attention."""
     keras.utils.set_random_seed(1)
-    plain, gated = kernels(built("r18w4", seed=3)), kernels(built(seed=3))
+    plain = kernels(built("r18w4", seed=3))
     assert len(plain) > 15
-    for path, kernel in plain.items():
-        np.testing.assert_array_equal(kernel, gated[path])
+    for arch in ("r18w4_nam", "r18w4_bam"):
+        gated = kernels(built(arch, seed=3))
+        for path, kernel in plain.items():
+            np.testing.assert_array_equal(kernel, gated[path])
     for path, kernel in kernels(built("r18w4", seed=4)).items():
         assert np.abs(kernel - plain[path]).max() > 0.01
     values = [kernel.ravel()[0] for kernel in plain.values()]
