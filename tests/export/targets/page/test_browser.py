@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 import struct
 import zlib
@@ -324,17 +325,19 @@ def test_the_last_of_several_pictures_is_shown(tab, source):
     np.testing.assert_allclose(tab.run("[...page.models[0].trained.logits]"), expected, atol=1e-5)
 
 
-def test_a_cut_model_and_a_wrong_one(open_page, written_page, tmp_path):
+def test_a_cut_model_and_wrong_ones(open_page, written_page, tmp_path):
     content = written_page.read_text("utf-8")
-    bad = re.sub(r'(payload\("model.int8", ".{4000}).*?"', r'\1"', content)
-    assert len(bad) < len(content)
-    bad = re.sub(r'("logits": \[)', r"\g<1>1000, ", bad, count=1)  # of float32, the first
+    bad = re.sub(r'(payload\("model.float16", ".{4000}).*?"', r'\1"', content)
+    start, middle, end = re.split(r'(?<=id="description">)(.*?)(?=</script>)', bad, maxsplit=1)
+    description = json.loads(middle)
+    for model in description["models"]:
+        model["logits"].reverse()
     path = tmp_path / "index.html"
-    path.write_text(bad, encoding="utf-8")
+    path.write_text(start + json.dumps(description) + end, encoding="utf-8")
     tab = open_page(path)
-    assert "2 of the checks" in text(tab, "status")
-    assert "model.int8 is damaged or cut short" in text(tab, "checks")
-    assert tab.run("page.models.map(({ precision }) => precision)") == ["float16"]
+    assert "No model gives the expected answers" in text(tab, "error")
+    assert text(tab, "checks").count("FAILED") == 3
+    assert "model.float16 is damaged or cut short" in text(tab, "checks")
 
 
 def test_a_cut_runtime(open_page, written_page, tmp_path):

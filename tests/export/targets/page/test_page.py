@@ -53,7 +53,12 @@ def test_a_run_s_page(exported, stand_in, tmp_path, capsys, monkeypatch):
 
 
 def test_nothing_of_it_has_an_address(paths, stand_in, tmp_path):
-    text = page.write(tmp_path, paths[:1], "a & <b>", runtime_folder=stand_in).read_text("utf-8")
+    model, name = onnx.load(paths[0]), "</script><b>"
+    (names,) = [entry for entry in model.metadata_props if entry.key == "class_names"]
+    names.value = json.dumps([name, *json.loads(names.value)[1:]])
+    onnx.save(model, path := tmp_path / "telling.onnx")
+    text = page.write(tmp_path, [path], "a & <b>", runtime_folder=stand_in).read_text("utf-8")
+    assert description_of(text)["class_names"][0] == name
     assert "<title>a &amp; &lt;b&gt;" in text
     assert re.findall(r'(?:src|href)="(?!data:)', text) == []
     assert re.findall("https?:", text) == []
