@@ -38,13 +38,15 @@ class Gate(NamedTuple):
         layout: A letter an axis of `shape`: `C`, `H`, `W`.
         units: `"channels"` or `"positions"`: what has a factor and an offset each.
         gamma: List of the units' |γ|, or `None` if they are not known.
+        added: Whether the network multiplies by 1 + the gate, as BAM does.
     """
 
     name: str
     shape: list
     layout: str
     units: str
-    gamma: list | None
+    gamma: list | None = None
+    added: bool = False
 
     @property
     def unit_shape(self):
@@ -76,13 +78,14 @@ def with_gates(model, gammas=None):
     changed, found = copy.deepcopy(model), []
     nodes = _Nodes(changed.graph)
     for sigmoid in nodes.of_kind("Sigmoid"):
-        multiplied = nodes.multiplied(sigmoid)
+        multiplied, added = nodes.multiplied(sigmoid)
         if multiplied is not None:
             values = nodes.stored(sigmoid)
             shapes = (_shape(types[tensor]) for tensor in (values, multiplied))
             gate = _describe(sigmoid.name, *shapes, nodes.channels_last(multiplied), gammas or {})
             again = sum(other.name.partition("#")[0] == gate.name for other in found)
-            gate = gate._replace(name=f"{gate.name}#{again + 1}" if again else gate.name)
+            name = f"{gate.name}#{again + 1}" if again else gate.name
+            gate = gate._replace(name=name, added=added)
             found.append(gate)
             nodes.insert(values, gate, types[values].elem_type)
     entry = changed.metadata_props.add()
@@ -169,7 +172,7 @@ def _describe(node, shape, multiplied, channels_last, gammas):
     others = iter(LETTERS)
     layout = "".join("C" if axis == channels else next(others) for axis in range(len(shape)))
     units = "positions" if "spatial" in name or shape[channels] == 1 else "channels"
-    gate = Gate(name, shape, layout, units, None)
+    gate = Gate(name, shape, layout, units)
     for gamma in (gammas[part] for part in path if part in gammas):
         if len(gamma) == np.prod(gate.unit_shape):
             gate = gate._replace(gamma=[float(value) for value in gamma])
@@ -190,17 +193,27 @@ class _Nodes:
         return [node for node in self.graph.node if tensor in node.input]
 
     def multiplied(self, sigmoid):
-        """Returns the tensor that a gate multiplies, or `None` if the sigmoid is no gate."""
-        pending = list(sigmoid.output)
+        """Returns the tensor that a gate multiplies, and whether by 1 + the gate.
+
+        The tensor is `None` if the sigmoid is no gate.
+        """
+        pending = [(tensor, False) for tensor in sigmoid.output]
         while pending:
-            tensor = pending.pop()
+            tensor, added = pending.pop()
             for node in self.takers(tensor):
                 if node.op_type == "Mul":
-                    (other,) = {*node.input} - {tensor} or {sigmoid.input[0]}
-                    return None if other == sigmoid.input[0] else other
+                    (other,) = {*node.input} - {tensor} or {tensor}
+                    swish = self.origin(other) in (self.origin(sigmoid.input[0]), tensor)
+                    return (None if swish else other), added
                 if node.op_type in BETWEEN:
-                    pending += node.output
-        return None
+                    pending += [(each, added or node.op_type == "Add") for each in node.output]
+        return None, False
+
+    def origin(self, tensor):
+        """Returns the tensor that a tensor is in another type."""
+        while (maker := self.makers.get(tensor)) is not None and maker.op_type in STORED:
+            tensor = maker.input[0]
+        return tensor
 
     def stored(self, sigmoid):
         """Returns the tensor of a sigmoid's values that is computed with: int8's few levels."""

@@ -17,9 +17,8 @@ FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 
 def version():
     """Returns the version that the page contains."""
-    return files.read_json(WEB / "package-lock.json")["packages"][f"node_modules/{PACKAGE}"][
-        "version"
-    ]
+    packages = files.read_json(WEB / "package-lock.json")["packages"]
+    return packages[f"node_modules/{PACKAGE}"]["version"]
 
 
 def find(folder=None):

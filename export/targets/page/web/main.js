@@ -148,6 +148,9 @@ function buildGates() {
   else $("note").textContent = known
     ? "γ is the scale that a channel, or a position of a spatial gate, has from training. NAM makes its gates of it."
     : "The slider goes by the gates' values on this picture. γ is not known: these gates have none, or the file does not hold it.";
+  if (gates.some((gate) => gate.added)) {
+    $("note").textContent += " This network multiplies by 1 + the gate: a closed gate keeps what it has as it is.";
+  }
   for (const gate of gates) {
     const row = add($("gates"), "li");
     rows.set(gate.name, row);

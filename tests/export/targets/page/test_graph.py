@@ -154,9 +154,25 @@ def test_layouts_and_units():
 
 def test_a_swish_and_an_output_are_no_gates():
     swish = [("Sigmoid", ["x"], "g", "n/s/Sigmoid", {}), ("Mul", ["x", "g"], "out", "m", {})]
+    typed = [
+        ("Cast", ["x"], "y", "c", {"to": TensorProto.FLOAT}),
+        ("Sigmoid", ["y"], "g", "n/s/Sigmoid", {}),
+        ("Mul", ["x", "g"], "out", "m", {}),
+    ]
     output = [("Sigmoid", ["x"], "out", "n/s/Sigmoid", {})]
-    for nodes in (swish, output):
+    for nodes in (swish, typed, output):
         assert graph.gates(graph.with_gates(network(nodes, {}))) == []
+
+
+def test_a_gate_that_is_added_to_one():
+    nodes = [
+        ("Sigmoid", ["a"], "s", "n/bam/Sigmoid", {}),
+        ("Add", ["one", "s"], "g", "add", {}),
+        ("Mul", ["x", "g"], "out", "m", {}),
+    ]
+    shapes = {"a": (1, 3, 2, 5), "one": (1,)}
+    (gate,) = graph.gates(graph.with_gates(network(nodes, shapes)))
+    assert gate.added
 
 
 def test_a_shape_that_is_not_fixed():
