@@ -315,13 +315,15 @@ def test_a_picture_is_dropped_pasted_or_chosen(tab, way):
 
 
 def test_the_last_of_several_pictures_is_shown(tab, source):
-    first, last = (page.examples(source, 2)[n].pixels for n in (1, 0))
-    files = [in_base64(encoded(Image.fromarray(pixels))) for pixels in (first, last, first, last)]
+    """The first takes longer to read."""
+    other, last = (Image.fromarray(page.examples(source, 2)[n].pixels) for n in (1, 0))
+    files = map(in_base64, map(encoded, (other.resize((2000, 1500)), other, last)))
     shows = ", ".join(f"page.show(new Blob([{file}]), 'x')" for file in files)
     expected = tab.run("[...page.models[0].trained.logits]")
     tab.run(f"Promise.all([{shows}])")
     tab.run("page.update()")
     assert text(tab, "error") == ""
+    assert text(tab, "original-text") == "x, 32 × 32"
     np.testing.assert_allclose(tab.run("[...page.models[0].trained.logits]"), expected, atol=1e-5)
 
 
