@@ -49,8 +49,9 @@ def fold(model):
     layer's output; each is called once; both have the same dtype policy.
 
     All other layers are copied, inside nested models too, with the state that Keras saves: weights
-    and vocabularies, but not the states of a stateful recurrent layer. Every normalization is in
-    inference mode, also where it was called with `training=True`.
+    and vocabularies, but not the states of a stateful recurrent layer. Every layer is called with
+    `training=False`, also one that was called with `training=True`: no normalization uses the
+    batch's statistics, and random augmentation inside the model is not active.
 
     Args:
         model: A `keras.Model`, functional or a built `Sequential`. It is not changed.
@@ -159,7 +160,9 @@ class _Copying:
     def graph(self, model):
         graph = self.graphs[model]
         inputs = keras.tree.map_structure(_copy_input, graph.input)
-        return keras.models.clone_model(graph, inputs, clone_function=self.layer)
+        return keras.models.clone_model(
+            graph, inputs, clone_function=self.layer, call_function=_in_inference
+        )
 
     def layer(self, layer):
         """Returns the callable that replaces a layer."""
@@ -191,6 +194,13 @@ class _Copying:
 def _copy_input(tensor):
     layer = tensor._keras_history.operation
     return type(layer).from_config(layer.get_config()).output
+
+
+def _in_inference(layer, *args, **kwargs):
+    # Keras' random layers have the default `training=True`, and so has what is called after them.
+    if getattr(layer, "_call_has_training_arg", False):
+        kwargs["training"] = False
+    return layer(*args, **kwargs)
 
 
 def _through(layers, inputs, *unused_args, **unused_kwargs):
