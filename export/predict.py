@@ -6,23 +6,17 @@ import glob
 import json
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import numpy as np
 
 if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from export.runtime import local_models, preprocessing
-from export.runtime.signatures import IMAGE, IMAGE_BYTES, image_size
+from export.runtime import classification, local_models, preprocessing
 from training import cli, console
 from training.data import pictures
 from training.runs import files
 
-BATCH_SIZE = 64
 LONGEST_TIMEOUT = 86_400
-SIGNATURES = {"image": IMAGE, "bytes": IMAGE_BYTES}
 COLUMNS = ("image", "rank", "class", "label", "probability", "logit", "error")
 
 
@@ -33,11 +27,18 @@ def main(argv=None):
         raise cli.InputError(f"--csv {args.csv}: its folder does not exist; create it first")
     paths = find(args.images, args.recursive)
     model = _open_model(args)
-    read = _reader(args, model)
+    classifier = classification.Classifier(
+        model,
+        local_models.read_labels(args.labels) if args.labels else None,
+        preprocessing.from_options(args),
+        args.crop_fraction,
+        args.preprocessing,
+        args.signature,
+    )
     if paths == args.images and len(paths) == 1:  # nothing else to do: a bad one is bad input
-        read(paths[0])
+        classifier.read(paths[0])
     with console.progress("classifying", len(paths)) as advance:
-        found = _predictions(args, model, read, paths, advance)
+        found = classifier.predictions(paths, args.top, advance)
         if args.csv:
             bad = _write_csv(args.csv, found)
         else:
@@ -91,70 +92,6 @@ def _nothing(reason):
     raise cli.InputError(f"{reason}. Give files, folders, or patterns such as 'photos/*.jpg'.")
 
 
-def _reader(args, model):
-    """Returns the function from a path to what is sent: pixels, or the bytes of the file."""
-    wanted = SIGNATURES[args.signature]
-    stated = preprocessing.from_options(args)
-    options = [str(stated)] if stated else []
-    options += [f"--{name}" for name in ("crop-fraction", "preprocessing") if _given(args, name)]
-    if options and wanted is not IMAGE:
-        raise cli.InputError(f"{options[0]}: pixels are sent with --signature image only")
-    size = image_size(model.signatures(), wanted, model.source)
-    if wanted is IMAGE_BYTES:
-        return pictures.read_encoded
-    # Only a .keras file may take pixels in another range than 0–255.
-    form = stated or getattr(model, "preprocessing", preprocessing.UNCHANGED)
-    if form is None:
-        raise cli.InputError(
-            f"{model.source} does not say how pictures are normalized: give --mean and --std as in "
-            "its training, or --input-range 0..255 if the model normalizes them itself"
-        )
-    resize = _resize(args, model, size)
-    return lambda path: form(pictures.read(path, resize))
-
-
-def _given(args, name):
-    return getattr(args, name.replace("-", "_")) is not None
-
-
-def _resize(args, model, size):
-    """Returns the `pictures.Resize` that is stated, or else the model's own, or else no crop."""
-    rule = local_models.read_rule(args.preprocessing) if args.preprocessing else model.rule
-    if args.preprocessing and (rule.height, rule.width) != size:
-        raise cli.InputError(
-            f"{args.preprocessing} is for images of {rule.height}×{rule.width}, and {model.source} "
-            f"takes {size[0]}×{size[1]}: give the file that belongs to this model"
-        )
-    return pictures.Resize(*size, args.crop_fraction or (rule and rule.crop_fraction))
-
-
-def _predictions(args, model, read, paths, advance):
-    """Yields a dictionary for each picture: its `image`, and `top` or `error`. Reads in batches."""
-
-    def attempt(path):
-        try:
-            return read(path), None
-        except cli.InputError as error:
-            return None, str(error)
-
-    labels = None
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(paths), BATCH_SIZE):
-            batch = paths[start : start + BATCH_SIZE]
-            results = list(pool.map(attempt, batch))
-            good = [picture for picture, error in results if error is None]
-            if good:
-                scores = model.predict(good if isinstance(good[0], bytes) else np.stack(good))
-                labels = labels or _labels(args.labels, model, scores.logits.shape[1])
-                rows = zip(*scores, strict=True)
-            for path, (_, error) in zip(batch, results, strict=True):
-                if error is not None:
-                    yield {"image": path, "error": error}
-                else:
-                    yield {"image": path, "top": _top(args.top, labels, path, model, *next(rows))}
-            advance(len(batch))
-
-
 def _open_model(args):
     options = {"model": args.model_name, "version": args.model_version, "timeout": args.timeout}
     with cli.needing("train,export"):
@@ -167,37 +104,6 @@ def _open_model(args):
 
             return GrpcClient(args.grpc, **options)
         return local_models.open_model(args.model or files.newest_finished())
-
-
-def _labels(path, model, classes):
-    """Returns the names of the classes, `None` for each if they are not known."""
-    labels = local_models.read_labels(path) if path else model.labels
-    if labels is None:
-        return [None] * classes
-    if len(labels) != classes:
-        raise cli.InputError(
-            f"{path or model.source} names {len(labels)} classes, and {model.source} has {classes}:"
-            " give the names of this model's classes with --labels"
-        )
-    return labels
-
-
-def _top(count, labels, path, model, logits, probabilities):
-    """Returns the most probable classes; FailedError if the scores are not finite."""
-    if not (np.isfinite(logits).all() and np.isfinite(probabilities).all()):
-        raise cli.FailedError(
-            f"{model.source} returns NaN or infinity for {path}: the model is broken"
-        )
-    return [
-        {
-            "class": int(i),
-            "label": labels[i],
-            "probability": float(probabilities[i]),
-            "logit": float(logits[i]),
-        }
-        # By the logits: an int8 model's probabilities have steps of 1/256.
-        for i in np.argsort(-logits, kind="stable")[:count]
-    ]
 
 
 def _write_csv(path, predictions):
@@ -274,7 +180,7 @@ def parser():
     )
     model.add_argument(
         "--signature",
-        choices=SIGNATURES,
+        choices=classification.SIGNATURES,
         default="image",
         help="what is sent: the resized pixels (image), or the PNG or JPEG file (bytes), which the"
         " model decodes and resizes, without regard to EXIF orientation and transparency"
@@ -312,7 +218,8 @@ def parser():
         metavar="SECONDS",
         type=_number_up_to(LONGEST_TIMEOUT),
         default=10.0,
-        help=f"without an answer; a call has at most {BATCH_SIZE} pictures (default: %(default)g)",
+        help="without an answer; a call has at most "
+        f"{classification.BATCH_SIZE} pictures (default: %(default)g)",
     )
     output = parser.add_argument_group("output")
     output.add_argument(

@@ -7,6 +7,7 @@ Exit status: 0 verified, 1 not verified (the file is kept as `model.unverified.o
 2 bad usage or bad input.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -46,16 +47,19 @@ def add_options(parser, folder):
         help="a SavedModel; inside a run it is compared with the run's Keras model, elsewhere only "
         "with itself",
     )
+    where.add_argument(
+        "--keras", metavar="FILE", help="a .keras file of any make; needs --images or --dataset"
+    )
     group.add_argument("--data-dir", help="as for training/train.py")
     group.add_argument(
         "--dataset",
-        default="cifar100",
-        help="for a SavedModel that belongs to no run; as for training/train.py (default: "
-        "%(default)s)",
+        help="for a model that belongs to no run; as for training/train.py (default for a "
+        "SavedModel: cifar100)",
     )
+    add_keras_options(parser)
     preprocessing.add_options(
         parser.add_argument_group(
-            "what a SavedModel that belongs to no run takes",
+            "what a model that belongs to no run takes",
             "The exported file takes RGB of 0-255 and does this itself.",
         )
     )
@@ -80,6 +84,63 @@ def add_options(parser, folder):
         metavar="DIR",
         help=f"folder (default: {folder}/ in the run, or beside the SavedModel)",
     )
+
+
+def add_keras_options(parser):
+    """Adds the options of `--keras`."""
+    group = parser.add_argument_group("a Keras model that belongs to no run")
+    data = group.add_mutually_exclusive_group()
+    data.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="pictures to verify it on, in class folders or not; all of them for float32, else a "
+        "half, and the other half to measure ranges on",
+    )
+    data.add_argument(
+        "--inputs",
+        metavar="FILE.npz",
+        help="arrays to verify it on, one for each input, for a model that is no image classifier",
+    )
+    group.add_argument(
+        "--labels", metavar="FILE", help="class names in the model's order, one a line"
+    )
+    group.add_argument(
+        "--scores",
+        choices=("logits", "probabilities"),
+        help="what the model returns (default: found out by its last activation)",
+    )
+    group.add_argument(
+        "--image-size",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="height and width in pixels, one or two numbers, for a model of any size (default: "
+        "224)",
+    )
+    group.add_argument(
+        "--crop-fraction",
+        type=_share,
+        metavar="F",
+        help="share of the resized picture that is kept, its centre (default: the whole picture)",
+    )
+    group.add_argument(
+        "--custom", metavar="FILE.py", help="Python file that defines the model's own layers"
+    )
+    group.add_argument(
+        "--fold",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="fold the normalizations into the convolutions (default: yes)",
+    )
+
+
+def _share(text):
+    try:
+        if 0 < (value := float(text)) <= 1:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0, at most 1")
 
 
 def main(argv=None):

@@ -17,9 +17,9 @@ from export.runtime.signatures import (
     IMAGE_BYTES,
     Scores,
     Signature,
-    are_probabilities,
     input_of,
     scores,
+    scores_of,
     shape_of,
 )
 from training.cli import InputError
@@ -44,7 +44,13 @@ def open_model(path):
         )
     if path.is_dir():
         return SavedModel(version_folder(path))
-    return {".tflite": LiteRTModel, ".keras": KerasModel}.get(path.suffix, OnnxModel)(path)
+    return {".tflite": LiteRTModel, ".keras": KerasModel}.get(path.suffix, _onnx)(path)
+
+
+def _onnx(path):
+    model = OnnxModel(path)
+    declared = model.signatures()[IMAGE.signature]
+    return SingleOutput(model) if len(declared.outputs) == 1 else model
 
 
 class LocalModel:
@@ -94,19 +100,17 @@ class KerasModel(LocalModel):
 
     def signatures(self):
         """Returns the one signature of a Keras model, under the name `serving_default`."""
-        shapes = self._model.input_shape, self._model.output_shape
+        try:
+            shapes = self._model.input_shape, self._model.output_shape
+        except AttributeError:  # not a graph: what it was built with
+            shape = (self._model.get_build_config() or {}).get("input_shape")
+            shapes = shape and (None, *shape[1:]), (None, None)
         if not all(isinstance(shape, tuple) for shape in shapes):
             raise InputError(f"{self.source} has several inputs or outputs: not a classifier")
-        outputs = dict.fromkeys(Scores._fields, shapes[1])
-        return {IMAGE.signature: Signature({IMAGE.name: shapes[0]}, outputs)}
+        return classifier_signature(*shapes)
 
     def _run(self, pictures):
-        rows = np.asarray(self._model(pictures, training=False), np.float64)
-        with np.errstate(divide="ignore"):
-            logits = np.log(rows) if are_probabilities(rows) else rows
-        exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-        probabilities = exponentials / exponentials.sum(-1, keepdims=True)
-        return {"logits": logits, "probabilities": probabilities}
+        return scores_of(self._model(pictures, training=False))
 
 
 class SavedModel(LocalModel):
@@ -182,10 +186,50 @@ class OnnxModel(LocalModel):
         shapes = ({tensor.name: shape_of(tensor.shape) for tensor in side} for side in sides)
         return {IMAGE.signature: Signature(*shapes)}
 
+    def run(self, arrays):
+        """Returns all outputs: name -> array, of input name -> array."""
+        names = [output.name for output in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, arrays), strict=True))
+
     def _run(self, pictures):
-        feeds = {IMAGE.name: np.asarray(pictures, np.float32)}
-        outputs = self._session.run(Scores._fields, feeds)
-        return dict(zip(Scores._fields, outputs, strict=True))
+        return self.run({IMAGE.name: np.asarray(pictures, np.float32)})
+
+
+class SingleOutput(LocalModel):
+    """A classifier's ONNX file with one input and one output, whatever their names are.
+
+    Args:
+        model: The `OnnxModel`.
+        kind: `"logits"` or `"probabilities"`, what it returns; `None` to find out.
+    """
+
+    preprocessing = None  # a file of others does not say how it takes pictures
+
+    def __init__(self, model, kind=None):
+        super().__init__(model.source)
+        self._model, self._kind = model, kind
+        self.labels, self.rule, self.provider = model.labels, model.rule, model.provider
+        self._declared = model.signatures()[IMAGE.signature]
+        if len(self._declared.inputs) != 1 or len(self._declared.outputs) != 1:
+            raise InputError(f"{self.source} has several inputs or outputs: not a classifier")
+
+    def signatures(self):
+        """Returns the one signature, under this project's names."""
+        return classifier_signature(
+            *(next(iter(side.values())) for side in (self._declared.inputs, self._declared.outputs))
+        )
+
+    def _run(self, pictures):
+        ((name, output),) = zip(self._declared.inputs, self._declared.outputs, strict=True)
+        found = self._model.run({name: np.asarray(pictures, np.float32)})
+        return scores_of(found[output], self._kind)
+
+
+def classifier_signature(image, output):
+    """Returns the signatures of a classifier with one input and one output of these shapes."""
+    classes = max(output[-1], 2) if output[-1] else None
+    outputs = dict.fromkeys(Scores._fields, (output[0], classes))
+    return {IMAGE.signature: Signature({IMAGE.name: image}, outputs)}
 
 
 class LiteRTModel(LocalModel):
@@ -240,8 +284,12 @@ class LiteRTModel(LocalModel):
                 f"expected images of shape [N, {', '.join(map(str, expected[1:]))}], N from 1; "
                 f"received: {list(pictures.shape)}"
             )
+        return self.run({IMAGE.name: pictures})
+
+    def run(self, arrays):
+        """Returns all outputs: name -> array, of input name -> array."""
         # It allocates again only if N changes.
-        return self._interpreter.get_signature_runner(IMAGE.signature)(**{IMAGE.name: pictures})
+        return self._interpreter.get_signature_runner(IMAGE.signature)(**arrays)
 
 
 def labels_in(folder):

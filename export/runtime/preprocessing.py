@@ -31,14 +31,26 @@ class Preprocessing(NamedTuple):
 
     def __call__(self, images):
         """Returns RGB images [N, H, W, 3] of 0–255 (array or tensor) as the network takes them."""
-        low, high = RANGES[self.range]
-        mean, std = np.asarray(self.mean), np.asarray(self.std)
-        # In this form the result equals `training.data.streams.normalize`, bit-exact.
-        scale = ((high - low) / (255 * std)).astype("float32")
-        offset = ((mean - low) / std).astype("float32")
-        if np.any(scale != 1) or np.any(offset != 0):
+        if self.changes_values:
+            scale, offset = self.scale_and_offset()
             images = images * scale - offset
         return images[..., ::-1] if self.channels == "bgr" else images
+
+    def scale_and_offset(self):
+        """Returns two float32 arrays [3]: the images become `images * scale - offset`.
+
+        In this form the result equals `training.data.streams.normalize`, bit-exact.
+        """
+        low, high = RANGES[self.range]
+        mean, std = np.asarray(self.mean), np.asarray(self.std)
+        scale = ((high - low) / (255 * std)).astype("float32")
+        return scale, ((mean - low) / std).astype("float32")
+
+    @property
+    def changes_values(self):
+        """Whether it does more than to order the channels."""
+        scale, offset = self.scale_and_offset()
+        return bool(np.any(scale != 1) or np.any(offset != 0))
 
     def __str__(self):
         """Returns it as command-line options."""

@@ -33,12 +33,33 @@ class Scores(NamedTuple):
 IMAGE = Input("serving_default", "image", (None, None, None, 3))
 IMAGE_BYTES = Input("serving_bytes", "image_bytes", (None,))
 OUTPUT_SHAPE = (None, None)
+LEAST_PROBABILITY = 1e-37  # the logarithm of 0 is not finite
 
 
 def shape_of(lengths):
     """Returns a shape, with `None` for a length that is not fixed: a name in ONNX, else -1."""
     fixed = (n if isinstance(n, int) and n >= 0 else None for n in lengths or ())
     return None if lengths is None else tuple(fixed)
+
+
+class Samples:
+    """Arrays by input name with equal first lengths; sliced and counted like one array."""
+
+    def __init__(self, arrays):
+        self.arrays = arrays
+
+    def __len__(self):
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, index):
+        return Samples({name: array[index] for name, array in self.arrays.items()})
+
+
+def feeds(batch):
+    """Returns input name -> array of a batch: images [N, H, W, 3], or `Samples`."""
+    if isinstance(batch, Samples):
+        return batch.arrays
+    return {IMAGE.name: np.asarray(batch, np.float32)}
 
 
 def input_of(pictures):
@@ -106,6 +127,27 @@ def scores(outputs, count, source):
             f" {shapes[1]} for {count} pictures"
         )
     return found
+
+
+def scores_of(rows, kind=None):
+    """Returns the outputs of a classifier by name, of its one output [N, classes].
+
+    One column is the second of two classes.
+
+    Args:
+        rows: Array [N, classes].
+        kind: `"logits"`, `"probabilities"`, or `None` to find out.
+    """
+    rows = np.asarray(rows, np.float64)
+    are_logits = not are_probabilities(rows) if kind is None else kind == "logits"
+    if rows.shape[-1] == 1:
+        rows = np.concatenate([0 * rows if are_logits else 1 - rows, rows], -1)
+    logits = rows if are_logits else np.log(np.maximum(rows, LEAST_PROBABILITY))
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return {
+        "logits": logits,
+        "probabilities": exponentials / exponentials.sum(-1, keepdims=True),
+    }
 
 
 def are_probabilities(rows):

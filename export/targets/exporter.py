@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from export.runtime import preprocessing
-from export.verification import trained_weights
+from export.verification import keras_source, trained_weights
 from export.verification.release import Export, verify_and_release
 from export.verification.source import open_source
+from export.verification.tensors import TensorSource
 from training.cli import InputError
 from training.runs.saved_model import preprocessing as describe
 
@@ -56,21 +57,45 @@ class Converted(NamedTuple):
 
 def export(target, args):
     """Exports to a `Target` as the parsed options say, verifies, releases; returns the report."""
-    source = open_source(
-        args.run,
-        args.saved_model,
-        args.data_dir,
-        args.dataset,
-        preprocessing.from_options(args),
-    )
-    images, labels = sample(source, args.precision, args.samples)
-    calibration = calibration_images(source, args.calibration_images)
-    converted = target.convert(source, args, calibration)
+    stated = preprocessing.from_options(args)
+    if args.keras:
+        source = keras_source.open_file(args, stated)
+    else:
+        keras_source.refuse_options(args)
+        source = open_source(
+            args.run, args.saved_model, args.data_dir, args.dataset or "cifar100", stated
+        )
     folder = Path(args.output) if args.output else source.folder / target.name
+    return write(target, source, folder / file_name(args.precision, target.suffix), args)
+
+
+def write(target, source, path, args):
+    """Converts a source, verifies the file and releases it as `path`; returns the report.
+
+    Args:
+        target: A `Target`.
+        source: A `Source` or a `TensorSource`.
+        path: Path of the file.
+        args: An object with the attributes `precision`, `samples`, `calibration_images`, and for
+            ONNX `opset` and `provider`, as the options of the command line.
+    """
+    if isinstance(source, TensorSource):
+        images, labels, description = source.samples, None, None
+        if args.precision == "int8":
+            raise InputError(
+                f"--precision int8: {source.name} is no image classifier, and its outputs have no "
+                "tolerance for int8. Export float32 or float16."
+            )
+        calibration = source.samples
+    else:
+        images, labels = sample(source, args.precision, args.samples)
+        calibration = calibration_images(source, args.calibration_images)
+        description = describe(source.dataset.resize, source.class_names)
+    converted = target.convert(source, args, calibration)
     return verify_and_release(
         Export(
             source=source,
-            path=folder / file_name(args.precision, target.suffix),
+            path=path,
             content=converted.content,
             open_file=lambda path: target.open_file(path, args, images),
             precision=args.precision,
@@ -79,7 +104,7 @@ def export(target, args):
             missing_weights=trained_weights.missing(source, converted.constants, target.whole),
             facts=converted.facts,
             companions=converted.companions,
-            preprocessing=describe(source.dataset.resize, source.class_names),
+            preprocessing=description,
         )
     )
 

@@ -13,9 +13,10 @@ from tf2onnx.constants import OPSET_TO_IR_VERSION
 
 from export.runtime import providers
 from export.runtime.local_models import OnnxModel
-from export.runtime.signatures import IMAGE
+from export.runtime.signatures import IMAGE, feeds
 from export.targets import quantization
 from export.targets.exporter import Converted, Target
+from export.verification.tensors import TensorSource
 from training.cli import InputError
 from training.runs import files
 
@@ -41,7 +42,7 @@ def convert(source, opset):
             source.classify, source.classify.input_signature, opset=opset
         )
     except (ValueError, NotImplementedError, tf.errors.OpError) as error:
-        raise InputError(f"{source.saved_model} cannot be converted to ONNX: {error}") from None
+        raise InputError(f"{source.name} cannot be converted to ONNX: {error}") from None
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = BATCH
     model.graph.name = "classifier"
@@ -67,13 +68,15 @@ def _shorten_names(graph):
 
 def metadata(source):
     """Returns what is written into the file: a dictionary of strings."""
-    run, stated = source.run, source.preprocessing
-    shape = ",".join(map(str, source.classify.image_shape))
+    if isinstance(source, TensorSource):
+        return {"exporter_revision": str(files.git_revision())}
+    run, stated = source.run, source.stated
+    shape = ",".join(str(n or "any") for n in source.classify.input_signature[0].shape[1:])
     values = {
         "class_names": source.class_names,
         "input": f"{IMAGE.name}: float32 RGB [{BATCH},{shape}], 0-255"
         + ("; normalized inside" if stated else "; whether it is normalized inside is not known"),
-        "preprocessing": None if run or not stated else str(stated),
+        "preprocessing": None if run or not stated else str(source.normalize),
         "picture": source.dataset.resize.as_json(),
         "exporter_revision": files.git_revision(),
     }
@@ -143,10 +146,9 @@ def _convert(source, args, calibration):
 
 def _open_file(path, args, images):
     candidate = OnnxModel(path, args.provider)
-    feeds = {IMAGE.name: images[:1].astype(np.float32)}
     return candidate, {
         "provider": {"asked": args.provider, "got": candidate.provider},
-        "nodes": providers.nodes_by_provider(path, args.provider, feeds),
+        "nodes": providers.nodes_by_provider(path, args.provider, feeds(images[:1])),
     }
 
 

@@ -20,7 +20,7 @@ from onnxruntime.quantization.calibrate import create_calibrator
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
-from export.runtime.signatures import IMAGE
+from export.runtime.signatures import feeds
 from training.cli import FailedError, InputError
 
 BATCH_SIZE = 8  # a batch's activations are in memory at once: 1.6 GB for r50_nam
@@ -54,8 +54,8 @@ def to_float16(model, images):
 
     Args:
         model: `onnx.ModelProto`, float32. It is not changed.
-        images: [N, H, W, 3], 0–255, an array or `store.Images`, that the activations' range is
-            measured on.
+        images: [N, H, W, 3], 0–255, an array or `store.Images`, or `Samples`, that the
+            activations' range is measured on.
 
     Returns:
         `onnx.ModelProto` with the interface, opset, metadata and node names of `model`.
@@ -109,12 +109,18 @@ def to_int8(model, images):
 
 
 def _check(model, images):
-    (image,) = model.graph.input
-    expected = tuple(dim.dim_value for dim in image.type.tensor_type.shape.dim[1:])
-    if np.shape(images)[1:] != expected or len(images) == 0:
-        raise InputError(
-            f"the ranges need one image or more of shape {expected}; received {np.shape(images)}"
+    for tensor in model.graph.input:
+        # 0 is any length
+        expected = tuple(dim.dim_value for dim in tensor.type.tensor_type.shape.dim[1:])
+        received = np.shape(feeds(images[:1])[tensor.name])[1:]
+        fits = len(received) == len(expected) and all(
+            own in (0, n) for own, n in zip(expected, received, strict=True)
         )
+        if not fits or len(images) == 0:
+            raise InputError(
+                f"the ranges need one image or more of shape {expected}; received "
+                f"{(len(images), *received)}"
+            )
 
 
 class _Images(quantization.CalibrationDataReader):
@@ -126,7 +132,7 @@ class _Images(quantization.CalibrationDataReader):
 
     def get_next(self):
         batch = next(self.batches, None)
-        return None if batch is None else {IMAGE.name: np.asarray(batch, np.float32)}
+        return None if batch is None else feeds(batch)
 
 
 @contextlib.contextmanager

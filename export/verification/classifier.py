@@ -4,11 +4,10 @@ import tensorflow as tf
 
 from export.runtime.native_log import one_line
 from export.runtime.preprocessing import UNCHANGED
-from export.runtime.signatures import IMAGE, Scores, are_probabilities
+from export.runtime.signatures import IMAGE, LEAST_PROBABILITY, Scores, are_probabilities
 from training.cli import InputError
 from training.data.sources import SIZE
-
-LEAST_PROBABILITY = 1e-37  # the logarithm of 0 is not finite
+from training.runs import saved_model
 
 
 def classifier(folder, preprocessing=UNCHANGED, any_size=SIZE):
@@ -81,12 +80,23 @@ def _to_scores(outputs, probe):
     if set(Scores._fields) <= set(outputs):
         return lambda found: {name: found[name] for name in Scores._fields}
     (name,) = outputs
-    if are_probabilities(probe()[name]):
-        return lambda found: {
-            "logits": tf.math.log(tf.maximum(found[name], LEAST_PROBABILITY)),
-            "probabilities": found[name],
-        }
-    return lambda found: {"logits": found[name], "probabilities": tf.nn.softmax(found[name])}
+    read = of_probabilities if are_probabilities(probe()[name]) else of_logits
+    return lambda found: read(found[name])
+
+
+def of_logits(outputs):
+    """Returns `logits` and `probabilities` of logits; one column is the second of two classes."""
+    if outputs.shape[-1] == 1:
+        outputs = tf.concat([tf.zeros_like(outputs), outputs], -1)
+    return saved_model.scores(outputs)
+
+
+def of_probabilities(outputs):
+    """Returns the same of probabilities; the logits are their logarithms."""
+    if outputs.shape[-1] == 1:
+        outputs = tf.concat([1 - outputs, outputs], -1)
+    logits = tf.math.log(tf.maximum(outputs, LEAST_PROBABILITY))
+    return {"logits": logits, "probabilities": outputs}
 
 
 def _are_scores(specs):

@@ -48,7 +48,7 @@ def check(source, images, labels, logits):
     top1, by_chance = float(right.mean()), chance(labels, logits.shape[-1])
     numbers = {"top1_by_chance": float(by_chance)}
     plausible = is_better_than_chance(top1, len(labels), by_chance)
-    if plausible and source.preprocessing:
+    if plausible and source.stated:
         return numbers, []
     better, share = _better(source, images, labels)
     if better:
@@ -62,8 +62,8 @@ def check(source, images, labels, logits):
         return numbers, []
     numbers["better_preprocessing"] = better and str(better)
     return numbers, [
-        f"top-1 of {source.saved_model} is {top1:.1%} on {len(labels)} images, and {by_chance:.1%} "
-        f"by chance, with {source.preprocessing or UNCHANGED}. {cause}"
+        f"top-1 of {source.name} is {top1:.1%} on {len(labels)} images, and {by_chance:.1%} "
+        f"by chance, with {source.normalize}. {cause}"
     ]
 
 
@@ -76,7 +76,7 @@ def _better(source, images, labels):
         logits = source.classify.network(preprocessing(images))["logits"]
         return np.argmax(logits, -1) == labels
 
-    given = is_right(source.preprocessing or UNCHANGED)
+    given = is_right(source.normalize)
     best, most = None, given.sum()
     for form in TRIED:
         for channels in ("rgb", "bgr"):

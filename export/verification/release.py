@@ -35,29 +35,34 @@ class Export:
     Attributes:
         source: The `Source` that it must equal.
         path: Path that the file gets if it passes, such as `onnx/model.onnx`.
-        content: The file's bytes.
+        content: The file's bytes; a SavedModel, which is a folder, has none.
         open_file: Callable, path to the model, as `verify` takes it, and a dictionary of facts
             for the report, such as the provider.
         precision: A key of `limits.LIMITS`, which has the tolerances.
-        images: uint8 [N, H, W, 3], an array or `store.Images`, that it is verified on.
+        images: uint8 [N, H, W, 3], an array or `store.Images`, or `Samples`, that it is verified
+            on.
         labels: Integer array [N], or `None`: then the accuracy is not checked.
-        missing_weights: Names of the trained weights that it does not hold.
+        missing_weights: Names of the trained weights that it does not hold; `None` if that cannot
+            be known.
         facts: Dictionary, what else the report has of the file.
         companions: Dictionary name -> text, of files beside it.
-        preprocessing: Dictionary, the content of `preprocessing.json`, without hashes.
+        preprocessing: Dictionary, the content of `preprocessing.json`, without hashes; `None` for
+            a file that takes no pictures.
+        judges_pixels: Whether the top-1 of a model of no run must be better than chance.
     """
 
     source: Source
     path: Path
-    content: bytes
+    content: bytes | None
     open_file: Callable
     precision: str
     images: Any
     labels: np.ndarray | None
-    missing_weights: list = field(default_factory=list)
+    missing_weights: list | None = None
     facts: dict = field(default_factory=dict)
     companions: dict = field(default_factory=dict)
-    preprocessing: dict = field(default_factory=dict)
+    preprocessing: dict | None = None
+    judges_pixels: bool = True
 
 
 def verify_and_release(export):
@@ -73,37 +78,16 @@ def verify_and_release(export):
         VerificationError: If a stage failed; the file and the report are kept.
         OSError: If the disk is full; then nothing new is left.
     """
-    started = time.perf_counter()
-    path, failure = export.path, None
+    path = export.path
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         candidate_path = Path(folder) / path.name
         candidate_path.write_bytes(export.content)
         for name, text in export.companions.items():
             candidate_path.with_name(name).write_text(text, encoding="utf-8")
-        candidate, facts = export.open_file(candidate_path)
-        with console.progress("verifying", 2 * len(export.images)) as advance:
-            try:
-                stages = verify(export, candidate, advance)
-            except VerificationError as error:
-                failure, stages = error, error.report
-        report = {
-            "verdict": "not verified" if failure else "verified",
-            "file": _aside(path, "unverified").name if failure else path.name,
-            "sha256": files.sha256(candidate_path),
-            "bytes": candidate_path.stat().st_size,
-            "precision": export.precision,
-            "truth": export.source.truth,
-            "saved_model": export.source.name,
-            "notes": export.source.notes,
-            "data": f"test images of {export.source.data_name}",
-            "stages": stages,
-            **export.facts,
-            **facts,
-            "environment": files.environment(PACKAGES),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - started, 2),
-        }
+        facts = {"sha256": files.sha256(candidate_path), "bytes": candidate_path.stat().st_size}
+        report, failure = examine(export, candidate_path, facts)
+        report["file"] = _aside(path, "unverified").name if failure else path.name
         with files.lock(path.with_name(".lock")):
             _publish(export, candidate_path, failure is None, report["sha256"])
             files.write_json(report_path(path), report)
@@ -113,10 +97,42 @@ def verify_and_release(export):
     return report
 
 
+def examine(export, candidate_path, facts):
+    """Verifies what was written; returns the report, and the `VerificationError` or `None`.
+
+    `facts` is a dictionary for the report.
+    """
+    started, failure = time.perf_counter(), None
+    candidate, more = export.open_file(candidate_path)
+    with console.progress("verifying", 2 * len(export.images)) as advance:
+        try:
+            stages = verify(export, candidate, advance)
+        except VerificationError as error:
+            failure, stages = error, error.report
+    report = {
+        "verdict": "not verified" if failure else "verified",
+        "file": candidate_path.name,
+        **facts,
+        "precision": export.precision,
+        "truth": export.source.truth,
+        "source": export.source.name,
+        "notes": export.source.notes,
+        "data": export.source.data_name,
+        "stages": stages,
+        **export.facts,
+        **more,
+        "environment": files.environment(PACKAGES),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    return report, failure
+
+
 def report_path(path):
     """Returns the report's path: `model.int8.onnx` has `verification.int8.json`."""
     variant = path.stem.removeprefix("model")
-    return path.with_name(f"verification{variant}.json")
+    dot = "" if path.stem.startswith("model") else "."
+    return path.with_name(f"verification{dot}{variant}.json")
 
 
 def _publish(export, candidate_path, verified, digest):
@@ -137,10 +153,11 @@ def _publish(export, candidate_path, verified, digest):
         unverified.unlink(missing_ok=True)
     elif path.exists():
         os.replace(path, _aside(path, "previous"))
-    hashes = {file.name: files.sha256(file) for file in sorted(path.parent.glob(f"*{path.suffix}"))}
-    files.write_json(
-        path.with_name(files.PREPROCESSING), {**export.preprocessing, "sha256": hashes}
-    )
+    if export.preprocessing:
+        beside = sorted(path.parent.glob(f"*{path.suffix}"))
+        hashes = {file.name: files.sha256(file) for file in beside}
+        description = {**export.preprocessing, "sha256": hashes}
+        files.write_json(path.with_name(files.PREPROCESSING), description)
 
 
 def _aside(path, word):

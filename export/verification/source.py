@@ -1,7 +1,7 @@
-"""What is exported: a SavedModel, the reference that it must equal, and data to verify it on."""
+"""What is exported: a classifier, the reference that it must equal, and data to verify it on."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import keras
@@ -11,12 +11,14 @@ import tensorflow as tf
 from export.runtime import devices
 from export.runtime.local_models import labels_in, rule_in, version_folder
 from export.runtime.preprocessing import OPTIONS, UNCHANGED, Preprocessing
+from export.verification import keras_models
 from export.verification.classifier import classifier
 from training import jobs
 from training.cli import InputError
-from training.data import datasets, sources, streams
+from training.data import datasets, sources
 from training.fitting import network
 from training.runs import files, report
+from training.runs.saved_model import scores
 
 BATCH_SIZE = 64
 LISTED = 5  # names in a message
@@ -82,41 +84,42 @@ class Run:
 
 @dataclass(frozen=True)
 class Source:
-    """A SavedModel and the reference that its exports must equal.
+    """A classifier and the reference that its exports must equal.
 
     Attributes:
-        saved_model: Path of the version's folder.
-        classify: The SavedModel's `classifier`.
+        name: Its path in its run, or the name of its file or folder, without the machine's folders.
+        folder: Path of the folder for its exports.
+        classify: `tf.function`, which the exporters convert; see `classifier`.
         true_logits: Callable, image float32 [N, H, W, 3] in 0–255 to logits: the reference. It is
-            the run's Keras model in float32, or without a run the SavedModel itself.
+            the Keras model in float32, or without one the SavedModel itself.
         truth: Description of the reference.
         class_names: List of strings, by label, or `None`.
         dataset: A `training.data.datasets.Dataset`.
+        saved_model: Path of the SavedModel's folder; `None` for a Keras model of no run.
+        model: The Keras model in float32, unfolded; `None` for a SavedModel of no run.
+        normalize: `Preprocessing` before the Keras model.
+        to_scores: Function of the Keras model's outputs to a dictionary with `logits`.
         run: A `Run`, or `None`.
-        preprocessing: `Preprocessing` before the SavedModel; `None` if the user stated none.
+        stated: Whether the user stated a normalization; a run has its own.
         no_labels: Why the data set's labels do not fit this classifier, or `None`.
+        remarks: What else a user must know, a list of sentences.
     """
 
-    saved_model: Path
+    name: str
+    folder: Path
     classify: Callable
     true_logits: Callable
     truth: str
     class_names: list | None
     dataset: datasets.Dataset
+    saved_model: Path | None = None
+    model: keras.Model | None = None
+    normalize: Preprocessing = UNCHANGED
+    to_scores: Callable = scores
     run: Run | None = None
-    preprocessing: Preprocessing | None = UNCHANGED
+    stated: bool = True
     no_labels: str | None = None
-
-    @property
-    def name(self):
-        """The SavedModel's path in its run, or its folder's name, without the machine's folders."""
-        folder = self.saved_model.resolve()
-        return str(folder.relative_to(self.run.folder.resolve())) if self.run else folder.name
-
-    @property
-    def folder(self):
-        """The folder for exports: the run's, or the one that the SavedModel is in."""
-        return self.run.folder if self.run else self.saved_model.parent
+    remarks: list = field(default_factory=list)
 
     @property
     def data_name(self):
@@ -135,9 +138,9 @@ class Source:
             lost = self.tested - len(self.dataset.test)
             line = f"{lost} of {self.tested} test pictures have changed, and are left out."
             return [line] if lost else []
-        lines = ["The SavedModel belongs to no run: the exported file is compared with it alone."]
-        if self.preprocessing:
-            lines.append(f"Pixels of 0–255 are converted as stated: {self.preprocessing}.")
+        lines = list(self.remarks)
+        if self.stated:
+            lines.append(f"Pixels of 0–255 are converted as stated: {self.normalize}.")
         else:
             lines.append(
                 "Normalization was not stated: the model gets pixels of 0–255 unchanged. If it "
@@ -156,17 +159,18 @@ class Source:
         return in_batches(lambda batch: self.true_logits(tf.constant(batch)), images, advance)
 
     def rounding(self, images):
-        """Returns the largest difference of the reference's logits from float64; 0 without a run.
+        """Returns the largest difference of the reference's logits from float64.
 
-        Networks of 150 layers may differ by more than the tolerance in float32 alone.
+        Networks of 150 layers may differ by more than the tolerance in float32 alone. It is 0
+        without a Keras model.
         """
-        if self.run is None:
+        if self.model is None:
             return 0.0
         images = images[:BATCH_SIZE]
-        exact = network.with_dtype(self.run.model, "float64")
-        normalized = streams.normalize(images, self.run.mean, self.run.std)
-        logits = exact(tf.cast(normalized, tf.float64), training=False)
-        return float(np.abs(self.evaluate(images) - logits).max())
+        exact = keras_models.with_dtype(self.model, ["float32"], "float64")
+        normalized = self.normalize(images.astype(np.float32))
+        found = self.to_scores(exact(tf.cast(normalized, tf.float64), training=False))
+        return float(np.abs(self.evaluate(images) - found["logits"]).max())
 
 
 def in_batches(function, images, advance=lambda count: None):
@@ -236,30 +240,55 @@ def _of_no_run(folder, name, data_dir, preprocessing):
         image_size=classify.image_shape[:2],
         crop_fraction=rule and rule.crop_fraction,
     )
-    names, known = labels_in(assets), dataset.class_names
+    names = labels_in(assets)
     blank = np.zeros((1, *classify.image_shape), np.float32)
-    classes = classify(blank)["logits"].shape[-1]
-    if names and len(names) != classes:
-        raise InputError(f"{folder}: labels.txt has {len(names)} names for {classes} classes")
-    no_labels = None
-    if classes != len(known):
-        no_labels = f"the model has {classes} classes, and the data set {len(known)}"
-    elif names and sorted(names) != sorted(known):
-        no_labels = "the model's labels.txt has other class names than the data set"
-    elif names and names != known:
-        order = np.array([names.index(name) for name in known])
-        test = replace(dataset.test, labels=order[dataset.test.labels])
-        dataset = replace(dataset, test=test, class_names=names)
+    dataset, no_labels = fit_labels(dataset, names, classify(blank)["logits"].shape[-1], folder)
     return Source(
+        name=folder.resolve().name,
+        folder=folder.parent,
         saved_model=folder,
         classify=classify,
         true_logits=lambda image: classify(image)["logits"],
         truth="the SavedModel alone, which belongs to no run",
         class_names=names,
         dataset=dataset,
-        preprocessing=preprocessing,
+        normalize=preprocessing or UNCHANGED,
+        stated=preprocessing is not None,
         no_labels=no_labels,
+        remarks=["The SavedModel belongs to no run: the exported file is compared with it alone."],
     )
+
+
+def fit_labels(dataset, names, classes, model):
+    """Returns a data set with the labels of a model, and why its own do not fit, or `None`.
+
+    Args:
+        dataset: A `Dataset`.
+        names: List of the model's class names, or `None`.
+        classes: Number of the model's classes.
+        model: Its name, for messages.
+
+    Raises:
+        InputError: If there are not so many names.
+    """
+    known, highest = dataset.class_names, dataset.test.labels.max()
+    if names and len(names) != classes:
+        raise InputError(f"{model}: {files.LABELS} has {len(names)} names for {classes} classes")
+    if known is None:  # the labels are the model's own
+        if not 0 <= highest < classes:
+            raise InputError(f"{model} has {classes} classes: received the label {highest}")
+        return dataset, None
+    if not known:
+        return dataset, "the labels of the pictures are not known"
+    if names and set(known) <= set(names):
+        order = np.array([names.index(name) for name in known])
+        test = replace(dataset.test, labels=order[dataset.test.labels])
+        return replace(dataset, test=test, class_names=names), None
+    if classes != len(known):
+        return dataset, f"the model has {classes} classes, and the data set {len(known)}"
+    if names:
+        return dataset, f"the model's {files.LABELS} has other class names than the data set"
+    return dataset, None
 
 
 def _of_run(folder, version, data_dir):
@@ -268,12 +297,18 @@ def _of_run(folder, version, data_dir):
     version = version or version_folder(folder)
     classify = classifier(version)
 
+    normalize = Preprocessing("0..1", tuple(run.mean), tuple(run.std))
+
     @tf.function(input_signature=classify.input_signature)
     def true_logits(image):
-        return run.model(streams.normalize(image, run.mean, run.std), training=False)
+        return run.model(normalize(image), training=False)
 
     return Source(
+        name=str(version.resolve().relative_to(run.folder.resolve())),
+        folder=run.folder,
         saved_model=version,
+        model=run.model,
+        normalize=normalize,
         classify=classify,
         true_logits=true_logits,
         truth="the run's Keras model in float32",

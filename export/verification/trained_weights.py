@@ -11,8 +11,7 @@ import tensorflow as tf
 
 import keras_nam
 from keras_nam.attention.base import ImageAttention
-from keras_nam.fold import FoldedGate
-from training.data.streams import scale_and_offset
+from keras_nam.fold import KERNELS, FoldedGate
 
 # The converter computes with the constants in these, and so rounds some of them again.
 RECOMPUTED = (ImageAttention, keras.layers.BatchNormalization)
@@ -22,15 +21,15 @@ def missing(source, constants=None, whole=True):
     """Returns the names of the trained weights that the SavedModel or the file does not hold.
 
     Args:
-        source: A `Source`; without a run there is nothing to compare.
+        source: A `Source`; without a Keras model the answer is `None`.
         constants: Dictionary name -> float32 array, what a float32 file holds; `None` to look at
             the SavedModel only.
         whole: Whether a constant that is not a weight counts too. If not, it is a LiteRT file,
             whose converter multiplies a gate's scale by the inverse root of a variance of 1.
     """
-    if source.run is None:
-        return []
-    model = source.run.model
+    model = source.model
+    if model is None:
+        return None
     served = [variable.numpy() for variable in source.classify.loaded.weights]
     is_folded = len(served) != len(model.variables)
     folded = keras_nam.fold(model) if is_folded else None
@@ -45,14 +44,21 @@ def missing(source, constants=None, whole=True):
     # The converter folds the normalizations of an unfolded model: its constants are others.
     if differing or constants is None or not is_folded:
         return differing
-    return _missing_from_file(source.run, folded, constants, whole)
+    return _missing_from_file(source, folded, constants, whole)
 
 
-def _missing_from_file(run, folded, constants, whole):
+def _missing_from_file(source, folded, constants, whole):
     """Returns the names of what differs between a folded model and a float32 file's constants."""
-    scale, offset = scale_and_offset(run.mean, run.std)
-    expected = {"the normalization's scale": scale, "the normalization's offset": offset}
-    kept = [layer for layer in folded.layers if not isinstance(layer, RECOMPUTED)]
+    expected = {}
+    if source.normalize.changes_values:
+        scale, offset = source.normalize.scale_and_offset()
+        expected = {"the normalization's scale": scale, "the normalization's offset": offset}
+    whole = whole and source.run is not None  # other models' layers have constants of their own
+    parts = [layer for layer in folded._flatten_layers() if not layer._layers]
+    if source.run is None:
+        kept = [layer for layer in parts if type(layer) in (*KERNELS, FoldedGate)]
+    else:
+        kept = [layer for layer in folded.layers if not isinstance(layer, RECOMPUTED)]
     for layer in kept:
         expected |= {variable.path: np.asarray(variable) for variable in layer.variables}
     there = {_bits(array) for array in constants.values()}
@@ -60,7 +66,8 @@ def _missing_from_file(run, folded, constants, whole):
         gates = [layer.scale.path for layer in kept if isinstance(layer, FoldedGate)]
         changed = {name: expected[name] * _inverse_root_of_one(expected[name]) for name in gates}
         expected |= {name: array for name, array in changed.items() if _bits(array) in there}
-    differing = [name for name, array in expected.items() if _bits(array) not in there]
+    # An offset of 0 is not stored.
+    differing = [n for n, array in expected.items() if array.any() and _bits(array) not in there]
     if whole and len(kept) == len(folded.layers):
         known = {_bits(array) for array in expected.values()}
         differing += [

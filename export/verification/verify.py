@@ -1,8 +1,9 @@
 """Verification: whether an exported model is the one that was trained, on real images.
 
-Four stages compare it with the reference: the run's Keras model in float32, unfolded. Neither the
-SavedModel nor the folding is trusted. A SavedModel that belongs to no run is its own reference,
-and a further stage judges whether it gets the pixels that it was made for.
+Four stages compare it with the reference: the Keras model in float32, unfolded. Neither the
+SavedModel nor the folding is trusted. A SavedModel that belongs to no run is its own reference.
+Without a run, a further stage judges whether the model gets the pixels that it was made for. Of a
+model that is no image classifier, names, shapes and values are compared.
 """
 
 from functools import cached_property
@@ -11,12 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from export.runtime.signatures import IMAGE, Scores
-from export.verification import plausibility
+from export.verification import plausibility, tensors
 from export.verification.limits import LIMITS, sampling_error
 from export.verification.source import in_batches
 from training.cli import FailedError, InputError
 
 BATCHES = (1, 3, 64)
+SMALLER_IMAGES = 8
 
 
 class VerificationError(FailedError):
@@ -45,10 +47,13 @@ def verify(export, candidate, advance=lambda count: None):
     Raises:
         VerificationError: If a stage failed.
     """
-    check = Check(export, candidate, advance)
+    if isinstance(export.source, tensors.TensorSource):
+        check, stages = tensors.Check(export, candidate, advance), TENSOR_STAGES
+    else:
+        check, stages = Check(export, candidate, advance), STAGES
     report = {}
-    for name, stage in STAGES.items():
-        if name == "pixels" and export.source.run:
+    for name, stage in stages.items():
+        if name == "pixels" and (export.source.run or not export.judges_pixels):
             continue
         try:
             with np.errstate(invalid="ignore"):  # NaN is found, and reported
@@ -66,7 +71,7 @@ class Check:
 
     def __init__(self, export, candidate, advance=lambda count: None):
         self.source, self.images, self.labels = export.source, export.images, export.labels
-        self.missing_weights = list(export.missing_weights)
+        self.missing_weights = export.missing_weights
         self.limits = LIMITS[export.precision]
         self.candidate = candidate
         self.advance = advance
@@ -125,6 +130,8 @@ def pixels(check):
 def weights(check):
     """The trained weights are in the SavedModel and in the file, bit-exact."""
     missing = check.missing_weights
+    if missing is None:
+        return {"passed": None}, []
     more = f" and {len(missing) - 1} more" if missing[1:] else ""
     complaints = [f"{name}{more} differ from the trained weights" for name in missing[:1]]
     return {"missing": missing}, complaints
@@ -133,7 +140,7 @@ def weights(check):
 def interface(check):
     """Names, shapes and class names; images give the same logits in batches of 1, 3 and 64."""
     classes = check.true_logits.shape[-1]
-    image = (None, *check.images.shape[1:])
+    image = tuple(check.source.classify.input_signature[0].shape)
     expected = {IMAGE.name: image}, dict.fromkeys(Scores._fields, (None, classes))
     declared = check.candidate.signatures()[IMAGE.signature]
     if tuple(declared) != expected:
@@ -148,7 +155,25 @@ def interface(check):
         largest = max(largest, _largest(together[-1:] - alone))
     if not largest <= check.logits_limit:
         complaints.append(f"an image's logits change by {largest:.3g} with the batch")
-    return {"batches": list(BATCHES), "largest_difference_by_batch": largest}, complaints
+    numbers = {"batches": list(BATCHES), "largest_difference_by_batch": largest}
+    if None in image[1:]:
+        smaller = np.asarray(some[:SMALLER_IMAGES])
+        smaller = smaller[:, : _smaller(image[1], smaller, 1), : _smaller(image[2], smaller, 2)]
+        smaller = smaller.astype(np.float32)
+        difference = _largest(
+            check.candidate.predict(smaller).logits - in_batches(check.source.true_logits, smaller)
+        )
+        numbers["smaller_images"] = list(smaller.shape[1:3])
+        numbers["largest_difference_of_smaller_images"] = difference
+        if not difference <= check.logits_limit:
+            complaints.append(f"logits of smaller images differ by {difference:.3g}")
+    return numbers, complaints
+
+
+def _smaller(fixed, images, axis):
+    """Returns a length for a model of any size: three quarters, a multiple of 32 if it can be."""
+    length = images.shape[axis]
+    return fixed or max(length * 3 // 4 // 32 * 32, min(length, 32))
 
 
 def values(check):
@@ -220,6 +245,7 @@ STAGES = {
     "values": values,
     "accuracy": accuracy,
 }
+TENSOR_STAGES = {"weights": weights, **tensors.STAGES}
 
 
 def _largest(array):

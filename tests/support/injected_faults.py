@@ -227,32 +227,32 @@ def _insert_after(model, name, *nodes):
 
 @model_fault("mean and std swapped")
 def swapped_mean_and_std(source, rng):
-    return source.run.model, source.run.std, source.run.mean
+    return source.model, source.normalize.std, source.normalize.mean
 
 
 @model_fault("mean and std of BGR")
 def reversed_mean(source, rng):
-    return source.run.model, source.run.mean[::-1], source.run.std[::-1]
+    return source.model, source.normalize.mean[::-1], source.normalize.std[::-1]
 
 
 @model_fault("another data set's std")
 def other_std(source, rng):
     """The other one in use for CIFAR-100."""
-    return source.run.model, source.run.mean, (0.2023, 0.1994, 0.2010)
+    return source.model, source.normalize.mean, (0.2023, 0.1994, 0.2010)
 
 
 @model_fault("a layer's γ with the other sign")
 def negated_gamma(source, rng):
     model, layer = _draw_normalization(source, rng)
     layer.gamma.assign(-np.asarray(layer.gamma))
-    return model, source.run.mean, source.run.std
+    return model, source.normalize.mean, source.normalize.std
 
 
 @model_fault("a layer's epsilon 1e-3")
 def other_epsilon(source, rng):
     model, layer = _draw_normalization(source, rng)
     layer.epsilon = 1e-3
-    return model, source.run.mean, source.run.std
+    return model, source.normalize.mean, source.normalize.std
 
 
 @model_fault("a layer's variance unbiased")
@@ -261,7 +261,7 @@ def unbiased_statistics(source, rng):
     model, layer = _draw_normalization(source, rng)
     count = 256 * 64
     layer.moving_variance.assign(np.asarray(layer.moving_variance) * count / (count - 1))
-    return model, source.run.mean, source.run.std
+    return model, source.normalize.mean, source.normalize.std
 
 
 @model_fault("a layer's statistics not loaded")
@@ -269,7 +269,7 @@ def initial_statistics(source, rng):
     model, layer = _draw_normalization(source, rng)
     layer.moving_mean.assign(np.zeros(layer.moving_mean.shape))
     layer.moving_variance.assign(np.ones(layer.moving_variance.shape))
-    return model, source.run.mean, source.run.std
+    return model, source.normalize.mean, source.normalize.std
 
 
 @model_fault("a stale SavedModel")
@@ -286,7 +286,7 @@ def other_epoch(source, rng):
 
 def _draw_normalization(source, rng):
     """Returns a copy of the run's model, and one of its normalizations."""
-    model = _copy(source.run.model)
+    model = _copy(source.model)
     layers = [
         layer
         for layer in model._flatten_layers()
@@ -296,10 +296,10 @@ def _draw_normalization(source, rng):
 
 
 def _perturbed(source, rng, share):
-    model = _copy(source.run.model)
+    model = _copy(source.model)
     weights = model.get_weights()
     model.set_weights([w * (1 + share * rng.standard_normal(w.shape)) for w in weights])
-    return model, source.run.mean, source.run.std
+    return model, source.normalize.mean, source.normalize.std
 
 
 def _copy(model):

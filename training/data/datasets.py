@@ -83,15 +83,20 @@ def load(name, data_dir=None, validation_split=0.0, seed=0, **options):
         if not 0 <= share < 1:
             raise InputError(f"--{key}-split {share}: expected a share in [0, 1).")
     options = sources.Options(data_dir, validation_split, seed=seed, **options)
-    loaded = sources.load(name, options)
+    return of_loaded(name, sources.load(name, options), options)
+
+
+def of_loaded(name, loaded, options):
+    """Returns the `Dataset` of a `sources.Loaded`, which was read with these `sources.Options`."""
     train, validation, test = (
         part and Split(part[0], part[1].astype(np.int64))
         for part in (loaded.train, loaded.validation, loaded.test)
     )
     if test is None:  # the same for every seed
         train, test = _split_off(train, "test", options.test_split, seed=0)
-    if validation is None and validation_split:
-        train, validation = _split_off(train, "validation", validation_split, seed)
+    if validation is None and options.validation_split:
+        split = options.validation_split
+        train, validation = _split_off(train, "validation", split, options.seed)
     resize = loaded.resize or pictures.Resize(*train.images.shape[1:3])
     return Dataset(
         name,

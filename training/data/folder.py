@@ -323,9 +323,50 @@ def load(name, options):
     """Returns the `sources.Loaded` of a folder; `options.data_dir` names its new place, if any."""
     path = Path(options.data_dir or name)
     found = open_folder(path, options.test_split, options.validation_split, options.skip_unreadable)
-    resize = pictures.Resize(
-        *options.height_and_width(sources.SIZE), options.crop_fraction or CROP_FRACTION
-    )
+    return _loaded(found, options, options.crop_fraction or CROP_FRACTION)
+
+
+def load_any(path, options):
+    """Returns the `sources.Loaded` of pictures that no training here was on, for a verification.
+
+    A folder with a training and a test part is read as by `load`. Any other is shuffled, and
+    `options.test_split` of it is the test part. Without class folders there are no class names, and
+    every label is 0. Pictures are resized whole unless `options.crop_fraction` is set.
+
+    Raises:
+        InputError: If the folder is missing, or has no picture or an unreadable one.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"--images {path}: the folder does not exist.")
+    if len(_part_folders(path)) > 1:
+        found = open_folder(path, options.test_split, skip_unreadable=options.skip_unreadable)
+    else:
+        found = _unsplit(path, options.test_split, options.skip_unreadable)
+    return _loaded(found, options, options.crop_fraction)
+
+
+def _unsplit(path, test_split, skip_unreadable):
+    names = sorted(found.as_posix() for found in _pictures(path))
+    if not names:
+        suffixes = ", ".join(suffix[1:] for suffix in pictures.SUFFIXES)
+        raise InputError(f"--images {path}: the folder has no pictures ({suffixes}).")
+    classes = {name: found for name, found in _classes(path, path).items() if found}
+    if sum(map(len, classes.values())) < len(names):  # some are in no class folder
+        classes = {}
+    labels = {name: i for i, found in enumerate(classes.values()) for name in found}
+    index = _index(path, names)
+    warnings = _unreadable(path, index, names, skip_unreadable)
+    found = [Picture(n, labels.get(n, 0), index[n]) for n in names if not index[n].error]
+    found.sort(key=lambda picture: hashlib.sha256(picture.name.encode()).digest())
+    count = max(1, round(test_split * len(found)))
+    parts = {"train": found[count:] or found, "validation": [], "test": found[:count]}
+    return Folder(path, list(classes), parts, warnings)
+
+
+def _loaded(found, options, crop_fraction):
+    path = found.path
+    resize = pictures.Resize(*options.height_and_width(sources.SIZE), crop_fraction)
     everything = [picture for part in found.parts.values() for picture in part]
     decoded = store.Decoded(
         [path / picture.name for picture in everything],

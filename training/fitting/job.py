@@ -27,12 +27,15 @@ from training.runs.scores import evaluate
 TRAIN = Path(__file__).parents[1] / "train.py"
 
 
-def train(job, say=print):
+def train(job, say=print, callbacks=()):
     """Trains, evaluates on the test set and leaves the run folder.
 
     Args:
         job: A `Job`.
         say: Callable that receives progress messages.
+        callbacks: Further `keras.callbacks.Callback`s, such as of an experiment tracker, for the
+            process that writes. A training of several image sizes calls Keras' `fit` once for each
+            size, so `on_train_begin` and `on_train_end` are called once for each.
 
     Returns:
         The result, the content of `result.json`; `None` in a process that writes nothing.
@@ -77,7 +80,7 @@ def train(job, say=print):
         if files.is_finished(job.folder):
             say(f"{job.folder} is finished already.")
         else:
-            _train_rest(job, dataset, placement, say)
+            _train_rest(job, dataset, placement, say, callbacks)
     if not placement.writes:
         return None
     if not files.is_finished(job.folder):
@@ -96,7 +99,7 @@ def _silent(line):
     """Prints nothing: only the first of several processes prints."""
 
 
-def _train_rest(job, dataset, placement, say):
+def _train_rest(job, dataset, placement, say, callbacks):
     """Trains from the newest checkpoint, or from the start; finishes the run on TensorFlow."""
     say(f"{dataset.source}: {len(dataset.train)} training images, {dataset.held_out_name} held out")
     with placement.scope():
@@ -113,7 +116,7 @@ def _train_rest(job, dataset, placement, say):
         f"{position.epochs + 1}–{job.recipe.epochs} of {job.steps_per_epoch} steps, into "
         f"{job.folder}"
     )
-    loop.fit(job, models, dataset, position, placement, say)
+    loop.fit(job, models, dataset, position, placement, say, callbacks)
     multihost.part()
     if keras.backend.backend() == "tensorflow":
         if dataset.validation is not None or job.recipe.ema:

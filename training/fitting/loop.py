@@ -12,7 +12,7 @@ from training.runs import files
 GATE_IMAGES = 64
 
 
-def fit(job, models, dataset, position, placement, say):
+def fit(job, models, dataset, position, placement, say, more=()):
     """Trains the remaining epochs.
 
     Args:
@@ -22,6 +22,7 @@ def fit(job, models, dataset, position, placement, say):
         position: `Position` to start from.
         placement: A `devices.Placement`.
         say: Callable that receives progress messages.
+        more: Further callbacks for the process that writes.
     """
     recipe, folder, steps = job.recipe, job.folder, job.steps_per_epoch
     model = models[None]
@@ -43,6 +44,7 @@ def fit(job, models, dataset, position, placement, say):
             callbacks.EvaluateAverage(),
             history,
             *tensorboard(job, model, dataset),
+            *more,
         ]
 
     with checkpoints.termination() as ends:

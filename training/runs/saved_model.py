@@ -19,19 +19,32 @@ from training.data.streams import normalize
 from training.runs import files
 
 
-class Served(tf.Module):
-    """A float32 Keras model from normalized images to logits, behind the two signatures."""
+def scores(logits):
+    """Returns the outputs of a classifier, of its logits [N, classes]."""
+    return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
 
-    def __init__(self, model, resize, mean, std):
+
+class Served(tf.Module):
+    """A float32 Keras model behind the two signatures.
+
+    Args:
+        model: A `keras.Model`.
+        resize: The `pictures.Resize` of the signature `serving_bytes`.
+        preprocess: Function of images [N, H, W, 3] in 0–255 to the model's inputs.
+        to_scores: Function of the model's outputs to a dictionary of `logits` and `probabilities`.
+        size: (height, width, 3) of an image; `None` where the model takes any.
+    """
+
+    def __init__(self, model, resize, preprocess, to_scores=scores, size=None):
         super().__init__()
-        size = model.input_shape[1:]
+        size = size or model.input_shape[1:]
+        self.resize = resize
         # The TensorFlow variables themselves: what Keras wraps around them is not restored by a
         # server, and Keras' own export stores each of them twice.
         self.weights = [variable.value for variable in model.variables]
 
         def predict(image):
-            logits = model(normalize(image, mean, std), training=False)
-            return {"logits": logits, "probabilities": tf.nn.softmax(logits)}
+            return to_scores(model(preprocess(image), training=False))
 
         @tf.function(input_signature=[tf.TensorSpec([None, *size], tf.float32, name="image")])
         def serving_default(image):
@@ -48,7 +61,7 @@ class Served(tf.Module):
             images = tf.map_fn(
                 lambda picture: decode(picture, resize),
                 image_bytes,
-                fn_output_signature=tf.TensorSpec(size, tf.float32),
+                fn_output_signature=tf.TensorSpec((*resize[:2], 3), tf.float32),
             )
             return predict(images)
 
@@ -165,24 +178,37 @@ def save(model, folder, class_names, mean, std, crop_fraction=None, version=1, f
     Raises:
         OSError: If the disk is full. The folder is then unchanged.
     """
+    served = Served(
+        keras_nam.fold(model) if fold else model,
+        Resize(*model.input_shape[1:3], crop_fraction),
+        lambda image: normalize(image, mean, std),
+    )
+    return write(served, folder, class_names, version)
+
+
+def write(served, folder, class_names, version=1, check=lambda folder: None):
+    """Writes a `Served`, as `save`; `check` is called with the version before its rename.
+
+    `class_names` may be `None`, if they are not known.
+    """
     folder = Path(folder)
-    resize = Resize(*model.input_shape[1:3], crop_fraction)
     final = folder / str(version)
     # The server takes only numbers for versions.
     temporary, old = (folder / f".version-{version}.{word}" for word in ("writing", "old"))
     for left in (temporary, old):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     try:
-        served = Served(keras_nam.fold(model) if fold else model, resize, mean, std)
         tf.saved_model.save(served, str(temporary), signatures=served.functions)
         assets = temporary / "assets"
         assets.mkdir(exist_ok=True)
-        (assets / files.LABELS).write_bytes(labels(class_names))
+        if class_names:
+            (assets / files.LABELS).write_bytes(labels(class_names))
         stored = [temporary / "saved_model.pb", *sorted((temporary / "variables").iterdir())]
         hashes = {str(path.relative_to(temporary)): files.sha256(path) for path in stored}
-        description = {**preprocessing(resize, class_names), "sha256": hashes}
+        description = {**preprocessing(served.resize, class_names), "sha256": hashes}
         files.write_json(assets / files.PREPROCESSING, description)
-        _write_warmup(temporary / "assets.extra", model.input_shape[1:])
+        _write_warmup(temporary / "assets.extra", (*served.resize[:2], 3))
+        check(temporary)
         if final.exists():  # a server would see parts of it if it were deleted here
             os.replace(final, old)
         os.replace(temporary, final)

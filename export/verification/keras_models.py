@@ -1,0 +1,283 @@
+"""Keras models of any make: opened in float32, and described by what they take and return."""
+
+import importlib.util
+import inspect
+import json
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+import keras_nam
+from export.runtime.native_log import one_line
+from export.runtime.signatures import are_probabilities
+from export.verification.classifier import of_logits, of_probabilities
+from training.cli import InputError
+from training.runs import report
+
+SCORES = ("logits", "probabilities")
+PROBE = 8  # images that tell probabilities from logits
+MIXED = ("mixed_float16", "mixed_bfloat16")
+
+
+class Tensor(NamedTuple):
+    """An input or output of a model: its name, shape (`None`: any length) and dtype."""
+
+    name: str
+    shape: tuple
+    dtype: str
+
+
+def load(path, custom=None):
+    """Returns the model of a `.keras` file, in float32.
+
+    Args:
+        path: Path of the file.
+        custom: Path of a Python module with the model's own classes, or `None`.
+
+    Raises:
+        InputError: If it is not such a file, needs classes that are not found, has no weights, or
+            computes in another dtype than float32 and is not of mixed precision.
+    """
+    report.check_backend()
+    path = Path(path)
+    if path.suffix in (".h5", ".hdf5"):
+        raise InputError(
+            f"{path} is a file of Keras 2. Convert it: python -c 'import keras; "
+            f'keras.saving.load_model("{path}").save("{path.with_suffix(".keras")}")\''
+        )
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: expected a .keras file, as model.save writes it")
+    return _load(path, _classes(custom) if custom else {})
+
+
+def in_float32(model):
+    """Returns a model, or its copy in float32 if it is of mixed precision.
+
+    Raises:
+        InputError: As `load`.
+    """
+    parts = model._flatten_layers() if isinstance(model, keras.Layer) else []
+    if not any(part.dtype_policy.name in MIXED for part in parts):
+        return _checked(model, repr(getattr(model, "name", model)))
+    return _checked(with_dtype(model, MIXED, "float32"), repr(model.name))
+
+
+def with_dtype(model, old, new):
+    """Returns a copy of a model, with some dtype policies replaced, such as `["float32"]`."""
+    classes = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
+    with tempfile.TemporaryDirectory() as folder, keras.saving.custom_object_scope(classes):
+        path, copy = (Path(folder) / name for name in ("model.keras", "copy.keras"))
+        model.save(path)
+        return keras.saving.load_model(_replaced(path, copy, old, new), compile=False)
+
+
+def _load(path, classes):
+    with tempfile.TemporaryDirectory() as folder, keras.saving.custom_object_scope(classes):
+        try:
+            source = _replaced(path, Path(folder) / path.name, MIXED, "float32")
+            model = keras.saving.load_model(source, compile=False)
+        except Exception as error:  # a damaged file raises whatever its reader runs into
+            hint = ""
+            if "register_keras_serializable" in str(error) or "custom_objects" in str(error):
+                hint = ". Name the Python file that defines it with --custom"
+            raise InputError(f"{path} cannot be loaded: {one_line(error)[:200]}{hint}") from None
+    return _checked(model, path)
+
+
+def _replaced(path, copy, old, new):
+    """Returns the path of a file with other dtype policies: a copy, or the same without any."""
+    with zipfile.ZipFile(path) as archive:
+        config = archive.read("config.json").decode()
+        if not any(json.dumps(policy) in config for policy in old):
+            return path
+        for policy in old:
+            config = config.replace(json.dumps(policy), json.dumps(new))
+        with zipfile.ZipFile(copy, "w") as changed:
+            for name in archive.namelist():
+                changed.writestr(name, config if name == "config.json" else archive.read(name))
+    return copy
+
+
+def _classes(path):
+    """Returns name -> class or function, of a Python file's own."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    try:
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(spec.name, module)  # for pickles and dataclasses in it
+        spec.loader.exec_module(module)
+    except (AttributeError, OSError):
+        raise InputError(f"--custom {path}: expected a Python file (.py)") from None
+    except Exception as error:  # whatever the user's code raises
+        raise InputError(f"--custom {path} cannot be imported: {one_line(error)}") from None
+    own = (
+        (name, value)
+        for name, value in vars(module).items()
+        if inspect.isclass(value) or inspect.isfunction(value)
+    )
+    return {name: value for name, value in own if value.__module__ == module.__name__}
+
+
+def _checked(model, name):
+    if not isinstance(model, keras.Model):
+        raise InputError(f"{name} is a {type(model).__name__}: expected a keras.Model")
+    if not (model.built and model.weights):
+        raise InputError(
+            f"{name} is not built, or has no weights: call it on an input and train it before it "
+            "is saved"
+        )
+    others = {layer.compute_dtype for layer in model._flatten_layers()} - {"float32", None}
+    if others:
+        raise InputError(
+            f"{name} computes in {', '.join(sorted(others))}: expected float32, mixed_float16 or "
+            "mixed_bfloat16"
+        )
+    if isinstance(model, keras.Sequential):  # as a graph, which has named ends
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    return model
+
+
+def inputs(model):
+    """Returns the list of a model's input `Tensor`s. Without a graph: what it was built with."""
+    if isinstance(model, keras.Function):
+        tensors = keras.tree.flatten(model.input)
+        names = [tensor._keras_history.operation.name for tensor in tensors]
+        return [
+            Tensor(name, tuple(tensor.shape), tensor.dtype)
+            for name, tensor in zip(names, tensors, strict=True)
+        ]
+    shapes = (model.get_build_config() or {}).get("input_shape")
+    shapes = shapes if isinstance(shapes, dict) else {"inputs": shapes}
+    if any(not shape or not all(_is_length(n) for n in shape) for shape in shapes.values()):
+        raise InputError(
+            f"{model.name!r} does not say what it takes: call it with one tensor, or a dictionary"
+        )
+    return [Tensor(name, (None, *shape[1:]), "float32") for name, shape in shapes.items()]
+
+
+def _is_length(value):
+    return value is None or isinstance(value, int)
+
+
+def call(model, arrays):
+    """Returns a model's outputs in inference: output name -> tensor, of input name -> tensor."""
+    if isinstance(model, keras.Function):
+        given = keras.tree.pack_sequence_as(model.input, [arrays[i.name] for i in inputs(model)])
+    else:
+        given = arrays["inputs"] if list(arrays) == ["inputs"] else arrays
+    found = model(given, training=False)
+    if isinstance(found, dict):
+        return found
+    flat = keras.tree.flatten(found)
+    names = getattr(model, "output_names", None) or [f"output_{i}" for i in range(len(flat))]
+    return dict(zip(names, flat, strict=True))
+
+
+def image_shape(model):
+    """Returns (height, width, 3), `None` where any is taken, or `None` if it takes no image."""
+    taken = inputs(model)
+    if len(taken) != 1 or len(taken[0].shape) != 4 or taken[0].shape[3] != 3:
+        return None
+    return taken[0].shape[1:]
+
+
+class Head(NamedTuple):
+    """A classifier's model, and how its outputs are read.
+
+    Attributes:
+        model: The model, without a final softmax or sigmoid where that could be taken off.
+        to_scores: Function of its outputs to a dictionary of `logits` and `probabilities`.
+        note: Sentence about what was found.
+        kind: One of `SCORES`, what the whole model returns.
+    """
+
+    model: keras.Model
+    to_scores: Callable
+    note: str
+    kind: str
+
+
+def head(model, images, stated=None, keep_activation=False):
+    """Returns the `Head` of a model of one input, or `None` if it is not a classifier.
+
+    A single output column is read as the second of two classes.
+
+    Args:
+        model: A `keras.Model`.
+        images: Float array [N, ...], as the model takes them.
+        stated: One of `SCORES`, or `None` to find it out.
+        keep_activation: Whether the last activation is left where it is.
+
+    Raises:
+        InputError: If it cannot be found out.
+    """
+    outputs = list(call(model, {inputs(model)[0].name: images[:PROBE]}).values())
+    if len(outputs) != 1 or len(outputs[0].shape) != 2:
+        return None
+    found = np.asarray(outputs[0])
+    last = _last_activation(model)
+    if stated is None:
+        is_final = last is not None or are_probabilities(found)
+        if not is_final and np.all((found >= 0) & (found <= 1)):
+            raise InputError(
+                f"{model.name!r} returns numbers of 0 to 1, which may be logits or probabilities: "
+                f"say so with --scores {' or '.join(SCORES)}"
+            )
+        stated = "probabilities" if is_final else "logits"
+    if stated == "logits":
+        return Head(model, of_logits, "The model's outputs are read as logits.", stated)
+    if found.shape[1] > 1 and not are_probabilities(found):  # several classes can be true
+        return None
+    note = "The model's outputs are read as probabilities"
+    bare = None if keep_activation else last and _without(model, *last)
+    if bare is not None and np.allclose(
+        of_logits(bare(images[:PROBE]))["probabilities"][:, -1], found[:, -1], atol=1e-5
+    ):
+        return Head(bare, of_logits, f"{note}, and the logits are before the {last[0]}.", stated)
+    return Head(model, of_probabilities, f"{note}, and the logits are their logarithms.", stated)
+
+
+def _last_activation(model):
+    """Returns a graph's final softmax or sigmoid, as (name, layer, its input), or `None`."""
+    if not isinstance(model, keras.Function) or not hasattr(model.output, "_keras_history"):
+        return None
+    layer, index, _ = model.output._keras_history
+    activation = getattr(layer, "activation", None)
+    if isinstance(layer, keras.layers.Softmax):
+        activation = keras.activations.softmax
+    name = getattr(activation, "__name__", None)
+    if name not in ("softmax", "sigmoid"):
+        return None
+    return name, layer, layer._inbound_nodes[index].input_tensors[0]
+
+
+def _without(model, name, layer, tensor):
+    """Returns the graph without its last activation; `None` if the last layer is another one."""
+    if isinstance(layer, keras.layers.Activation | keras.layers.Softmax):
+        return keras.Model(model.input, tensor, name=model.name)
+    if type(layer) is not keras.layers.Dense:
+        return None
+    bare = keras.layers.Dense.from_config({**layer.get_config(), "activation": None})
+    output = bare(tensor)
+    bare.set_weights(layer.get_weights())
+    return keras.Model(model.input, output, name=model.name)
+
+
+def folded(model):
+    """Returns a model for inference and a note: `keras_nam.fold`'s, or the same if it refuses."""
+    try:
+        copy = keras_nam.fold(model)
+    except ValueError as error:
+        return model, f"Nothing was folded: {one_line(error)}"
+    before, after = (_normalizations(each) for each in (model, copy))
+    return copy, f"{before - after} of {before} normalizations were folded."
+
+
+def _normalizations(model):
+    kind = keras.layers.BatchNormalization, keras_nam.BatchNormalization
+    return sum(isinstance(layer, kind) for layer in model._flatten_layers())

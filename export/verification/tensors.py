@@ -1,0 +1,229 @@
+"""Models that are no image classifiers: their exports are verified by names, shapes and values."""
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from export.runtime.native_log import one_line
+from export.runtime.signatures import IMAGE, Samples, Signature
+from export.verification import keras_models
+from export.verification.limits import EPSILON
+from training.cli import InputError
+
+MOST = 1000  # samples of pictures, which are all held in memory
+EPSILONS = 32  # of an output's largest value, which may differ
+BATCHES = (1, 3)
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """A Keras model with any inputs and outputs, which an export keeps with their names.
+
+    Attributes:
+        name: Of its file.
+        folder: Path of the folder for its exports.
+        classify: `tf.function` of a model for inference, which the exporters convert.
+        model: The reference, a float32 Keras model.
+        samples: The `Samples` that the values are verified on.
+        remarks: List of sentences that a user must know.
+    """
+
+    name: str
+    folder: Path
+    classify: Callable
+    model: keras.Model
+    samples: Samples
+    remarks: list
+    truth: str = "the Keras model in float32"
+    data_name: str = "the given inputs"
+    run = class_names = saved_model = None
+
+    @property
+    def notes(self):
+        """List of sentences that a user must know."""
+        return [*self.remarks, "The model is no image classifier: accuracy is not checked."]
+
+    def evaluate(self, samples):
+        """Returns the reference's outputs: name -> array."""
+        return _joined(lambda arrays: keras_models.call(self.model, arrays), samples)
+
+    def rounding(self, samples):
+        """Returns the largest difference from float64, by output; 0 where it cannot be computed."""
+        exact = keras_models.with_dtype(self.model, ["float32"], "float64")
+        wide = {
+            name: array.astype("float64") if array.dtype == np.float32 else array
+            for name, array in samples[:64].arrays.items()
+        }
+        found = _joined(lambda arrays: keras_models.call(exact, arrays), Samples(wide))
+        true = self.evaluate(samples[:64])
+        return {name: _largest(true[name] - found[name]) for name in true}
+
+
+def read(path):
+    """Returns the arrays of an `.npz` file by name."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"--inputs {path}: expected an .npz file with an array for each input "
+            f"({one_line(error)})"
+        ) from None
+
+
+def of_model(model, arrays, name, folder, fold=True):
+    """Returns the `TensorSource` of a float32 Keras model and an array for each of its inputs.
+
+    Raises:
+        InputError: If an array is missing or of another shape.
+    """
+    taken = keras_models.inputs(model)
+    if {tensor.name for tensor in taken} != set(arrays):
+        raise InputError(
+            f"{name} has the inputs {', '.join(sorted(t.name for t in taken))}: received arrays "
+            f"for {', '.join(sorted(arrays)) or 'none'}"
+        )
+    counts = {len(array) for array in arrays.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise InputError(f"{name}: expected the same number of samples for each input, from 1")
+    for tensor in taken:
+        found = arrays[tensor.name].shape[1:]
+        lengths = zip(tensor.shape[1:], found, strict=False)
+        if len(found) != len(tensor.shape) - 1 or any(own not in (None, n) for own, n in lengths):
+            raise InputError(
+                f"{name} takes {tensor.name} of shape {list(tensor.shape)}: received "
+                f"{list(arrays[tensor.name].shape)}"
+            )
+    samples = Samples({t.name: np.asarray(arrays[t.name]).astype(t.dtype) for t in taken})
+    served, folding = keras_models.folded(model) if fold else (model, "Not folded.")
+    names = [tensor.name for tensor in taken]
+
+    @tf.function(
+        input_signature=[tf.TensorSpec((None, *t.shape[1:]), t.dtype, name=t.name) for t in taken]
+    )
+    def function(*tensors):
+        return keras_models.call(served, dict(zip(names, tensors, strict=True)))
+
+    function.loaded = tf.Module()
+    function.loaded.weights = [variable.value for variable in served.variables]
+    return TensorSource(name, Path(folder), function, model, samples, [folding])
+
+
+class Check:
+    """What the stages compare: the reference and a candidate on the `Samples` of an export."""
+
+    def __init__(self, export, candidate, advance):
+        self.source, self.samples = export.source, export.images
+        self.missing_weights = export.missing_weights
+        self.candidate, self.precision = candidate, export.precision
+        self.true = self.source.evaluate(self.samples)
+        advance(len(self.samples))
+        self.found = _joined(candidate.run, self.samples)
+        advance(len(self.samples))
+
+    def limits(self, true):
+        """Returns the largest difference that is accepted: output name -> number."""
+        share = EPSILONS * EPSILON[self.precision]
+        return {
+            name: share * _largest(array) if np.issubdtype(array.dtype, np.floating) else 0.0
+            for name, array in true.items()
+        }
+
+
+def interface(check):
+    """Names and shapes; some samples give the same outputs in another batch."""
+    declared = check.candidate.signatures()[IMAGE.signature]
+    inputs = {i.name: i.shape for i in keras_models.inputs(check.source.model)}
+    found = {name: array.shape[1:] for name, array in check.found.items()}
+    true = {name: array.shape[1:] for name, array in check.true.items()}
+    if declared.inputs != inputs or set(declared.outputs) != set(true) or found != true:
+        return {}, [f"it declares {declared.inputs} → {declared.outputs}, not {inputs} → {true}"]
+    limits, largest = check.limits(check.true), {}
+    for size in BATCHES:
+        some = check.samples[: min(size, len(check.samples))]
+        for name, array in check.candidate.run(some.arrays).items():
+            difference = _largest(array - check.found[name][: len(some)])
+            largest[name] = max(largest.get(name, 0.0), difference)
+    complaints = [
+        f"{name} changes by {value:.3g} with the batch"
+        for name, value in largest.items()
+        if not value <= limits[name]
+    ]
+    return {"batches": list(BATCHES), "largest_difference_by_batch": largest}, complaints
+
+
+def values(check):
+    """Every output, sample by sample."""
+    limits = check.limits(check.true)
+    differences = {name: _largest(check.found[name] - true) for name, true in check.true.items()}
+    if check.precision == "float32" and any(differences[n] > limits[n] for n in limits):
+        for name, rounding in check.source.rounding(check.samples).items():
+            limits[name] = max(limits[name], 2 * rounding)
+    numbers = {
+        "samples": len(check.samples),
+        "largest_value": {name: _largest(array) for name, array in check.true.items()},
+        "largest_absolute_difference": differences,
+        "limits": {"largest_absolute_difference": limits},
+    }
+    complaints = [
+        f"{name} differs by {value:.3g}, expected at most {limits[name]:.3g}"
+        for name, value in differences.items()
+        if not value <= limits[name]  # a NaN fails
+    ]
+    return numbers, complaints
+
+
+class Renamed:
+    """An ONNX model under the names of a `TensorSource`; if its own differ, by their order."""
+
+    def __init__(self, model, source):
+        self.provider = model.provider
+        self._model = model
+        declared = model.signatures()[IMAGE.signature]
+        inputs = [tensor.name for tensor in keras_models.inputs(source.model)]
+        outputs = list(source.evaluate(source.samples[:1]))
+        sides = ((inputs, declared.inputs), (outputs, declared.outputs))
+        for ours, theirs in sides:
+            if len(ours) != len(theirs):
+                raise InputError(
+                    f"{model.source} has {', '.join(theirs)}, and the model {', '.join(ours)}"
+                )
+        self._inputs, self._outputs = (
+            dict(zip(ours, ours if set(ours) == set(theirs) else theirs, strict=True))
+            for ours, theirs in sides
+        )
+
+    def signatures(self):
+        """Returns the one signature, under the model's names."""
+        declared = self._model.signatures()[IMAGE.signature]
+        return {
+            IMAGE.signature: Signature(
+                {name: declared.inputs[other] for name, other in self._inputs.items()},
+                {name: declared.outputs[other] for name, other in self._outputs.items()},
+            )
+        }
+
+    def run(self, arrays):
+        """Returns all outputs: name -> array, of input name -> array."""
+        found = self._model.run({self._inputs[name]: array for name, array in arrays.items()})
+        return {name: found[other] for name, other in self._outputs.items()}
+
+
+STAGES = {"interface": interface, "values": values}
+
+
+def _joined(function, samples, size=64):
+    """Returns a function's outputs of all samples, a batch at a time: name -> array."""
+    batches = []
+    for start in range(0, len(samples), size):
+        batches.append(function(samples[start : start + size].arrays))
+    return {name: np.concatenate([np.asarray(b[name]) for b in batches]) for name in batches[0]}
+
+
+def _largest(array):
+    return float(np.abs(array).max(initial=0))

@@ -1,0 +1,116 @@
+"""`from export import export_onnx, verify_onnx, open_model`, as a Python program uses them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from export import Preprocessing, export_onnx, open_model, verify_onnx
+from export.verification.verify import VerificationError
+from tests.support.networks import colour_models
+from training.cli import InputError
+
+IMAGES, LABELS = colour_models.images()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return colour_models.build(activation="softmax")
+
+
+@pytest.fixture(scope="module")
+def foreign(model, tmp_path_factory):
+    """A file by Keras' own exporter."""
+    path = tmp_path_factory.mktemp("foreign") / "model.onnx"
+    model(IMAGES[:1])  # Keras exports only what was called
+    model.export(path, format="onnx", verbose=False)
+    return path
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_export_and_classify(model, tmp_path, precision):
+    path = tmp_path / "colours.onnx"
+    before = [np.array(weight) for weight in model.weights]
+    report = export_onnx(
+        model,
+        path,
+        images=IMAGES,
+        labels=LABELS,
+        precision=precision,
+        calibration=colour_models.images(30, seed=1)[0],
+        class_names=colour_models.NAMES,
+    )
+    assert report["verdict"] == "verified"
+    assert report["stages"]["accuracy"]["images"] == len(IMAGES)
+    assert (tmp_path / "verification.colours.json").is_file()
+    for weight, old in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+    Image.fromarray(IMAGES[2]).save(tmp_path / "red.png")
+    (tmp_path / "text.png").write_text("no picture")
+    found = open_model(path).classify([tmp_path / "red.png", tmp_path / "text.png"], top=1)
+    assert found[0]["top"][0]["label"] == "red"
+    assert "not a picture" in found[1]["error"]
+
+
+def test_a_file_of_other_tools_is_verified(model, foreign):
+    report = verify_onnx(foreign, model, IMAGES.astype("float32"), LABELS)
+    assert report["verdict"] == "verified"
+    assert report["stages"]["accuracy"]["top1"] == 1
+    assert report["stages"]["weights"] == {"passed": None}
+
+
+def other_epsilon(model):
+    model.get_layer("normalization").epsilon *= 10
+
+
+def other_weight(model):
+    kernel, bias = model.get_layer("scores").get_weights()
+    kernel[1, 1] *= 1.001
+    model.get_layer("scores").set_weights([kernel, bias])
+
+
+@pytest.mark.parametrize("change", [other_epsilon, other_weight])
+def test_another_model_is_not_verified(foreign, change):
+    model = colour_models.build(activation="softmax")
+    change(model)
+    with pytest.raises(VerificationError, match="values"):
+        verify_onnx(foreign, model, IMAGES)
+
+
+def test_another_input_range_is_not_verified(foreign, model, tmp_path):
+    with pytest.raises(VerificationError, match="values"):
+        verify_onnx(foreign, model, IMAGES, preprocessing=Preprocessing("0..1"))
+    without = colour_models.build(activation="softmax", rescaling=False)
+    with pytest.raises(VerificationError, match="values"):
+        verify_onnx(foreign, without, IMAGES)
+    verify_onnx(foreign, without, IMAGES, preprocessing=Preprocessing("0..1"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": IMAGES / 255.0}, "0 to 255"),
+        ({"images": IMAGES[..., :1]}, r"expected \[N, 16, 16, 3\]"),
+        ({"images": IMAGES[:0]}, "one image"),
+        ({"labels": LABELS[:5]}, "labels of shape"),
+        ({"labels": LABELS + 1}, "label 3"),
+        ({"precision": "int8"}, "calibration"),
+        ({"precision": "int4"}, "int8"),
+        ({"class_names": ["red"]}, "1 names for 3 classes"),
+        ({"opset": 99}, "opset"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(model, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        export_onnx(model, tmp_path / "model.onnx", **{"images": IMAGES, **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_models(tmp_path):
+    for given, message in ((tmp_path / "no.keras", "does not exist"), ("model", "does not exist")):
+        with pytest.raises(InputError, match=message):
+            export_onnx(given, tmp_path / "model.onnx", IMAGES)
+    with pytest.raises(InputError, match="does not exist"):
+        verify_onnx(tmp_path / "no.onnx", colour_models.build(), IMAGES)
+    with pytest.raises(InputError, match="does not exist"):
+        open_model(tmp_path / "no.onnx")
