@@ -74,7 +74,7 @@ def test_pretrained_networks(name, tmp_path, monkeypatch):
 
 
 def test_an_adapted_normalization_is_copied():
-    with_nam = run_with_nam()
+    with_nam = applications.recipe()
     inputs = keras.Input((32, 32, 3))
     normalization = keras.layers.Normalization()
     normalization.adapt(IMAGES)
@@ -83,13 +83,6 @@ def test_an_adapted_normalization_is_copied():
     network = keras.Model(inputs, x)
     model = with_nam(network, "_bn$")
     assert relative_error(in_inference(model, IMAGES), in_inference(network, IMAGES)) < 0.01
-
-
-def run_with_nam():
-    program = page.programs(PAGE)["Pretrained networks"].partition("\nnetwork = ")[0]
-    names = dict(LIBRARIES)
-    exec(program, names)
-    return names["with_nam"]
 
 
 def test_subclassed_models(tmp_path):
