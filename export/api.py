@@ -160,7 +160,7 @@ def verify_onnx(
         labels=labels,
         judges_pixels=False,  # they are as the file takes them
     )
-    report, failure = release.examine(export, Path(path), {})
+    report, failure = release.examine(export, Path(path))
     release.show(report)
     if failure:
         raise failure

@@ -23,6 +23,7 @@ NEED_TENSORFLOW = [
     "benchmarks/inference.py",
     "benchmarks/input_pipeline.py",
 ]
+HEAVY = ("tensorflow", "keras", "jax", "matplotlib", "onnxruntime", "filelock")
 COMMANDS = [
     str(path.relative_to(ROOT))
     for folder in FOLDERS
@@ -44,10 +45,10 @@ def run(folder, script, *arguments):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_script_imports_its_own_checkout(command, tmp_path):
+def test_help_imports_its_own_checkout_and_nothing_heavy(command, tmp_path):
     """Other packages of these names, which an installed checkout puts on the path, are ignored."""
-    for folder in FOLDERS:
-        (tmp_path / f"{folder}.py").write_text("raise SystemExit('another checkout')")
+    for name in (*FOLDERS, *HEAVY):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')")
     ended = run(tmp_path, command, "--help")
     assert ended.returncode == 0, ended.stderr
     assert "usage" in ended.stdout
@@ -56,7 +57,7 @@ def test_a_script_imports_its_own_checkout(command, tmp_path):
 @pytest.mark.parametrize("command", NEED_TENSORFLOW)
 def test_a_missing_package_is_one_line(command, tmp_path):
     """After `pip install .`, without the extras."""
-    for name in ("tensorflow", "jax", "filelock", "matplotlib", "onnxruntime"):
+    for name in HEAVY:
         missing = f"raise ModuleNotFoundError('No module named {name}', name='{name}')"
         (tmp_path / f"{name}.py").write_text(missing)
     ended = run(tmp_path, *command.split())

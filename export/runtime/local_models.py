@@ -110,7 +110,9 @@ class KerasModel(LocalModel):
         return classifier_signature(*shapes)
 
     def _run(self, pictures):
-        return scores_of(self._model(pictures, training=False))
+        # A graph that was loaded may take a list of one.
+        takes_list = isinstance(getattr(self._model, "input", None), list)
+        return scores_of(self._model([pictures] if takes_list else pictures, training=False))
 
 
 class SavedModel(LocalModel):

@@ -54,8 +54,8 @@ def of_keras(args):
     reports = []
 
     def check(folder):
-        size = sum(file.stat().st_size for file in folder.rglob("*"))
-        report, failure = release.examine(export, folder, {"bytes": size})
+        report, failure = release.examine(export, folder)
+        report["bytes"] = sum(file.stat().st_size for file in folder.rglob("*"))
         release.show(report)
         if failure:
             raise failure

@@ -85,9 +85,12 @@ def verify_and_release(export):
         candidate_path.write_bytes(export.content)
         for name, text in export.companions.items():
             candidate_path.with_name(name).write_text(text, encoding="utf-8")
-        facts = {"sha256": files.sha256(candidate_path), "bytes": candidate_path.stat().st_size}
-        report, failure = examine(export, candidate_path, facts)
-        report["file"] = _aside(path, "unverified").name if failure else path.name
+        report, failure = examine(export, candidate_path)
+        report |= {
+            "file": _aside(path, "unverified").name if failure else path.name,
+            "sha256": files.sha256(candidate_path),
+            "bytes": candidate_path.stat().st_size,
+        }
         with files.lock(path.with_name(".lock")):
             _publish(export, candidate_path, failure is None, report["sha256"])
             files.write_json(report_path(path), report)
@@ -97,11 +100,8 @@ def verify_and_release(export):
     return report
 
 
-def examine(export, candidate_path, facts):
-    """Verifies what was written; returns the report, and the `VerificationError` or `None`.
-
-    `facts` is a dictionary for the report.
-    """
+def examine(export, candidate_path):
+    """Verifies what was written; returns the report, and the `VerificationError` or `None`."""
     started, failure = time.perf_counter(), None
     candidate, more = export.open_file(candidate_path)
     with console.progress("verifying", 2 * len(export.images)) as advance:
@@ -112,7 +112,6 @@ def examine(export, candidate_path, facts):
     report = {
         "verdict": "not verified" if failure else "verified",
         "file": candidate_path.name,
-        **facts,
         "precision": export.precision,
         "truth": export.source.truth,
         "source": export.source.name,
@@ -153,7 +152,7 @@ def _publish(export, candidate_path, verified, digest):
         unverified.unlink(missing_ok=True)
     elif path.exists():
         os.replace(path, _aside(path, "previous"))
-    if export.preprocessing:
+    if export.preprocessing is not None:
         beside = sorted(path.parent.glob(f"*{path.suffix}"))
         hashes = {file.name: files.sha256(file) for file in beside}
         description = {**export.preprocessing, "sha256": hashes}

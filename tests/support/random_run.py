@@ -37,10 +37,10 @@ def scale_logits(model, images, largest=12.0):
     kernel.assign(kernel * (largest / np.abs(model.predict(images, verbose=0)).max()))
 
 
-def make(folder, arch="r18w4_nam", seed=0, fold=True):
-    """Makes a run folder on the synthetic set; returns its path."""
+def make(folder, arch="r18w4_nam", seed=0, fold=True, model=None):
+    """Makes a run folder on the synthetic set, of another `model` if given; returns its path."""
     dataset = datasets.load("synthetic")
-    model = keras_nam.create_model(arch, num_classes=len(dataset.class_names))
+    model = model or keras_nam.create_model(arch, num_classes=len(dataset.class_names))
     randomize(model, seed)
     scale_logits(model, streams.normalize(dataset.test.images[:64], RECIPE.mean, RECIPE.std))
     scores = evaluate(model, streams.evaluation_stream(dataset.test, 64, RECIPE.mean, RECIPE.std))

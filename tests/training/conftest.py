@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import small_run
 from tests.support.networks import small_network
 from training.fitting import callbacks
 
@@ -68,6 +69,20 @@ def lean():
     with pytest.MonkeyPatch.context() as patch:
         small_network.write_only_history_and_checkpoints(patch)
         yield
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory):
+    """Function: the folder and the history of a fast training with more options, made once."""
+
+    @functools.cache
+    def train(*more):
+        folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+        with pytest.MonkeyPatch.context() as patch:
+            small_network.write_only_history_and_checkpoints(patch)
+            return folder, small_run.run(folder, *more)
+
+    return train
 
 
 @pytest.fixture

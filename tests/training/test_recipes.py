@@ -221,7 +221,7 @@ SHARES = ("momentum", "ema", "label_smoothing", "warmup_fraction")
         ("learning_rate", float("inf"), "a number above 0"),
         ("weight_decay", NAN, "0 or more"),
         *((name, bad, "at least 0 and below 1") for name in SHARES for bad in (1, -0.1)),
-        ("freeze", "stages", "none, bn, backbone or stages:N"),
+        *(("freeze", bad, "none, bn, backbone or stages:N") for bad in ("stages", "stages:0")),
         ("mean", ("auto", 0.5), "three numbers, of R, G and B"),
         ("mean", (0.5, 0.5), "three numbers, of R, G and B"),
         ("mean", (0.5, NAN, 0.5), "three numbers, of R, G and B"),

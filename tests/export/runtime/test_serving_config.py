@@ -7,7 +7,7 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from export import predict
+from export.runtime import classification
 from export.runtime.rest import RestClient
 
 FOLDER = Path(__file__).parents[3] / "docs" / "serving"
@@ -24,7 +24,9 @@ def test_model_config_is_what_the_server_parses():
 
 def test_batches_hold_what_predict_sends():
     text = (FOLDER / "batching_parameters.txt").read_text()
-    assert int(re.search(r"max_batch_size \{ value: (\d+) \}", text)[1]) >= predict.BATCH_SIZE
+    assert (
+        int(re.search(r"max_batch_size \{ value: (\d+) \}", text)[1]) >= classification.BATCH_SIZE
+    )
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.iterdir()), ids=lambda path: path.name)

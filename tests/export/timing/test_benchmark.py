@@ -27,6 +27,7 @@ def run(exported, tmp_path):
     return shutil.copytree(exported, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_report(run):
     """In its own process, because it sets TensorFlow's threads before anything else."""
     options = ["--batches", "3,1", "--rounds", "11", "--threads", "1"]

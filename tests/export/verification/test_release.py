@@ -33,7 +33,7 @@ def released(folder, content, meanwhile=lambda path: None, complaint=""):
 
     path = folder / "model.onnx"
     return release.verify_and_release(
-        release.Export(SOURCE, path, content, open_file, "float32", [], [])
+        release.Export(SOURCE, path, content, open_file, "float32", [], [], preprocessing={})
     )
 
 

@@ -23,8 +23,8 @@ IMAGES = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype(np.floa
 
 
 @pytest.fixture
-def run(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "run")
+def run(small, tmp_path):
+    return shutil.copytree(small, tmp_path / "run")
 
 
 def test_the_saved_model_is_the_keras_model(original, source):
@@ -37,10 +37,10 @@ def test_the_saved_model_is_the_keras_model(original, source):
     assert 1e-7 < source.rounding(images) < 2e-5
 
 
-def test_a_saved_model_in_a_run_belongs_to_it_and_a_gpu_computes_in_float32(original, monkeypatch):
+def test_a_saved_model_in_a_run_belongs_to_it_and_a_gpu_computes_in_float32(small, monkeypatch):
     monkeypatch.delenv("TF_FORCE_GPU_ALLOW_GROWTH", raising=False)
     tf.config.experimental.enable_tensor_float_32_execution(True)
-    assert open_source(saved_model=original / "saved_model").run.folder == original
+    assert open_source(saved_model=small / "saved_model").run.folder == small
     assert not tf.config.experimental.tensor_float_32_execution_enabled()
     assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
 

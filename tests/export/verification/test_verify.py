@@ -58,7 +58,11 @@ def export_of(precision="float32", images=IMAGES, labels=LABELS, top1=TOP1, roun
         tested=len(IMAGES),
         evaluate=lambda images, advance: logits_of(images),
         rounding=lambda images: rounding,
+        classify=types.SimpleNamespace(
+            input_signature=[types.SimpleNamespace(shape=(None, 32, 32, 3))]
+        ),
     )
+    more = {"missing_weights": [], **more}
     return Export(source, None, b"", None, precision, images, labels, **more)
 
 

@@ -25,6 +25,13 @@ def small(arch, **options):
     return draw(keras_nam.create_model(arch, **options))
 
 
+def gated():
+    """A network with both gates."""
+    gates = keras_nam.BatchNormalization(), keras_nam.NAM(spatial=True, name="nam")
+    end = layers.GlobalAveragePooling2D(), layers.Dense(3, dtype="float32")
+    return model_of((8, 8, 3), layers.Conv2D(8, 3), *gates, *end)
+
+
 @pytest.mark.parametrize("attention", ["", *ATTENTIONS])
 def test_every_attention(attention):
     model = small(f"r18w4_{attention}" if attention else "r18w4")
@@ -37,15 +44,14 @@ def test_every_attention(attention):
 
 
 @pytest.mark.parametrize(
-    ("arch", "stem"), [("r50w4_nam_full", "imagenet"), ("mbv2w8_nam_spatial", "cifar")]
+    ("arch", "stem"),
+    [
+        ("mbv2w8_nam_spatial", "cifar"),
+        pytest.param("r50w4_nam_full", "imagenet", marks=pytest.mark.slow),
+    ],
 )
 def test_other_backbones_and_stems(arch, stem):
     assert_folds(small(arch, stem=stem, input_shape=(32, 32, 3)), images(2, 32, 32, 3))
-
-
-def test_parameters_of_r50_nam():
-    """Each convolution's normalization leaves a bias, and a gate keeps two of its four numbers."""
-    assert keras_nam.fold(keras_nam.create_model("r50_nam")).count_params() == 23_708_900
 
 
 @pytest.mark.parametrize(
@@ -152,14 +158,14 @@ def test_gate_is_one_fused_operation():
     """A product and a sum are slower in ONNX Runtime."""
     import tensorflow as tf
 
-    folded = keras_nam.fold(small("r18w4_nam"))
-    graph = tf.function(folded).get_concrete_function(tf.TensorSpec((None, 16, 16, 3))).graph
+    folded = keras_nam.fold(model_of((4, 5, 6), keras_nam.NAMChannelAttention()))
+    graph = tf.function(folded).get_concrete_function(tf.TensorSpec((None, 4, 5, 6))).graph
     operations = [operation.type for operation in graph.get_operations()]
-    assert operations.count("FusedBatchNormV3") == operations.count("Sigmoid") == 8
+    assert operations.count("FusedBatchNormV3") == operations.count("Sigmoid") == 1
 
 
 def test_result_is_another_model(tmp_path):
-    model = small("r18w4_nam_full")
+    model = gated()
     before, config = values_of(model), model.get_config()
     nodes = [len(layer._inbound_nodes + layer._outbound_nodes) for layer in model.layers]
     folded = keras_nam.fold(model)
@@ -176,24 +182,26 @@ def test_result_is_another_model(tmp_path):
 
     folded.save(tmp_path / "folded.keras")
     loaded = keras.saving.load_model(tmp_path / "folded.keras")
-    x = images(2, 16, 16, 3)
+    x = images(2, 8, 8, 3)
     np.testing.assert_array_equal(*arrays([loaded(x), folded(x)]))
     assert not loaded.trainable_variables
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_mixed_precision_keeps_policies_and_float32_weights(policy):
+@pytest.mark.parametrize(
+    ("policy", "rounding"), [("mixed_float16", 2**-11), ("mixed_bfloat16", 2**-8)]
+)
+def test_mixed_precision_keeps_policies_and_float32_weights(policy, rounding):
     with created_under(policy=policy):
-        model = small("r18w4_nam_full")
+        model = gated()
     folded = keras_nam.fold(model)
-    float32 = small("r18w4_nam_full")
+    float32 = gated()
     assert_equal(folded, values_of(keras_nam.fold(float32)))
     assert {v.dtype for v in folded.variables} == {"float32"}
     assert {layer.dtype_policy.name for layer in folded.layers} == {policy, "float32"}
-    x = images(2, 16, 16, 3)
-    # The half type's rounding of each layer's outputs moves both as far from float32.
-    error = relative_error(model(x), float32(x))
-    assert relative_error(folded(x), float32(x)) < 3 * error
+    x = images(2, 8, 8, 3)
+    # Each layer's outputs are rounded; the mean over 36 positions reduces the errors.
+    for computed in (model, folded):
+        assert relative_error(computed(x), float32(x)) < rounding
 
 
 @pytest.mark.parametrize("axis", [-1, [1, 2]])

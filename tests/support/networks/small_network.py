@@ -31,7 +31,8 @@ def initial_model(job, classes, *more):
 
     `more` are layers before its attention.
     """
-    image = keras.Input((32, 32, 3))
+    size = job.image_size if job else (32, 32)
+    image = keras.Input((*size, 3))
     x = keras.layers.Conv2D(4, 3, strides=4, use_bias=False, name="stem_conv")(image)
     x = keras_nam.BatchNormalization(name="stem_bn")(x)
     for layer in more:

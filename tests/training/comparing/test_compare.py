@@ -7,16 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
-import numpy as np
 import pytest
 
 from tests.support.stand_in_train import calls, started
-from training import jobs
 from training.cli import FailedError, InputError
 from training.comparing import grid, report
-from training.data import augment, datasets, streams
-from training.fitting import network
 from training.runs import files
 
 ROOT = Path(__file__).parents[3]
@@ -124,51 +119,6 @@ def test_bad_input_starts_nothing(run, tmp_path, more, archs, message):
     with pytest.raises(InputError, match=message):
         run(*more, archs=archs)
     assert not list(tmp_path.iterdir())
-
-
-def test_help_imports_nothing_heavy():
-    code = "import sys; from training import compare, gates; compare.parser().format_help(); "
-    code += "gates.parser().format_help(); print(*sys.modules)"
-    found = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    modules = set(found.stdout.split())
-    assert not modules & {"tensorflow", "keras", "numpy", "matplotlib", "scipy", "rich"}
-
-
-def initial_weights(arch, seed):
-    """Returns {layer's name: weights} of an arch as a training begins."""
-    model = network.initial_model(jobs.Job(arch, stem="cifar", seed=seed, image_size=(32, 32)), 10)
-    return {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
-
-
-def test_archs_of_one_seed_share_their_initial_weights():
-    plain = initial_weights("r18w4", 3)
-    for arch in ("r18w4_nam", "r18w4_bam"):
-        other = initial_weights(arch, 3)
-        assert set(plain) < set(other)
-        for name, weights in plain.items():
-            for ours, theirs in zip(other[name], weights, strict=True):
-                np.testing.assert_array_equal(ours, theirs)
-    again = initial_weights("r18w4", 4)
-    assert not np.array_equal(again["logits"][0], plain["logits"][0])
-
-
-def test_archs_of_one_seed_share_their_batches():
-    """Whatever the global random state is: two archs draw different numbers of weights."""
-    train = datasets.load("synthetic").train.take(slice(64))
-
-    def batch(seed, state):
-        keras.utils.set_random_seed(state)
-        function = augment.compose(["random_flip"])
-        stream = streams.training_stream(train, 64, (0, 0, 0), (1, 1, 1), function, seed=seed)
-        return [part.numpy() for part in next(iter(stream))]
-
-    images, labels = batch(1, 0)
-    same_images, same_labels = batch(1, 7)
-    np.testing.assert_array_equal(images, same_images)
-    np.testing.assert_array_equal(labels, same_labels)
-    assert not np.array_equal(images, batch(2, 0)[0])
 
 
 @pytest.mark.slow

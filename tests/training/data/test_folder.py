@@ -27,6 +27,8 @@ def names(found, part):
 
 
 def test_classes_nested_folders_and_hidden_files(pictures):
+    with pytest.raises(InputError, match="no test part: give --test-split"):
+        folder.open_folder(pictures, test_split=0)
     found = folder.open_folder(pictures, test_split=0.25)
     assert found.class_names == sorted(["red", "blue", "Größe", "dark grey", "light grey"])
     assert [len(found.parts[part]) for part in ("train", "validation", "test")] == [45, 0, 15]

@@ -1,8 +1,10 @@
 """Splits, normalization and streams, on images that carry their own index."""
 
+import itertools
 import os
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -135,8 +137,12 @@ def test_a_resumed_stream_is_the_uninterrupted_one():
     assert_equal_batches(take(stream(0), 6)[4:], take(stream(2), 2))
 
 
-def test_the_seed_changes_order_and_draws():
+def test_the_seed_alone_changes_order_and_draws():
+    """Not the global random state: two archs draw different numbers of weights."""
+    states = itertools.count()
+
     def stream(seed, names=()):
+        keras.utils.set_random_seed(next(states))
         return streams.training_stream(numbered(12), 12, *UNIT, augment.compose(names), seed=seed)
 
     orders = [numbers(next(iter(stream(seed)))) for seed in (0, 0, 1)]
@@ -205,8 +211,7 @@ def test_rows_of_a_batch_are_augmented_as_in_the_batch(names):
         assert not np.array_equal(whole[:4], function(images[:4], seed, (4, 12)))
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_the_shards_of_the_stream_are_the_stream(processes):
+def test_the_shards_of_the_stream_are_the_stream():
     split = datasets.load("synthetic").train
 
     def batches(shard):
@@ -215,7 +220,7 @@ def test_the_shards_of_the_stream_are_the_stream(processes):
         )
         return [(images.numpy(), labels.numpy()) for images, labels in stream.take(3)]
 
-    parts = [batches((process, processes)) for process in range(processes)]
+    parts = [batches((process, 3)) for process in range(3)]
     for step, whole in enumerate(batches((0, 1))):
         for number, expected in enumerate(whole):
             joined = np.concatenate([part[step][number] for part in parts])

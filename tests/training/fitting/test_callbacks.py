@@ -1,5 +1,6 @@
 """Times, TensorBoard, and an evaluation that is not finite."""
 
+import dataclasses
 import json
 import math
 import random
@@ -18,7 +19,9 @@ from tests.support.small_run import history, run
 from training import evaluate, recipes
 from training.cli import FailedError
 from training.fitting import callbacks, network
+from training.fitting.job import train
 from training.gating import values as gate_values
+from training.jobs import Job
 from training.runs import files
 
 GRID = np.zeros((1, 8, 8, 3), "float32")
@@ -198,3 +201,17 @@ def test_nothing_to_show(tmp_path, attention, gate_images):
     tags = set(events(tmp_path).Tags()["tensors"])
     weights = {f"gate_weights/{name}" for name in gate_values.named_gates(model)}
     assert tags == {"augmented images"} | weights
+
+
+def test_own_callbacks_see_each_epoch(tmp_path, lean):
+    """As docs/training.md has it: `train(Job(...), callbacks=[...])`."""
+    seen, names = [], {"loss", "top1", "top5", "val_loss", "val_top1", "val_top5"}
+
+    class Tracker(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append((epoch, names <= set(logs)))
+
+    recipe = recipes.get("fast", epochs=2, batch_size=64)
+    job = Job("r18w4_nam", "fast", recipe, dataset="synthetic", steps_per_epoch=2, quiet=True)
+    train(dataclasses.replace(job, run_dir=str(tmp_path / "run")), callbacks=[Tracker()])
+    assert seen == [(0, True), (1, True)]

@@ -161,7 +161,12 @@ def test_an_existing_folder_keeps_its_settings(finished, tmp_path, is_finished, 
         (["--arch", "r18_nam_spatial", "--progressive-sizes", "8", "32"], "spatial .*-sizes"),
         (["--patience", "2"], "--patience: .*--validation-split"),
         (["--augment", "random_flip", "random_resized_crop"], "as the first"),
+        (["--image-size", "32", "48", "--progressive-sizes", "16", "32"], "--progressive-sizes"),
         (["--freeze", "bm"], "--freeze bm"),
+        (["--freeze", "stages:5"], "fewer stages"),
+        (["--freeze-epochs", "1"], "--freeze "),
+        (["--seed", "-1"], "--seed -1"),
+        (["--dataset", "/no/such/folder"], "existing folder"),
     ],
 )
 def test_bad_input_leaves_nothing(tmp_path, more, message):

@@ -61,10 +61,12 @@ def test_the_loss_smooths_the_labels_and_the_metrics_count_to_1_and_5():
 def test_the_first_weights_are_the_seeds_and_the_layers():
     """Those of one seed are the same whatever was drawn before, and with another attention."""
     keras.utils.set_random_seed(1)
-    plain, gated = kernels(built("r18w4", seed=3)), kernels(built(seed=3))
+    plain = kernels(built("r18w4", seed=3))
     assert len(plain) > 15
-    for path, kernel in plain.items():
-        np.testing.assert_array_equal(kernel, gated[path])
+    for arch in ("r18w4_nam", "r18w4_bam"):
+        gated = kernels(built(arch, seed=3))
+        for path, kernel in plain.items():
+            np.testing.assert_array_equal(kernel, gated[path])
     for path, kernel in kernels(built("r18w4", seed=4)).items():
         assert np.abs(kernel - plain[path]).max() > 0.01
     values = [kernel.ravel()[0] for kernel in plain.values()]

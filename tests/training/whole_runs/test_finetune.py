@@ -11,7 +11,7 @@ from keras_nam import derived_gate
 from tests.support.networks import small_network
 from tests.support.small_run import run
 from training import jobs, recipes
-from training.cli import InputError, Terminated
+from training.cli import Terminated
 from training.data import datasets, streams
 from training.fitting import initial, resolve
 from training.fitting import job as fitting
@@ -94,20 +94,6 @@ def test_a_gate_after_a_frozen_normalization(monkeypatch):
     normalization.trainable = True
     model(inputs, training=True)
     assert len(used) == (not derived_gate._gpus())
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(lean, tmp_path_factory):
-    """Function: the folder and the history of a training with more options."""
-    found = {}
-
-    def train(*more):
-        if more not in found:
-            folder = tmp_path_factory.mktemp("whole") / "run"
-            found[more] = folder, run(folder, *more)
-        return found[more]
-
-    return train
 
 
 THAWED = ("--freeze", "backbone", "--freeze-epochs", "1")
@@ -238,29 +224,6 @@ def test_the_result_has_the_number_of_epochs(tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "finish", finish)
     run(tmp_path / "run", *PATIENT)
     assert files.read_json(tmp_path / "run" / "result.json")["epochs"] == 3
-
-
-@pytest.mark.parametrize(
-    ("more", "expected"),
-    [
-        (["--patience", "2"], "--validation-split"),
-        (["--patience", "-1"], "--patience -1"),
-        (["--ema", "1"], "--ema 1"),
-        (["--ema", "-0.1"], "--ema -0.1"),
-        (["--freeze", "all"], "stages:N"),
-        (["--freeze", "stages:0"], "stages:N"),
-        (["--freeze", "stages:5"], "fewer stages"),
-        (["--freeze-epochs", "-1"], "--freeze-epochs -1"),
-        (["--freeze-epochs", "1"], "--freeze "),
-        (["--momentum", "1"], "--momentum 1"),
-        (["--seed", "-1"], "--seed -1"),
-    ],
-)
-def test_refused_before_anything_is_written(tmp_path, more, expected):
-    with pytest.raises(InputError, match=expected) as refused:
-        run(tmp_path / "run", *more)
-    assert "\n" not in str(refused.value)
-    assert not (tmp_path / "run").exists()
 
 
 def test_the_recipe_finetune(tmp_path):

@@ -104,16 +104,10 @@ def test_held_out_images_have_the_size_of_the_epoch():
     np.testing.assert_allclose(images, resized, rtol=0, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(lean, tmp_path_factory):
-    """The folder and the history of a training."""
-    folder = tmp_path_factory.mktemp("sizes") / "run"
-    return folder, run(folder, *SIZES)
-
-
+@pytest.mark.usefixtures("lean")
 def test_a_resumed_training_is_the_uninterrupted_one(tmp_path, signal_after, uninterrupted):
     """SIGTERM in the second epoch of the small size."""
-    whole, rows = uninterrupted
+    whole, rows = uninterrupted(*SIZES)
     signal_after(3, signal.SIGTERM)
     with pytest.raises(Terminated, match="epoch 1, step 1"):
         run(tmp_path / "run", *SIZES)
@@ -127,7 +121,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path, signal_after, uni
 
 
 def test_the_checkpoint_is_of_full_size(uninterrupted):
-    folder, rows = uninterrupted
+    folder, rows = uninterrupted(*SIZES)
     model = keras.saving.load_model(folder / "best.keras")
     assert model.input_shape == (None, 32, 32, 3)
     recipe = recipes.get("fast")

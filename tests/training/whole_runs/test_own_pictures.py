@@ -98,20 +98,3 @@ def test_a_changed_folder_is_not_resumed(uninterrupted, pictures, tmp_path):
         run(copy, run_folder, "--validation-split", "0.1", "--resume")
     for token in ("red/001.png", "red/new.png", "red/003.bmp"):
         assert token in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("more", "token"),
-    [
-        (["--batch-size", "100"], "--batch-size 100: expected 1 to"),
-        (["--arch", "r18_nam_full", "--progressive-sizes", "16", "32"], "--progressive-sizes"),
-        (["--test-split", "0"], "--test-split"),
-        (["--dataset", "/no/such/folder"], "existing folder"),
-        (["--image-size", "32", "48", "--progressive-sizes", "16", "32"], "--progressive-sizes"),
-    ],
-)
-def test_bad_input_leaves_nothing(pictures, tmp_path, more, token):
-    with pytest.raises(InputError, match=token) as refused:
-        run(pictures, tmp_path / "run", *more)
-    assert "\n" not in str(refused.value)
-    assert not (tmp_path / "run").exists()

@@ -15,10 +15,10 @@ from training.runs import files
 pytestmark = pytest.mark.usefixtures("lean")
 
 
-@pytest.fixture(scope="module")
-def whole(lean, tmp_path_factory):
+@pytest.fixture
+def whole(uninterrupted):
     """The history of the uninterrupted training."""
-    return run(tmp_path_factory.mktemp("runs") / "whole")
+    return uninterrupted()[1]
 
 
 def test_another_seed_gives_another_history(whole, tmp_path):
