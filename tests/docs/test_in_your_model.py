@@ -1,15 +1,19 @@
 """Each recipe of docs/in-your-model.md is run, and does what the page says."""
 
+import importlib
+import json
+import re
 from functools import partial
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_nam
 from tests.support import page
 from tests.support.backends import arrays, tensorflow_only
-from tests.support.networks import applications
+from tests.support.networks import applications, colour_models
 from tests.support.networks.folded_models import TOLERANCE, normalizations
 from tests.support.weights.golden_modules import relative_error
 
@@ -190,3 +194,31 @@ def test_the_penalty_halves_a_channel():
     found = arrays(gate(np.array([[3.0, 3.0]], "float32")))[0]
     np.testing.assert_allclose(found, [[2.86, 1.5]], atol=5e-3)
     np.testing.assert_allclose(arrays(gate.losses), 1e-4)
+
+
+@pytest.mark.slow
+def test_from_pictures_to_a_verified_file(tmp_path, monkeypatch, capsys):
+    """The commands as they stand; a network of seconds instead of one with ImageNet's weights."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pictures, labels = colour_models.images(96, size=(96, 96))
+    for number, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        folder = tmp_path / "photos" / colour_models.NAMES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    Image.fromarray(pictures[2]).save(tmp_path / "photos" / "red" / "1.png")
+
+    def small(**options):
+        network = applications.network("small", pictures)
+        return keras.Model(network.input, network.layers[-3].output)
+
+    monkeypatch.setattr(keras.applications, "EfficientNetV2B0", small)
+    heading = "From a folder of pictures to a verified file"
+    run(heading, with_nam=applications.recipe())
+    commands = re.findall(r"^python export/(\w+).py (.*)$", page.section(PAGE, heading), re.M)
+    for script, options in commands:
+        importlib.import_module(f"export.{script}").main(options.split())
+    report = json.loads((tmp_path / "model" / "onnx" / "verification.json").read_text())
+    assert report["verdict"] == "verified"
+    assert report["stages"]["accuracy"]["top1"] > 0.9
+    assert "red" in capsys.readouterr().out

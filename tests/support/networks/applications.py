@@ -99,7 +99,7 @@ def hard_swish(x):
 
 def recipe():
     """Returns the page's function `with_nam`."""
-    program = page.programs("docs/in-your-model.md")["Pretrained networks"]
+    program = page.program("docs/in-your-model.md", "Pretrained networks")
     names = {}
     exec(program.partition("\nnetwork = ")[0], names)
     return names["with_nam"]
