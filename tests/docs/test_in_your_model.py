@@ -14,7 +14,7 @@ import keras_nam
 from tests.support import page
 from tests.support.backends import arrays, tensorflow_only
 from tests.support.networks import applications, colour_models
-from tests.support.networks.folded_models import TOLERANCE, normalizations
+from tests.support.networks.folded_models import TOLERANCE, draw, normalizations
 from tests.support.weights.golden_modules import relative_error
 
 PAGE = "docs/in-your-model.md"
@@ -71,7 +71,7 @@ def test_pretrained_networks(name, tmp_path, monkeypatch):
     assert 0 < largest < 0.05  # gamma is 0.01
     expected = in_inference(network, images)
     assert relative_error(in_inference(model, images), expected) < 0.03
-    applications.draw_normalizations(model)
+    draw(model)
     folded = assert_saved_and_folded(model, images, tmp_path / "model.keras")
     assert len(normalizations(network)) == folded_away
     assert not normalizations(folded)
