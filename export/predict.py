@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import glob
 import json
 import os
 import sys
@@ -25,7 +24,7 @@ def main(argv=None):
     args = parser().parse_args(preprocessing.joined(argv))
     if args.csv and not Path(args.csv).absolute().parent.is_dir():
         raise cli.InputError(f"--csv {args.csv}: its folder does not exist; create it first")
-    paths = find(args.images, args.recursive)
+    paths = pictures.find(args.images, args.recursive)
     model = _open_model(args)
     classifier = classification.Classifier(
         model,
@@ -53,43 +52,6 @@ def main(argv=None):
         _print_table(found, model.source)
     if bad:
         raise cli.FailedError(f"{bad} of {len(paths)} pictures were not classified")
-
-
-def find(sources, recursive=False):
-    """Returns the paths of the pictures in files, folders and glob patterns, as strings.
-
-    Args:
-        sources: List of strings. Of a folder, files with a picture's suffix are taken, in sorted
-            order, except hidden ones.
-        recursive: Whether folders in a folder are searched, too.
-
-    Raises:
-        InputError: If a folder has no picture, or a pattern no match.
-    """
-    return [path for source in sources for path in _find(source, recursive)]
-
-
-def _find(source, recursive):
-    is_pattern = glob.has_magic(source) and not os.path.lexists(source)
-    if is_pattern:
-        matches = sorted(glob.glob(source, recursive=True))
-        return find(matches, recursive) if matches else _nothing(f"nothing matches {source}")
-    if not os.path.isdir(source):
-        return [source]
-    found = []
-    for parent, folders, names in os.walk(source):
-        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
-        found += [os.path.join(parent, name) for name in sorted(names) if _is_picture(name)]
-    hint = "" if recursive else "; --recursive searches the folders in it"
-    return found or _nothing(f"{source} has no pictures ({', '.join(pictures.SUFFIXES)}){hint}")
-
-
-def _is_picture(name):
-    return not name.startswith(".") and Path(name).suffix.lower() in pictures.SUFFIXES
-
-
-def _nothing(reason):
-    raise cli.InputError(f"{reason}. Give files, folders, or patterns such as 'photos/*.jpg'.")
 
 
 def _open_model(args):

@@ -1,16 +1,13 @@
 """Folding: turns a trained model into an equal one for inference, without normalizations."""
 
-import inspect
-import tempfile
-from collections import Counter
 from functools import partial
 
 import keras
 import numpy as np
 from keras import layers, ops
-from keras.src.saving.serialization_lib import SafeModeScope
 
 from keras_nam.attention import NAM, NAMChannelAttention, NAMSpatialAttention, weighting
+from keras_nam.graph_copy import GraphCopy, again, following
 from keras_nam.normalization import BatchNormalization, _fused_batch_norm
 
 NORMALIZATIONS = (keras.layers.BatchNormalization, BatchNormalization)
@@ -73,107 +70,24 @@ def fold(model):
     >>> keras_nam.fold(model).count_params()
     23708900
     """
-    if not _is_graph(model):
-        unbuilt = " that is not built" if getattr(model, "built", True) is False else ""
-        raise ValueError(
-            "`fold` expects a graph of layers: a functional model, or a Sequential model that is "
-            f"built. Received: a {type(model).__name__}{unbuilt}"
-        )
-    graphs = _graphs(model)
-    folded = _Copying(graphs, _foldable(graphs.values())).folded(model)
+    folded = _Folding(model, "fold").copy()
     folded.trainable = False
     return folded
 
 
-def _is_graph(model):
-    """Whether a model is a graph of layers, without other code in its `call`."""
-    return (
-        isinstance(model, keras.Model)
-        and isinstance(model, keras.Function | keras.Sequential)
-        and type(model).call.__module__.startswith("keras.")
-        and hasattr(model, "inputs")  # a Sequential model has none until it is built
-    )
+class _Folding(GraphCopy):
+    def __init__(self, model, caller):
+        super().__init__(model, caller)
+        self.normalizations = _foldable(self.graphs.values())
 
+    @staticmethod
+    def call(layer, *args, **kwargs):
+        # Keras' random layers have the default `training=True`, and so has what comes after them.
+        if getattr(layer, "_call_has_training_arg", False):
+            kwargs["training"] = False
+        return layer(*args, **kwargs)
 
-def _graphs(model):
-    """Returns model -> its graph as a functional model, for a model and all nested ones."""
-    if isinstance(model, keras.Sequential):
-        ends = [ends[0] if len(ends) == 1 else ends for ends in (model.inputs, model.outputs)]
-    else:
-        ends = model.input, model.output
-    graph = keras.Model(*ends, name=model.name)
-    found = {model: graph}
-    for layer in filter(_is_graph, graph.layers):
-        found |= _graphs(layer)
-    return found
-
-
-def _nodes(graph):
-    return [node for nodes in graph._nodes_by_depth.values() for node in nodes]
-
-
-def _foldable(graphs):
-    """Returns linear layer -> the normalization that can be folded into it."""
-    calls = Counter(node.operation for graph in graphs for node in _nodes(graph))
-    found = {}
-    for graph in graphs:
-        nodes = _nodes(graph)
-        producers = {id(tensor): node.operation for node in nodes for tensor in node.outputs}
-        uses = Counter(id(tensor) for node in nodes for tensor in node.input_tensors)
-        uses.update(id(tensor) for tensor in graph.outputs)
-        for node in nodes:
-            normalization = node.operation
-            if type(normalization) not in NORMALIZATIONS or len(node.input_tensors) != 1:
-                continue
-            (tensor,) = node.input_tensors
-            layer = producers[id(tensor)]
-            once = uses[id(tensor)] == calls[layer] == calls[normalization] == 1
-            if once and _takes(layer, normalization, rank=len(tensor.shape)):
-                found[layer] = normalization
-    return found
-
-
-class _Copying:
-    """Copies models, given model -> graph and linear layer -> normalization."""
-
-    def __init__(self, graphs, normalizations):
-        self.graphs = graphs
-        self.normalizations = normalizations
-        self.copies = {}
-        self.transfers = []
-
-    def folded(self, model):
-        """Returns the copy of a model, with its state."""
-        self.current = model
-        try:
-            # The configurations come from the model, not from a file: their lambdas are trusted.
-            with SafeModeScope(False):
-                copy = self.graph(model)
-            for layer, transfer, *arguments in self.transfers:
-                self.current = layer
-                transfer(*arguments)
-        except Exception as error:
-            name, kind = self.current.name, type(self.current).__name__
-            raise ValueError(f"`fold` cannot copy the layer {name!r}, a {kind}. {error}") from error
-        return copy
-
-    def graph(self, model):
-        graph = self.graphs[model]
-        inputs = keras.tree.map_structure(_copy_input, graph.input)
-        return keras.models.clone_model(
-            graph, inputs, clone_function=self.layer, call_function=_in_inference
-        )
-
-    def layer(self, layer):
-        """Returns the callable that replaces a layer."""
-        self.current = layer
-        if layer not in self.copies:
-            self.copies[layer] = self._copy(layer)
-        return self.copies[layer]
-
-    def _copy(self, layer):
-        if layer in self.graphs:
-            return self.graph(layer)
+    def replacement(self, layer):
         if layer in self.normalizations.values():
             return partial(_through, [])
         gates = _folded_gates(layer)
@@ -181,26 +95,20 @@ class _Copying:
             self.transfers += [(layer, _assign, *gate) for gate in gates]
             return partial(_through, [gate for gate, _ in gates])
         if layer in self.normalizations:
-            copy = _again(layer, use_bias=True)
+            copy = again(layer, use_bias=True)
             weights = _folded_weights(layer, self.normalizations[layer])
             self.transfers.append((layer, _assign, copy, weights))
             return copy
-        copy = _again(layer)
-        if isinstance(layer, layers.Layer):  # not an operation of keras.ops
-            self.transfers.append((layer, _copy_state, layer, copy))
-        return copy
+        return None
 
 
-def _copy_input(tensor):
-    layer = tensor._keras_history.operation
-    return type(layer).from_config(layer.get_config()).output
-
-
-def _in_inference(layer, *args, **kwargs):
-    # Keras' random layers have the default `training=True`, and so has what is called after them.
-    if getattr(layer, "_call_has_training_arg", False):
-        kwargs["training"] = False
-    return layer(*args, **kwargs)
+def _foldable(graphs):
+    """Returns linear layer -> the normalization that can be folded into it."""
+    return {
+        layer: after
+        for layer, (after, rank) in following(graphs).items()
+        if type(after) in NORMALIZATIONS and _takes(layer, after, rank)
+    }
 
 
 def _through(layers, inputs, *unused_args, **unused_kwargs):
@@ -214,70 +122,6 @@ def _assign(layer, weights):
     for name, value in weights.items():
         variable = getattr(layer, name)
         variable.assign(value.reshape(variable.shape))
-
-
-def _again(layer, **changes):
-    """Returns a new layer, or operation, of the same configuration."""
-    if type(layer) is layers.Lambda:
-        changes = {"output_shape": layer._output_shape, "mask": layer.mask}
-        changes |= {"function": layer.function, "arguments": layer.arguments}
-        return layers.Lambda(**{**layer.get_config(), **changes})
-    parts = layer._flatten_layers() if isinstance(layer, layers.Layer) else []
-    custom = {type(part).__name__: type(part) for part in parts if not _is_of_keras(part)}
-    with keras.saving.custom_object_scope(custom):
-        config = layer.get_config()
-        # A configuration has the code of a lambda without its globals, so the function is passed.
-        functions = {k: v for k, v in vars(layer).items() if k in config and inspect.isfunction(v)}
-        return type(layer).from_config({**config, **functions, **changes})
-
-
-def _is_of_keras(layer):
-    return type(layer).__module__.startswith("keras.")
-
-
-def _copy_state(source, target, seen=()):
-    """Copies the state of a layer and its inner layers, as if they were saved and loaded.
-
-    The arrays are copied because Keras' JAX trainer donates its variables' arrays.
-    """
-    if source in seen:
-        return
-    if source.built and not target.built:  # for example by a call in training
-        target.build_from_config(source.get_build_config())
-    _check(source, target)
-    store = {}
-    source.save_own_variables(store)
-    arrays = {key: np.array(ops.convert_to_numpy(value)) for key, value in store.items()}
-    target.load_own_variables(arrays)
-    if hasattr(source, "save_assets"):
-        with tempfile.TemporaryDirectory() as folder:
-            source.save_assets(folder)
-            target.load_assets(folder)
-    for old, new in zip(source._layers, target._layers, strict=True):
-        _copy_state(old, new, (*seen, source))
-
-
-def _check(source, target):
-    """Raises unless a copy has the parts and plain attributes of its source."""
-    own = () if _is_of_keras(source) or isinstance(source, keras.Model) else vars(source)
-    own = [name for name in own if name[0] != "_" and name not in ("name", "built")]
-    pairs = {name: (getattr(source, name), getattr(target, name, None)) for name in own}
-    pairs["dtype_policy"] = source.dtype_policy, target.dtype_policy
-    pairs["layers"] = [[type(part).__name__ for part in x._layers] for x in (source, target)]
-    for name, (value, copied) in pairs.items():
-        if not _equal(value, copied):
-            raise ValueError(
-                f"Expected its `get_config` to describe {source.path!r}. "
-                f"Received: {name}={value!r}, and {copied!r} in the copy"
-            )
-
-
-def _equal(value, copied):
-    """Whether two attributes are equal; other than plain values always are."""
-    if isinstance(value, list | tuple) and isinstance(copied, list | tuple):
-        return len(value) == len(copied) and all(map(_equal, value, copied))
-    plain = bool | int | float | str | None | np.ndarray | np.generic | keras.DTypePolicy
-    return not isinstance(value, plain) or np.array_equal(value, copied)
 
 
 def _takes(layer, normalization, rank):

@@ -29,23 +29,34 @@ def gate_values(model, inputs):
     >>> model = keras_nam.create_model("r18_nam", num_classes=10)
     >>> values = keras_nam.gate_values(model, images)
     """
-    gates = [layer for layer in model._flatten_layers() if isinstance(layer, NormalizationGate)]
-    if not gates:
+    if not gates_of(model):
         raise ValueError(
             f"{model.name!r} has no NAM gate. A folded model has none either: its gates are merged "
             "into other layers."
         )
-    calls = []
-    for gate in gates:
-        gate.record = lambda gate, values: calls.append((gate, values))
-    try:
-        model(keras.tree.map_structure(ops.convert_to_tensor, inputs), training=False)
-    finally:
-        for gate in gates:
-            del gate.record
     found = {}
+    calls = recorded_calls(model, keras.tree.map_structure(ops.convert_to_tensor, inputs))
     for gate, values in calls:
         again = sum(key.partition("#")[0] == gate.path for key in found)
         name = f"{gate.path}#{again + 1}" if again else gate.path
         found[name] = ops.convert_to_numpy(values)
     return found
+
+
+def gates_of(model):
+    """Returns the NAM gates of a model or layer, nested ones included."""
+    return [layer for layer in model._flatten_layers() if isinstance(layer, NormalizationGate)]
+
+
+def recorded_calls(model, inputs):
+    """Calls a model on tensors in inference; returns (gate, values) of each call of a gate."""
+    calls = []
+    gates = gates_of(model)
+    for gate in gates:
+        gate.record = lambda gate, values: calls.append((gate, values))
+    try:
+        model(inputs, training=False)
+    finally:
+        for gate in gates:
+            del gate.record
+    return calls

@@ -3,7 +3,12 @@
     python training/gates.py
 
 takes the newest finished run and writes gates.json, gates.png and gate_maps.png into its folder
-gates/. Pruning closes the units of the smallest, the largest and random |gamma|.
+gates/. It also removes channels between convolutions: those of the smallest |gamma|, those of the
+smallest kernels, and random ones. Of a spatial gate, read "position" for "channel".
+
+    python training/gates.py RUN --pictures a.jpg b.jpg
+
+only draws what each gate does to these pictures, into gates/pictures.png.
 """
 
 import sys
@@ -21,8 +26,15 @@ def parser():
     parser.add_argument(
         "run", nargs="?", help="folder of a NAM network's run (default: the newest finished run)"
     )
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
         "--images", type=int, metavar="N", help="test images, the first N (default: all)"
+    )
+    what.add_argument(
+        "--pictures",
+        nargs="+",
+        metavar="PICTURE",
+        help="pictures to show instead of the test images: files or folders",
     )
     parser.add_argument("--data-dir", help="as for train.py")
     parser.add_argument(
@@ -35,8 +47,8 @@ def main(argv=None):
     """Parses, measures and prints."""
     args = parser().parse_args(argv)
     with cli.needing("train"):
-        from training.gating.report import report
-    report(args)
+        from training.gating import report
+    (report.show if args.pictures else report.report)(args)
 
 
 if __name__ == "__main__":

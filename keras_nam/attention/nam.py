@@ -1,5 +1,7 @@
 """NAM: attention whose weights are the scales of a batch normalization."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -96,19 +98,19 @@ class NAMSpatialAttention(NormalizationGate):
     def build(self, input_shape):
         check_shape(self, input_shape, self._channels, positions=True)
         height, width = input_shape[1:3] if self._channels == -1 else input_shape[2:]
+        self._size = height, width
         super().build((None, input_shape[self._channels], 1, height * width))
         self.input_spec = keras.InputSpec(shape=(None, *input_shape[1:]))
 
     def call(self, inputs, training=None):
         # The positions become the last axis, where the fused normalization works.
-        channels_last = self._channels == -1
-        channels = inputs.shape[self._channels]
-        x = ops.transpose(inputs, (0, 3, 1, 2)) if channels_last else inputs
-        height, width = x.shape[2:]
-        x = ops.reshape(x, (-1, channels, 1, height * width))
-        x = super().call(x, training=training)
-        x = ops.reshape(x, (-1, channels, height, width))
-        return ops.transpose(x, (0, 2, 3, 1)) if channels_last else x
+        x = ops.transpose(inputs, (0, 3, 1, 2)) if self._channels == -1 else inputs
+        x = ops.reshape(x, (-1, inputs.shape[self._channels], 1, math.prod(self._size)))
+        return self._restored(super().call(x, training=training))
+
+    def _restored(self, x):
+        x = ops.reshape(x, (-1, x.shape[1], *self._size))
+        return ops.transpose(x, (0, 2, 3, 1)) if self._channels == -1 else x
 
     def get_config(self):
         config = super().get_config()

@@ -56,9 +56,13 @@ class NormalizationGate(BatchNormalization):
         else:
             values = ops.sigmoid(self._normalize(x, gamma, beta, training))
             if self.record is not None:
-                self.record(self, values)
+                self.record(self, self._restored(values))
             outputs = x * values
         return ops.cast(outputs, self.compute_dtype)
+
+    def _restored(self, x):
+        """Returns a tensor of the normalization in the form of the layer's inputs."""
+        return x
 
     def get_config(self):
         return {

@@ -93,7 +93,7 @@ def test_the_model_decodes_and_crops_as_the_client_does(own, answers):
     """Except for the orientation, transparency and files that are neither PNG nor JPEG."""
     photos, run = own
     other = ("010.png", "011.jpg", "022.png", "023.jpg")
-    found = predict.find([str(photos / "red")], recursive=True)
+    found = pictures.find([str(photos / "red")], recursive=True)
     plain = [path for path in found if path.lower().endswith("g") and not path.endswith(other)]
     _, logits = answers(*plain, "--model", run)
     _, found = answers(*plain, "--model", run, "--signature", "bytes")
@@ -285,4 +285,4 @@ def test_folders_patterns_and_bad_pictures(own, tmp_path, capsys):
     assert "error" in next(row for row in found if row["image"].endswith("cut.jpg"))
     assert found[-1]["top"][0]["label"]
     assert len(found) == 1 + len([name for name in names if name.endswith(".jpg")])
-    assert len(predict.find([str(folder)], recursive=True)) == len(names) + 6
+    assert len(pictures.find([str(folder)], recursive=True)) == len(names) + 6

@@ -24,6 +24,7 @@ CHOSEN = {
     "fold": "last_bit and (convolution or options0 or options2)",
     "fold_graphs": "branches",
     "fold_state": "not_shared",
+    "slim": "stand and silu",
 }
 
 

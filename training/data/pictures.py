@@ -3,7 +3,9 @@
 Training, evaluation, verification and `export/predict.py` all read pictures here.
 """
 
+import glob
 import io
+import os
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -78,6 +80,43 @@ class Resize(NamedTuple):
             "crop_fraction": self.crop_fraction,
             "filter": FILTER,
         }
+
+
+def find(sources, recursive=False):
+    """Returns the paths of the pictures in files, folders and glob patterns, as strings.
+
+    Args:
+        sources: List of strings. Of a folder, files with a picture's suffix are taken, in sorted
+            order, except hidden ones.
+        recursive: Whether folders in a folder are searched, too.
+
+    Raises:
+        InputError: If a folder has no picture, or a pattern no match.
+    """
+    return [path for source in sources for path in _find(source, recursive)]
+
+
+def _find(source, recursive):
+    is_pattern = glob.has_magic(source) and not os.path.lexists(source)
+    if is_pattern:
+        matches = sorted(glob.glob(source, recursive=True))
+        return find(matches, recursive) if matches else _nothing(f"nothing matches {source}")
+    if not os.path.isdir(source):
+        return [source]
+    found = []
+    for parent, folders, names in os.walk(source):
+        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+        found += [os.path.join(parent, name) for name in sorted(names) if _is_picture(name)]
+    hint = "" if recursive else "; --recursive searches the folders in it"
+    return found or _nothing(f"{source} has no pictures ({', '.join(SUFFIXES)}){hint}")
+
+
+def _is_picture(name):
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+
+
+def _nothing(reason):
+    raise InputError(f"{reason}. Give files, folders, or patterns such as 'photos/*.jpg'.")
 
 
 def read(source, resize, name=None):

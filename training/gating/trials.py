@@ -1,20 +1,14 @@
-"""The accuracy of a network whose gates are replaced by constants, or closed for some units.
-
-The trials run on the folded network, whose gates are `x * sigmoid(scale * x + offset)`. A constant
-gate has the scale 0, and a closed one an offset whose sigmoid is 0.
-"""
+"""The accuracy of a network whose gates are constants, or whose channels are removed."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 import keras_nam
-from training.gating.values import named_gates, units
 from training.runs.scores import evaluate
 
-SHARES = (0.1, 0.3, 0.5)
+SHARES = (0.1, 0.3, 0.5, 0.7)
 DRAWS = 3  # of the random order
-CLOSED = -1e4  # float32's sigmoid of it is 0
 
 
 class Score(NamedTuple):
@@ -46,88 +40,64 @@ class Score(NamedTuple):
         }
 
 
-class Trials:
-    """A copy of a model whose gates can be set, and a stream that it is evaluated on."""
+def replacements(model, means, stream, trained, advance):
+    """Returns a row of `gates.json` for each constant that replaces the gates.
 
-    def __init__(self, model, stream, advance=lambda: None):
-        self.named = named_gates(model)
-        # Of `replacements` and `prunings`; each trial calls `advance`.
-        self.count = 3 + len(set(map(units, self.named.values()))) * len(SHARES) * (2 + DRAWS)
-        self.stream = stream
-        self.advance = advance
-        self.folded = keras_nam.fold(model)
-        self.gates = {name: self.folded.get_layer(name) for name in self.named}
-        self.trained = {
-            name: (np.array(gate.scale), np.array(gate.offset)) for name, gate in self.gates.items()
-        }
-
-    def replaced(self, constants):
-        """Returns the score with each gate a constant in 0–1: name -> number or [units]."""
-        settings = {}
-        for name, (scale, _) in self.trained.items():
-            values = np.clip(np.broadcast_to(constants[name], scale.size), 1e-7, 1 - 1e-7)
-            settings[name] = (0 * scale, np.log(values / (1 - values)).reshape(scale.shape))
-        return self._score(settings)
-
-    def closed(self, masks):
-        """Returns the score with the outputs of some units 0: name -> Boolean [units]."""
-        closed = {}
-        for name, mask in masks.items():
-            scale, offset = self.trained[name]
-            mask = mask.reshape(scale.shape)
-            closed[name] = (np.where(mask, 0, scale), np.where(mask, CLOSED, offset))
-        return self._score(self.trained | closed)
-
-    def _score(self, settings):
-        for name, (scale, offset) in settings.items():
-            self.gates[name].scale.assign(scale)
-            self.gates[name].offset.assign(offset)
-        score = Score.of(self.folded, self.stream)
-        self.advance()
-        return score
-
-
-def replacements(trials, means, trained):
-    """Returns a row of `gates.json` for each constant; `means` is name -> the units' means."""
+    Args:
+        model: A `keras.Model`.
+        means: Gate's name -> the means of its channels' or positions' values.
+        stream: A finite stream of (normalized images, labels).
+        trained: `Score` of the model.
+        advance: Function that is called after each evaluation.
+    """
     constants = {
         "unit mean": means,
         "layer mean": {name: values.mean() for name, values in means.items()},
         "0.5": dict.fromkeys(means, 0.5),
     }
-    scores = {by: trials.replaced(values) for by, values in constants.items()}
-    return [{"by": by, **score.compared_to(trained)} for by, score in scores.items()]
-
-
-def prunings(trials, trained):
-    """Returns a row of `gates.json` for each kind of unit and share of them that is closed.
-
-    The same share is closed in each gate: the units of the smallest gammas, random ones (the mean
-    over `DRAWS` draws), and the units of the largest gammas.
-    """
     rows = []
-    for kind in dict.fromkeys(map(units, trials.named.values())):
-        gates = {name: gate for name, gate in trials.named.items() if units(gate) == kind}
-        sizes = {name: np.abs(np.array(gate.gamma)) for name, gate in gates.items()}
-        generators = map(np.random.default_rng, range(DRAWS))
-        orders = {
-            "smallest": [sizes],
-            "random": [{n: rng.random(s.size) for n, s in sizes.items()} for rng in generators],
-            "largest": [{name: -size for name, size in sizes.items()}],
-        }
-        for share in SHARES:
-            scores = {
-                order: Score.mean([trials.closed(_lowest(each, share)) for each in keys])
-                for order, keys in orders.items()
-            }
-            row = {"units": kind, "share": share}
-            row |= {order: score.compared_to(trained) for order, score in scores.items()}
-            for order in ("smallest", "largest"):
-                row[f"{order}_against_random"] = scores[order].compared_to(scores["random"])
-            rows.append(row)
+    for by, values in constants.items():
+        rows.append({"by": by, **replaced(model, values, stream).compared_to(trained)})
+        advance()
     return rows
 
 
-def _lowest(keys, share):
-    """Returns name -> a mask of the share of units with the lowest keys [units]."""
-    ranks = {name: key.argsort(kind="stable").argsort() for name, key in keys.items()}
-    return {name: rank < round(share * rank.size) for name, rank in ranks.items()}
+def replaced(model, constants, stream):
+    """Returns the `Score` with each gate a constant in 0–1: name -> number or [units]."""
+    folded = keras_nam.fold(model)
+    for name, values in constants.items():
+        gate = folded.get_layer(name)  # x * sigmoid(scale * x + offset)
+        values = np.clip(np.broadcast_to(values, np.size(gate.offset)), 1e-7, 1 - 1e-7)
+        gate.scale.assign(0 * gate.scale)
+        gate.offset.assign(np.log(values / (1 - values)).reshape(gate.offset.shape))
+    return Score.of(folded, stream)
+
+
+def slimmings(model, stream, trained, advance):
+    """Returns a row of `gates.json` for each share of the channels that `keras_nam.slim` removes.
+
+    The channels are removed by |gamma|, by the L1 norms of the kernels, and at random (the mean
+    over `DRAWS` draws). The arguments are those of `replacements`.
+    """
+    rows = []
+    for share in SHARES:
+        orders = {"gamma": ["gamma"], "l1": ["l1"], "random": map(_random, range(DRAWS))}
+        scores, row = {}, {"share": share}
+        for order, importances in orders.items():
+            found = []
+            for by in importances:
+                slimmed = keras_nam.slim(model, share, by)
+                found.append(Score.of(slimmed, stream))
+                advance()
+            scores[order] = Score.mean(found)
+            row |= {"parameters": slimmed.count_params(), order: scores[order].compared_to(trained)}
+        for other in ("random", "l1"):
+            row[f"gamma_against_{other}"] = scores["gamma"].compared_to(scores[other])
+        rows.append(row)
+    return rows
+
+
+def _random(seed):
+    """Returns a random importance of channels for `keras_nam.slim`."""
+    rng = np.random.default_rng(seed)
+    return lambda layer, normalization: rng.random(normalization.gamma.shape)

@@ -5,13 +5,11 @@ Images and features are [N, H, W, C], as in the networks that `training/train.py
 
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from keras_nam.attention.nam import NAMSpatialAttention
-from keras_nam.attention.normalization_gate import NormalizationGate
+from keras_nam.gates import gates_of, recorded_calls
 
 NEAR = 1e-3  # half the width of the band around 0.5
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
@@ -23,24 +21,26 @@ END = float(np.arcsinh(0.5 / FINEST))
 EDGES = 0.5 + FINEST * np.sinh(np.linspace(-END, END, BINS + 1))
 
 
-def gates(model):
-    """Returns the normalization gates of a model or layer, nested ones included."""
-    return [layer for layer in model._flatten_layers() if isinstance(layer, NormalizationGate)]
-
-
 def named_gates(model):
     """Returns name -> gate, in the network's order and under `keras_nam.fold`'s names."""
     named = {}
     for layer in model.layers:
-        inner = gates(layer)
+        inner = gates_of(layer)
         for gate in inner:
             named[layer.name if len(inner) == 1 else f"{layer.name}_{gate.name}"] = gate
     return named
 
 
-def short_name(name):
-    """Returns a gate's name for tables and pictures, such as `s1b2_nam`."""
-    return name.replace("stage", "s").replace("_block", "b")
+def display_name(name):
+    """Returns a gate's name for tables and pictures, such as `stage 1 block 2`."""
+    for part, words in (
+        ("stage", "stage "),
+        ("_block", " block "),
+        ("_nam_full", ""),
+        ("_nam", ""),
+    ):
+        name = name.replace(part, words)
+    return name.replace("_", " ")
 
 
 def units(gate):
@@ -51,41 +51,15 @@ def units(gate):
 def value_function(model):
     """Returns a function of normalized images [N, H, W, 3], with the model's current weights.
 
-    It returns a float32 tensor for each gate, in the order of `named_gates`.
+    It returns a float32 tensor [N, h, w, C] for each gate, in the order of `named_gates`.
     """
-    layers = [layer for layer in model.layers if gates(layer)]
-    features = keras.Model(model.input, [layer.input for layer in layers], name="gate_inputs")
+    named = named_gates(model)
 
     def values(images):
-        found = []
-        inputs = keras.tree.flatten(features(images, training=False))
-        for layer, x in zip(layers, inputs, strict=True):
-            x = ops.cast(x, "float32")
-            for gate in gates(layer):
-                found.append(_values(gate, x))
-                x = x * found[-1]
-        return found
+        found = dict(recorded_calls(model, images))
+        return [found[gate] for gate in named.values()]
 
     return values
-
-
-def _values(gate, x):
-    weights = gate.gate_weights
-    scale = gate.gamma * weights / ops.sqrt(gate.moving_variance + gate.epsilon)
-    offset = gate.beta * weights - scale * gate.moving_mean
-    shape = x.shape[-1:] if units(gate) == "channels" else (*x.shape[1:3], 1)
-    return ops.sigmoid(x * ops.reshape(scale, shape) + ops.reshape(offset, shape))
-
-
-def maps(model, images):
-    """Returns name -> [N, h, w], the means over channels: of the spatial gates, or else of all."""
-    named = named_gates(model)
-    found = {
-        name: np.asarray(value).mean(-1)
-        for name, value in zip(named, value_function(model)(images), strict=True)
-    }
-    spatial = {name: found[name] for name, gate in named.items() if units(gate) == "positions"}
-    return spatial or found
 
 
 class Distribution(NamedTuple):

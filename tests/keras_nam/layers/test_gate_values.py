@@ -53,8 +53,18 @@ def test_subclassed_nested_and_shared_gates():
     inner(images())
     outer = keras.Sequential([keras.Input((8, 8, 3)), inner])
     values = keras_nam.gate_values(outer, images())
-    assert [value.shape for value in values.values()] == 3 * [(2, 8, 8, 3)] + [(2, 3, 1, 64)]
+    assert [value.shape for value in values.values()] == 4 * [(2, 8, 8, 3)]
     assert [name for name in values if name.endswith("#2")]
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_spatial_values_are_outputs_divided_by_inputs(data_format):
+    gate = keras_nam.NAMSpatialAttention(data_format=data_format)
+    x = images() + 3
+    gate(x)
+    randomized(gate)
+    (values,) = keras_nam.gate_values(gate, x).values()
+    np.testing.assert_allclose(values, arrays(gate(x))[0] / x, rtol=0, atol=1e-5)
 
 
 def test_a_model_without_gates():

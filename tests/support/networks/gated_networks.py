@@ -5,8 +5,8 @@ import numpy as np
 
 from keras_nam import BatchNormalization
 from keras_nam.attention import ATTENTIONS
+from keras_nam.gates import gates_of
 from training import recipes, settings
-from training.gating.values import gates
 from training.runs import files
 
 IMAGES = np.random.default_rng(0).normal(size=(12, 32, 32, 3)).astype("float32")
@@ -21,11 +21,13 @@ def network(attention="nam", width=16):
         x = BatchNormalization(name=f"stage{number}_block1_bn")(x)
         x = ATTENTIONS[attention].layer(name=f"stage{number}_block1_{attention}")(x)
         x = keras.layers.ReLU()(x)
+    for layer in (keras.layers.Conv2D(8, 1), BatchNormalization(), keras.layers.Conv2D(8, 1)):
+        x = layer(x)  # channels that `keras_nam.slim` can remove
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(images, keras.layers.Dense(10)(x))
     model.layers[-1].kernel.assign(10 * model.layers[-1].kernel)  # so that the gates count
     rng = np.random.default_rng(1)
-    for gate in gates(model):
+    for gate in gates_of(model):
         size = gate.gamma.shape
         gate.gamma.assign(rng.normal(size=size))
         gate.beta.assign(rng.normal(size=size))

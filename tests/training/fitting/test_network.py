@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import keras_nam
+from keras_nam.gates import gates_of
 from training import recipes
 from training.fitting import network
-from training.gating.values import gates
 from training.jobs import Job
 
 SIZE = (32, 32)
@@ -25,11 +25,11 @@ def kernels(model):
 
 @pytest.mark.parametrize("arch", ["r18w4_nam", "r18w4_nam_full"])
 def test_a_recipes_settings_of_the_gates_reach_them(arch):
-    for gate in gates(built(arch)):
+    for gate in gates_of(built(arch)):
         assert (gate.gate_gradient, gate.weighting, gate.gamma_regularizer) == (True, "sum", None)
     model = built(arch, gate_gradient=False, weighting="max", gamma_penalty=0.25)
-    assert gates(model)
-    for gate in gates(model):
+    assert gates_of(model)
+    for gate in gates_of(model):
         assert (gate.gate_gradient, gate.weighting) == (False, "max")
         assert float(gate.gamma_regularizer(np.float32([-2, 1]))) == pytest.approx(0.75)
 

@@ -20,12 +20,14 @@ def run(tmp_path_factory):
 
 def test_the_command_leaves_its_files(run, monkeypatch, capsys):
     monkeypatch.setattr(report, "TRAINING_IMAGES", 10)
+    monkeypatch.setattr(trials, "SHARES", (0.5,))
+    monkeypatch.setattr(trials, "DRAWS", 1)
     means, drawn = [], []
-    replacements, maps = trials.replacements, plots.maps
+    replacements, draw = trials.replacements, plots.gates_on_images
     monkeypatch.setattr(
         trials, "replacements", lambda *args: (means.append(args[1]), replacements(*args))[1]
     )
-    monkeypatch.setattr(plots, "maps", lambda *args: (drawn.append(args[1]), maps(*args)))
+    monkeypatch.setattr(plots, "gates_on_images", lambda *args: (drawn.append(args), draw(*args)))
     gates.main([str(run), "--images", "40"])
     found = sorted(path.name for path in (run / "gates").iterdir())
     assert found == ["gate_maps.png", "gates.json", "gates.png"]
@@ -40,7 +42,7 @@ def test_the_command_leaves_its_files(run, monkeypatch, capsys):
     assert [row["units"] for row in findings["layers"]] == 2 * ["channels", "positions"]
     assert [row["gamma"]["count"] for row in findings["layers"]] == [16, 256, 16, 64]
     assert [row["by"] for row in findings["replaced"]] == ["unit mean", "layer mean", "0.5"]
-    assert {row["units"] for row in findings["pruned"]} == {"channels", "positions"}
+    assert [row["share"] for row in findings["slimmed"]] == [0.5]
     output = capsys.readouterr().out
     assert all(line in output for line in findings["verdict"])
     images = streams.normalize(dataset.train.images[:10], recipe.mean, recipe.std)
@@ -48,8 +50,12 @@ def test_the_command_leaves_its_files(run, monkeypatch, capsys):
     np.testing.assert_allclose(
         means[0]["stage1_block1_nam_full_channel"], value.mean((0, 1, 2)), atol=1e-5
     )
-    assert list(drawn[0]) == ["stage1_block1_nam_full_spatial", "stage2_block1_nam_full_spatial"]
-    assert drawn[0]["stage2_block1_nam_full_spatial"].shape == (6, 8, 8)
+    ((images, captions, shown, _),) = drawn
+    np.testing.assert_array_equal(images, dataset.test.images[:6])
+    label = dataset.class_names[dataset.test.labels[0]]
+    assert captions[0].startswith(f"{label}\npredicted: ")
+    assert list(shown) == [row["name"] for row in findings["layers"]]
+    assert shown["stage2_block1_nam_full_spatial"].shape == (6, 8, 8, 16)
 
 
 def test_spectrum():
@@ -69,33 +75,33 @@ def change(top1, difference, half):
 
 
 def test_verdict():
-    tops = {"smallest": 0.6, "random": 0.5, "largest": 0.4}
+    tops = {"gamma": 0.6, "l1": 0.4, "random": 0.5}
     findings = {
         "images": 100,
-        "as_trained": {"top1": 0.7, "loss": 1.25},
+        "as_trained": {"top1": 0.7, "loss": 1.25, "parameters": 1000},
         "replaced": [
             {"by": "unit mean", **change(0.71, 0.01, 0.02)},
             {"by": "0.5", **change(0.4, -0.3, 0.02)},
         ],
-        "pruned": [
+        "slimmed": [
             {
-                **{"units": "channels", "share": 0.1},
+                **{"share": 0.1, "parameters": 880},
                 **{order: change(top1, top1 - 0.7, 0.1) for order, top1 in tops.items()},
-                "smallest_against_random": change(0.6, 0.1, 0.05),
-                "largest_against_random": change(0.4, -0.1, 0.2),
+                "gamma_against_random": change(0.6, 0.1, 0.05),
+                "gamma_against_l1": change(0.6, 0.1, 0.2),
             }
         ],
     }
-    trained, by_mean, by_half, pruned = report.verdict(findings)
+    trained, by_mean, by_half, slimmed = report.verdict(findings)
     assert "70.00%, loss 1.2500, on 100" in trained
-    assert "unit mean: top-1 71.00%, +1.00 points" in by_mean
+    assert "channel mean: top-1 71.00%, +1.00 points" in by_mean
     assert "-1.00 to +3.00, not significant)" in by_mean
     assert "0.5: top-1 40.00%, -30.00 points" in by_half
     assert "not significant" not in by_half
-    assert "10% of each gate's channels" in pruned
-    assert "smallest 60.00%, random 50.00%, largest 40.00%" in pruned
-    assert "smallest +10.00 points (95% CI +5.00 to +15.00)" in pruned
-    assert "largest -10.00 points (95% CI -30.00 to +10.00, not significant)" in pruned
+    assert "10% of the channels between convolutions removed (12% of" in slimmed
+    assert "|γ| 60.00%, smallest L1 norm of the kernel 40.00%, random 50.00%" in slimmed
+    assert "random: +10.00 points (95% CI +5.00 to +15.00)" in slimmed
+    assert "L1: +10.00 points (95% CI -10.00 to +30.00, not significant)" in slimmed
 
 
 @pytest.mark.parametrize("images", [0, 501])
