@@ -12,6 +12,8 @@ from training.runs import files
 
 WEB = Path(__file__).parent / "web"
 PACKAGE = "onnxruntime-web"
+NPM = ("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+NPM += ("--fetch-retries=1",)
 FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 
 
@@ -58,8 +60,7 @@ def _install(cache):
     with tempfile.TemporaryDirectory() as folder:
         for name in ("package.json", "package-lock.json"):
             shutil.copy(WEB / name, folder)
-        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        ended = subprocess.run(NPM, cwd=folder, capture_output=True, text=True)
         if ended.returncode:
             reason = " ".join((ended.stderr or ended.stdout).split())[:300]
             raise InputError(f"npm could not install {PACKAGE} {version()}: {reason}")
