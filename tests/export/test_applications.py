@@ -39,7 +39,7 @@ class Network:
         self.images, self.calibration = images[:VERIFIED], images[VERIFIED:]
         self.normalize = NORMALIZE.get(name, UNCHANGED)
         taken = self.normalize(self.calibration.astype(np.float32))
-        model = applications.with_nam(applications.network(name, taken), name)
+        model = applications.with_nam(applications.network(name, taken), name, taken)
         self.source = self.source_of(model, self.normalize)
         self.graph = onnx_target.convert(self.source, opset=17)
 

@@ -1,11 +1,14 @@
 """Networks of keras.applications at 96 pixels, with random weights like a trained network's."""
 
+import re
+
 import keras
 import numpy as np
 
 from tests.support import page
 
 SIZE = 96
+BRANCH = 0.2  # of the scale of each block's last normalization
 # Name -> the pattern of the normalizations that end a block, how many, how many there are in all.
 BLOCKS = {
     "ResNet50": ("_3_bn$", 16, 53),
@@ -47,7 +50,9 @@ def draw_normalizations(model, seed=0):
 def network(name, pictures):
     """Returns a network from images of 0–255 to 5 logits, whose classes are about balanced.
 
-    Without the statistics of some pictures, the signal of a random network vanishes.
+    Without the statistics of some pictures, the signal of a random network vanishes. The branches
+    of its blocks add little, as after a training: else each block multiplies the rounding of the
+    one before.
     """
     if name == "small":
         model = small(pictures)
@@ -57,6 +62,9 @@ def network(name, pictures):
         )
     parts = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
     momentum = parts[0].momentum
+    for part in parts:
+        if re.search(BLOCKS[name][0], part.name):
+            part.gamma.assign(BRANCH * part.gamma)
     for part in parts:
         part.momentum = 0.0
     model(pictures.astype("float32"), training=True)
@@ -105,8 +113,16 @@ def recipe():
     return names["with_nam"]
 
 
-def with_nam(model, name):
-    """Returns a copy of the network of a name, with gates that do something."""
+def with_nam(model, name, pictures):
+    """Returns a copy of the network of a name, with gates that do something.
+
+    Its largest logit is 10, as after a training.
+    """
     copy = recipe()(model, BLOCKS[name][0])
     draw_normalizations(copy)
+    last = [layer for layer in copy.layers if layer.weights][-1]
+    kernel, bias = last.get_weights()
+    logits = np.asarray(copy(pictures, training=False))
+    mean, factor = logits.mean(0), 10 / np.abs(logits - logits.mean(0)).max()
+    last.set_weights([factor * kernel, factor * (bias - mean)])
     return copy
