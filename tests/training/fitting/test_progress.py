@@ -35,6 +35,7 @@ def lines_of(epochs, sizes, steps=10, terminal=None, monkeypatch=None):
             lines.on_epoch_begin(epoch)
             for batch in range(steps):
                 lines.on_train_batch_end(batch, LOGS)
+            lines.bar.refresh()  # which a thread does ten times a second
             lines.on_epoch_end(epoch, LOGS)
 
 

@@ -88,7 +88,7 @@ def test_damaged_checkpoints(whole, tmp_path, signal_after, capsys):
     assert run(folder, "--resume") == whole
     output = capsys.readouterr().out
     assert "last.keras is damaged" in output
-    assert "epochs 2–3" in output
+    assert "epochs 3–3" in output
 
     for path in folder.glob("*.keras"):
         path.write_bytes(b"PK")
