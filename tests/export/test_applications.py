@@ -39,7 +39,7 @@ class Network:
         self.images, self.calibration = images[:VERIFIED], images[VERIFIED:]
         self.normalize = NORMALIZE.get(name, UNCHANGED)
         taken = self.normalize(self.calibration.astype(np.float32))
-        model = applications.with_nam(applications.network(name, taken), name, taken)
+        model = applications.with_nam(applications.network(name, taken), name)
         self.source = self.source_of(model, self.normalize)
         self.graph = onnx_target.convert(self.source, opset=17)
 
@@ -96,9 +96,7 @@ def test_float16(network):
     assert network.verify(half.SerializeToString(), precision="float16")["values"]["passed"]
 
 
-def test_int8(network, request):
-    if "MobileNetV3Small" in request.node.name:
-        pytest.xfail("its random network has a divergence of 0.078 in int8, and the limit is 0.05")
+def test_int8(network):
     small = quantization.to_int8(network.graph, network.calibration)
     assert network.verify(small.SerializeToString(), precision="int8")["values"]["passed"]
 

@@ -8,6 +8,7 @@ import numpy as np
 from tests.support import page
 
 SIZE = 96
+LARGEST = 10.0  # logit
 BRANCH = 0.2  # of the scale of each block's last normalization
 # Name -> the pattern of the normalizations that end a block, how many, how many there are in all.
 BLOCKS = {
@@ -52,7 +53,7 @@ def network(name, pictures):
 
     Without the statistics of some pictures, the signal of a random network vanishes. The branches
     of its blocks add little, as after a training: else each block multiplies the rounding of the
-    one before.
+    one before. Likewise no logit is larger than 10.
     """
     if name == "small":
         model = small(pictures)
@@ -72,7 +73,10 @@ def network(name, pictures):
         part.momentum = momentum
     last = [layer for layer in model.layers if layer.weights][-1]
     kernel, bias = last.get_weights()
-    last.set_weights([kernel, bias - np.asarray(model(pictures, training=False)).mean(0)])
+    logits = np.asarray(model(pictures, training=False))
+    mean = logits.mean(0)
+    factor = min(1.0, LARGEST / np.abs(logits - mean).max())
+    last.set_weights([factor * kernel, factor * (bias - mean)])
     return model
 
 
@@ -113,16 +117,8 @@ def recipe():
     return names["with_nam"]
 
 
-def with_nam(model, name, pictures):
-    """Returns a copy of the network of a name, with gates that do something.
-
-    Its largest logit is 10, as after a training.
-    """
+def with_nam(model, name):
+    """Returns a copy of the network of a name, with gates that do something."""
     copy = recipe()(model, BLOCKS[name][0])
     draw_normalizations(copy)
-    last = [layer for layer in copy.layers if layer.weights][-1]
-    kernel, bias = last.get_weights()
-    logits = np.asarray(copy(pictures, training=False))
-    mean, factor = logits.mean(0), 10 / np.abs(logits - logits.mean(0)).max()
-    last.set_weights([factor * kernel, factor * (bias - mean)])
     return copy
