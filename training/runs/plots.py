@@ -65,17 +65,29 @@ def _mark_sizes(axes, epochs, recipe):
     axes.set_xlabel("epoch; above: size of the training images")
 
 
-def image_grid(images, captions, title, path, columns=8):
-    """Draws images [N, H, W, 3], values 0–255, in rows with a caption each."""
+def predictions(images, probabilities, labels, class_names, title, path, columns=8):
+    """Draws images in rows, each with its prediction and whether it is right.
+
+    Args:
+        images: Array [N, H, W, 3], values 0–255.
+        probabilities: Array [N, classes].
+        labels: Integers [N].
+        class_names: List of strings.
+        title: String.
+        path: Path of the PNG file.
+        columns: Integer, the images in a row.
+    """
     rows = max(1, -(-len(images) // columns))
     figure, panels = plt.subplots(
         rows, columns, figsize=(1.7 * columns, 2.1 * rows), layout="constrained", squeeze=False
     )
     for axes in panels.flat:
         axes.axis("off")
-    for axes, image, caption in zip(panels.flat, images, captions, strict=False):
+    for axes, image, scores, label in zip(panels.flat, images, probabilities, labels, strict=False):
+        best = scores.argmax()
+        truth = "right" if best == label else f"is {class_names[label]}"
         axes.imshow(np.clip(image, 0, 255).astype("uint8"), interpolation="nearest")
-        axes.set_title(caption, fontsize=8)
+        axes.set_title(f"{class_names[best]} {scores[best]:.0%},\n{truth}", fontsize=8)
     figure.suptitle(title)
     style.save(figure, path)
 

@@ -17,10 +17,18 @@ ROWS = [
 
 
 @pytest.fixture
-def drawn(tmp_path, monkeypatch):
+def kept(monkeypatch):
+    """A list that receives the figures which are closed."""
+    figures = []
+    monkeypatch.setattr(plt, "close", figures.append)
+    yield figures
+    monkeypatch.undo()
+    plt.close("all")
+
+
+@pytest.fixture
+def drawn(tmp_path, kept):
     """A function: draws the curves of some rows and returns the figure."""
-    kept = []
-    monkeypatch.setattr(plt, "close", kept.append)
 
     def draw(rows, **settings):
         recipe = dataclasses.replace(recipes.get("fast"), **settings)
@@ -28,9 +36,7 @@ def drawn(tmp_path, monkeypatch):
         assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
         return kept.pop()
 
-    yield draw
-    monkeypatch.undo()
-    plt.close("all")
+    return draw
 
 
 def legend(axes):
@@ -88,3 +94,21 @@ def test_numbers_that_are_not_finite_leave_the_others_visible(drawn, number):
     figure = drawn([ROWS[0], {**ROWS[1], "val_loss": number, "val_top1": number}, ROWS[2]])
     assert all(np.isfinite(axes.get_ylim()).all() for axes in figure.axes)
     drawn([{**row, "val_loss": number} for row in ROWS])
+
+
+def test_predictions_name_the_prediction_first(kept, tmp_path):
+    images = np.random.default_rng(0).uniform(0, 255, (3, 8, 8, 3))
+    probabilities = np.array([[0.9, 0.1, 0], [0.25, 0.75, 0], [0, 0.375, 0.625]])
+    names = ["apple", "sweet_pepper", "owl"]
+    path = tmp_path / "predictions.png"
+    plots.predictions(images, probabilities, [1, 1, 0], names, "a title", path, columns=2)
+    panels = kept.pop().axes
+    assert [axes.get_title() for axes in panels] == [
+        "apple 90%,\nis sweet_pepper",
+        "sweet_pepper 75%,\nright",
+        "owl 62%,\nis apple",
+        "",
+    ]
+    for image, axes in zip(images, panels, strict=False):
+        np.testing.assert_array_equal(axes.get_images()[0].get_array(), image.astype("uint8"))
+    assert not panels[3].get_images()
