@@ -1,17 +1,15 @@
 """Pictures of a network's gates, drawn without a screen."""
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.cbook import boxplot_stats
 from matplotlib.colors import AsinhNorm
 from matplotlib.ticker import FixedLocator, LogLocator, PercentFormatter
 
 from training.gating.values import display_name
+from training.runs import style
+from training.runs.style import BLUE, GREY, ORANGE
 
-# Of Okabe and Ito's colours, which the colour-blind tell apart.
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 # How the removed channels were chosen, in `gates.json` and in words.
 ORDERS = {"gamma": "smallest |γ|", "l1": "smallest L1 norm of the kernel", "random": "random"}
 MARKS = {"gamma": (BLUE, "o"), "l1": (ORANGE, "^"), "random": (GREY, "s")}
@@ -29,11 +27,8 @@ def overview(findings, path):
     _draw_gammas(panels[0, 1], findings["layers"])
     _draw_replaced(panels[1, 0], findings)
     _draw_slimmed(panels[1, 1], findings)
-    for axes in panels.flat:
-        axes.grid(alpha=0.3)
     figure.suptitle(f"Gates of {findings['arch']}, {findings['images']:,} test images", fontsize=14)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    style.save(figure, path)
 
 
 def gates_on_images(images, captions, values, path):
@@ -79,8 +74,7 @@ def gates_on_images(images, captions, values, path):
     bar.set_xlabel(
         "gate value. Map: mean over the channels. Strip below: each channel's mean.", fontsize=9
     )
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    style.save(figure, path)
 
 
 def _norm(deviations):
@@ -132,7 +126,7 @@ def _draw_gammas(axes, layers):
     sizes = [np.array(row["gamma"]["sorted_sizes"]) for row in layers]
     low, high = min(size.min() for size in sizes), max(size.max() for size in sizes)
     names = [display_name(row["name"]) for row in layers]
-    boxes = matplotlib.cbook.boxplot_stats(sizes, whis=(1, 99), labels=names)
+    boxes = boxplot_stats(sizes, whis=(1, 99), labels=names)
     _draw_boxes(axes, boxes)
     if low > 0 and high > 10 * low:
         axes.set_yscale("log")
