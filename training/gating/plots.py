@@ -15,6 +15,8 @@ ORDERS = {"gamma": "smallest |γ|", "l1": "smallest L1 norm of the kernel", "ran
 MARKS = {"gamma": (BLUE, "o"), "l1": (ORANGE, "^"), "random": (GREY, "s")}
 CONSTANTS = {"unit mean": "the mean of its {}", "layer mean": "the mean of its layer", "0.5": "0.5"}
 COLUMNS = 8  # gates in a row
+LABEL = 0.09  # the share of the colour scale that a label takes
+LEAST_WIDTH = 7  # inches, of the words below the colour scale
 # Inches: a map's side, the strip below it, and what is around them.
 SIDE, STRIP, GAP, TITLE, FOOT = 1.25, 0.14, 0.12, 0.3, 0.75
 
@@ -47,7 +49,8 @@ def gates_on_images(images, captions, values, path):
     strips = {name: value.astype("float64").mean((1, 2)) - 0.5 for name, value in values.items()}
     norm = _norm([*maps.values(), *strips.values()])
     line = TITLE + SIDE + STRIP + GAP
-    width, height = (columns + 1) * (SIDE + GAP) + 3 * GAP, len(images) * lines * line + FOOT
+    width = max(LEAST_WIDTH, (columns + 1) * (SIDE + GAP) + 3 * GAP)
+    height = len(images) * lines * line + FOOT
     figure = plt.figure(figsize=(width, height))
 
     def panel(column, top, tall, content, **style):
@@ -68,6 +71,7 @@ def gates_on_images(images, captions, values, path):
     bar = figure.add_axes((0.25, 0.42 / height, 0.5, 0.12 / height))
     figure.colorbar(drawn, cax=bar, orientation="horizontal")
     ends = _decades(norm.linear_width / 3, norm.vmax)
+    ends = [end for end in ends if end == 0 or abs(norm(end) - norm(0)) > LABEL]
     bar.xaxis.set_major_locator(FixedLocator(ends))
     bar.xaxis.set_minor_locator(FixedLocator([]))
     bar.set_xticklabels([f"{0.5 + end:g}" for end in ends], fontsize=8)
