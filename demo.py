@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from export import predict, to_onnx
+from export import predict, to_onnx, to_page
 from training import cli, evaluate, train
 from training.data.cifar import ARCHIVES
 
@@ -35,6 +35,7 @@ def main():
     to_onnx.main(["--run", str(FOLDER)])
     model = str(FOLDER / "onnx" / "model.onnx")
     classify_pictures(dataset, model)
+    page = write_page()
     print(
         f"""
 curves:      {FOLDER / "curves.png"}
@@ -42,6 +43,7 @@ mistakes:    {FOLDER / "mistakes.png"}
 predictions: {FOLDER / "predictions.png"}
 SavedModel:  {FOLDER / "saved_model"} (TensorFlow Serving's base path)
 ONNX:        {model}, verified: {FOLDER / "onnx" / "verification.json"}
+page:        {page}
 TensorBoard: .venv/bin/tensorboard --logdir runs
 next:        .venv/bin/python export/predict.py IMAGE.png
              .venv/bin/python training/train.py --arch r18w16_nam --recipe fast"""
@@ -64,6 +66,15 @@ def classify_pictures(dataset, model):
     probabilities = open_model(model).predict(test.images)[1]
     drawn = test.images, probabilities, test.labels
     plots.predictions(*drawn, names, str(model), FOLDER / "predictions.png", columns=4)
+
+
+def write_page():
+    """Writes the page that shows the gates; returns its path, or why it was not made."""
+    try:
+        to_page.main(["--run", str(FOLDER)])
+    except cli.InputError as missing:
+        return f"not made: {missing}"
+    return f"{FOLDER / 'page' / 'index.html'}: open it in a browser"
 
 
 def on_disk():

@@ -46,8 +46,9 @@ def fold(model):
     layer's output; each is called once; both have the same dtype policy.
 
     All other layers are copied, inside nested models too, with the state that Keras saves: weights
-    and vocabularies, but not the states of a stateful recurrent layer. Every normalization is in
-    inference mode, also where it was called with `training=True`.
+    and vocabularies, but not the states of a stateful recurrent layer. Every layer is called with
+    `training=False`, also one that was called with `training=True`: no normalization uses the
+    batch's statistics, and random augmentation inside the model is not active.
 
     Args:
         model: A `keras.Model`, functional or a built `Sequential`. It is not changed.
@@ -78,6 +79,13 @@ class _Folding(GraphCopy):
     def __init__(self, model, caller):
         super().__init__(model, caller)
         self.normalizations = _foldable(self.graphs.values())
+
+    @staticmethod
+    def call(layer, *args, **kwargs):
+        # Keras' random layers have the default `training=True`, and so has what comes after them.
+        if getattr(layer, "_call_has_training_arg", False):
+            kwargs["training"] = False
+        return layer(*args, **kwargs)
 
     def replacement(self, layer):
         if layer in self.normalizations.values():

@@ -41,6 +41,11 @@ class GraphCopy:
         self.copies = {}
         self.transfers = []
 
+    @staticmethod
+    def call(layer, *args, **kwargs):
+        """Calls a layer of the copy, as the graph does."""
+        return layer(*args, **kwargs)
+
     def replacement(self, layer):
         """Returns the callable that replaces a layer, or `None` to copy it."""
         return None
@@ -69,7 +74,9 @@ class GraphCopy:
     def _graph(self, model):
         graph = self.graphs[model]
         inputs = keras.tree.map_structure(_copy_input, graph.input)
-        return keras.models.clone_model(graph, inputs, clone_function=self._layer)
+        return keras.models.clone_model(
+            graph, inputs, clone_function=self._layer, call_function=self.call
+        )
 
     def _layer(self, layer):
         """Returns the callable that stands for a layer in the copy."""

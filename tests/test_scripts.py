@@ -18,6 +18,7 @@ NEED_TENSORFLOW = [
     "export/to_savedmodel.py",
     "export/to_onnx.py",
     "export/to_litert.py",
+    "export/to_page.py",
     "export/benchmark.py",
     "benchmarks/train_step.py",
     "benchmarks/inference.py",

@@ -43,6 +43,7 @@ def convert(source, opset):
         )
     except (ValueError, NotImplementedError, tf.errors.OpError) as error:
         raise InputError(f"{source.name} cannot be converted to ONNX: {error}") from None
+    _embed(source.classify.get_concrete_function(), model.graph)
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = BATCH
     model.graph.name = "classifier"
@@ -50,6 +51,17 @@ def convert(source, opset):
     helper.set_model_props(model, metadata(source))
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _embed(function, graph):
+    """Makes constants of a function's tensors outside it, such as an adapted Normalization's.
+
+    tf2onnx does so with variables only, and makes inputs of the others.
+    """
+    outside = {inner.name: outer for outer, inner in function.graph.captures}
+    for tensor in [each for each in graph.input if each.name in outside]:
+        graph.initializer.append(numpy_helper.from_array(outside[tensor.name].numpy(), tensor.name))
+        graph.input.remove(tensor)
 
 
 def _shorten_names(graph):

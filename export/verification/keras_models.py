@@ -70,7 +70,9 @@ def in_float32(model):
 
 def with_dtype(model, old, new):
     """Returns a copy of a model, with some dtype policies replaced, such as `["float32"]`."""
-    classes = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
+    kinds = {type(layer) for layer in model._flatten_layers()}
+    # Keras finds its own: the layer Add would hide the operation Add of `x + 3.0`.
+    classes = {kind.__name__: kind for kind in kinds if not kind.__module__.startswith("keras.")}
     with tempfile.TemporaryDirectory() as folder, keras.saving.custom_object_scope(classes):
         path, copy = (Path(folder) / name for name in ("model.keras", "copy.keras"))
         model.save(path)

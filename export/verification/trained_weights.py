@@ -34,12 +34,13 @@ def missing(source, constants=None, whole=True):
     is_folded = len(served) != len(model.variables)
     folded = keras_nam.fold(model) if is_folded else None
     expected = {v.path: np.asarray(v) for v in (folded or model).variables}
+    kept = {v.path for v in (folded or model).weights}  # without the seeds of random layers
     if len(served) != len(expected):
         return list(expected)
     differing = [
         name
         for (name, array), other in zip(expected.items(), served, strict=True)
-        if array.shape != other.shape or array.tobytes() != other.tobytes()
+        if name in kept and (array.shape != other.shape or array.tobytes() != other.tobytes())
     ]
     # The converter folds the normalizations of an unfolded model: its constants are others.
     if differing or constants is None or not is_folded:

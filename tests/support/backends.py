@@ -46,9 +46,10 @@ def _jax(layer, x, upstream):
     import jax
 
     before = [v.value for v in layer.non_trainable_variables]
+    options = {"training": True} if layer._call_has_training_arg else {}
 
     def loss(x, trainable):
-        outputs, after = layer.stateless_call(trainable, before, x, training=True)
+        outputs, after = layer.stateless_call(trainable, before, x, **options)
         return (outputs.astype("float32") * upstream).sum(), (outputs, after)
 
     trainable = [v.value for v in layer.trainable_variables]

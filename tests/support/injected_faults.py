@@ -88,7 +88,10 @@ def transposed_image(model, rng):
 @graph_fault("NHWC taken for NCHW")
 def reshaped_image(model, rng):
     node = _draw_node(model, rng, "Transpose")
-    shape = numpy_helper.from_array(np.array([-1, 3, 32, 32]), "nchw")
+    _, height, width, channels = (
+        dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim
+    )
+    shape = numpy_helper.from_array(np.array([-1, channels, height, width]), "nchw")
     model.graph.initializer.append(shape)
     _replace(model, node, helper.make_node("Reshape", [node.input[0], "nchw"], node.output))
 

@@ -158,7 +158,7 @@ def test_int8_weights_have_a_scale_a_channel(float32_onnx, models):
         assert scale.shape == (kernel.shape[axis],)
         others = tuple(each for each in range(kernel.ndim) if each != axis)
         largest = np.abs(kernel).max(axis=others)
-        np.testing.assert_allclose(scale, largest / 127.5, rtol=0.005)  # 127 or 127.5
+        np.testing.assert_allclose(scale, largest / 64, rtol=0.005)  # of 7 bits
         spread = scale.reshape([-1 if each == axis else 1 for each in range(kernel.ndim)])
         assert np.all(np.abs(values * spread - kernel) <= spread * 0.5001 + 1e-7)
 

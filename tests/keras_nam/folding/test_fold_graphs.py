@@ -190,3 +190,17 @@ def doubling():
 def test_other_objects_are_refused(make, received):
     with pytest.raises(ValueError, match=rf"functional model, .* Received: {received}$"):
         keras_nam.fold(make())
+
+
+@pytest.mark.parametrize("options", [{}, {"training": True}])
+def test_random_layers_are_not_active(options):
+    inputs = keras.Input((8, 8, 3))
+    x = layers.RandomFlip()(inputs, **options)
+    x = keras_nam.NAM()(keras_nam.BatchNormalization()(layers.Conv2D(4, 3)(x)))
+    x = layers.Dropout(0.5)(layers.Flatten()(x), **options)
+    model = draw(keras.Model(inputs, layers.Dense(2)(x)))
+    folded = keras_nam.fold(model)
+    x = images(4, 8, 8, 3)
+    expected = arrays(model(x, training=False))[0]
+    for _ in range(3):
+        assert relative_error(folded(x), expected) < TOLERANCE

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 import keras_nam
-from tests.support.backends import arrays
+from tests.support.backends import arrays, training_step
+from tests.support.weights.golden_modules import relative_error
 
+TOLERANCE = 1e-6
 SHAPES = [(6, 8), (6, 5, 8), (6, 4, 3, 5, 8)]
 LAYERS = [
     keras_nam.NAMChannelAttention,
@@ -28,29 +30,52 @@ def built(cls, shape, **options):
     return layer
 
 
+def assert_equal_steps(layer, x, other, other_x, order):
+    """Both layers have the same outputs, gradients and statistics; in inference, the same outputs.
+
+    Args:
+        layer, other: Built layers of equal weights.
+        x, other_x: Their inputs.
+        order: Function of an array of the shape of `x` that gives `other`'s shape.
+    """
+    upstream = np.random.default_rng(3).normal(size=x.shape).astype("float32")
+    (expected,), (found,) = arrays(other(other_x)), arrays(layer(x))
+    assert relative_error(order(found), expected) < TOLERANCE
+    outputs, dx, *gradients = training_step(layer, x, upstream)
+    other_outputs, other_dx, *other_gradients = training_step(other, other_x, order(upstream))
+    assert relative_error(order(outputs), other_outputs) < TOLERANCE
+    assert relative_error(order(dx), other_dx) < TOLERANCE
+    assert len(gradients) == len(layer.trainable_variables)
+    pairs = [*zip(gradients, other_gradients, strict=True)]
+    pairs += zip(layer.get_weights(), other.get_weights(), strict=True)
+    for one, another in pairs:
+        assert relative_error(one, another) < TOLERANCE
+
+
 @pytest.mark.parametrize("cls", LAYERS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_positions_are_those_of_an_image(cls, shape):
     """The result is the one of an image [N, P, 1, C] with the same positions."""
     x = inputs(shape)
-    for training in (False, True):
-        layer, image = built(cls, shape), built(cls, (shape[0], 1, 1, shape[-1]))
-        options = {"training": training} if cls in LAYERS[:2] else {}
-        expected = image(x.reshape(shape[0], -1, 1, shape[-1]), **options)
-        np.testing.assert_allclose(
-            arrays(layer(x, **options))[0].ravel(), arrays(expected)[0].ravel(), rtol=0, atol=2e-6
-        )
-        for one, other in zip(layer.get_weights(), image.get_weights(), strict=True):
-            np.testing.assert_allclose(one, other, rtol=0, atol=2e-6)
+    layer, image = built(cls, shape), built(cls, (shape[0], 1, 1, shape[-1]))
+
+    def order(array):
+        return array.reshape(shape[0], -1, 1, shape[-1])
+
+    assert_equal_steps(layer, x, image, order(x), order)
 
 
 @pytest.mark.parametrize("cls", LAYERS)
-def test_channels_first(cls):
-    x = inputs((6, 4, 5, 8))
-    last, first = built(cls, x.shape), built(cls, (6, 8, 20), data_format="channels_first")
-    expected = np.moveaxis(arrays(last(x))[0].reshape(6, 20, 8), -1, 1)
-    found = arrays(first(np.moveaxis(x.reshape(6, 20, 8), -1, 1)))[0]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+@pytest.mark.parametrize("shape", SHAPES[1:])
+def test_channels_first(cls, shape):
+    x = inputs(shape)
+    first = (shape[0], shape[-1], *shape[1:-1])
+    last, other = built(cls, shape), built(cls, first, data_format="channels_first")
+
+    def order(array):
+        return np.ascontiguousarray(np.moveaxis(array, -1, 1))
+
+    assert_equal_steps(last, x, other, order(x), order)
 
 
 @pytest.mark.parametrize("cls", LAYERS)
