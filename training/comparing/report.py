@@ -227,11 +227,12 @@ def draw(report, path):
         yticks=range(len(names)),
         yticklabels=[name.replace(":", "\n:") for name in names],
         ylim=(len(names) - 0.4, -0.6),
-        xlabel="top-1, %; dashed: baseline\n" + _marks(runs, "run", "mean ± sd"),
+        xlabel="top-1, %; dashed: baseline\n"
+        + _marks(runs, "run", "bar: mean; on the right: mean ± sd"),
     )
     right.set_xlabel(
         "difference from the baseline, same seed, percentage points\n"
-        + _marks(pairs, "pair", "mean [95% interval]")
+        + _marks(pairs, "pair", "bar: mean; line: 95% interval; both on the right")
     )
     marks = [
         plt.Line2D([], [], marker="o", ls="", color=colour, label=f"seed {seed}")
@@ -242,11 +243,11 @@ def draw(report, path):
     style.save(figure, path)
 
 
-def _marks(rows, one, right):
-    """Returns the words for what is drawn and written on the right, of several points a row."""
+def _marks(rows, one, of_several):
+    """Returns the words for what is drawn: one point a row, or several and their summary."""
     if max(len(points) for points, *_ in rows) < 2:
         return f"one {one} each: no interval"
-    return f"points: {one}s; bar: mean; on the right: {right}"
+    return f"points: {one}s; {of_several}"
 
 
 def _draw_rows(axes, rows, baseline, dashed, dots):
