@@ -6,12 +6,18 @@ import difflib
 import errno
 import os
 import sys
+import tempfile
+import threading
 
 # TensorFlow logs what it does not find; its own errors arrive as exceptions.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # A disk's refusals, which TensorFlow and HDF5 raise as errors of their own.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+LOADING = "loading TensorFlow …\n"
+PATIENCE = 1.0  # seconds without that line
 
 
 class InputError(Exception):
@@ -75,11 +81,40 @@ def nearest(name, names):
 
 @contextlib.contextmanager
 def needing(extras):
-    """Makes an InputError of a package that is missing, which names the extras that install it."""
+    """Imports heavy packages in its block: quietly, with a line if it takes more than a second.
+
+    A package that is missing becomes an InputError, which names the extras that install it.
+    """
     try:
-        yield
+        with _quietly():
+            yield
     except ModuleNotFoundError as missing:
         raise InputError(f"{missing.name} is not installed: pip install -e '.[{extras}]'") from None
+
+
+@contextlib.contextmanager
+def _quietly():
+    """Holds back standard error, which TensorFlow's native code writes to; an error shows it."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    waiting = threading.Timer(PATIENCE, lambda: os.write(kept, LOADING.encode()))
+    if os.isatty(kept):
+        waiting.start()
+    try:
+        with tempfile.TemporaryFile() as held:
+            os.dup2(held.fileno(), 2)
+            try:
+                yield
+            except (InputError, FailedError, ModuleNotFoundError):
+                raise
+            except Exception:
+                held.seek(0)
+                os.write(kept, held.read())
+                raise
+    finally:
+        os.dup2(kept, 2)
+        waiting.cancel()
+        os.close(kept)
 
 
 def run(main, leave=sys.exit):

@@ -14,12 +14,12 @@ from rich.text import Text
 
 UNLIMITED = 10_000  # characters, the width of what is not a terminal
 
-_console = Console(highlight=False, width=None if sys.stdout.isatty() else UNLIMITED)
+terminal = Console(highlight=False, width=None if sys.stdout.isatty() else UNLIMITED)
 
 
 def say(line=""):
     """Prints a line without wrapping, so that a command in it can be copied."""
-    _console.print(Text(line), soft_wrap=True)
+    terminal.print(Text(line), soft_wrap=True)
 
 
 def table(header, rows, words=None, title=None, caption=None):
@@ -51,7 +51,7 @@ def table(header, rows, words=None, title=None, caption=None):
             drawn.add_section()
         else:
             drawn.add_row(*map(Text, row))
-    _console.print(drawn)
+    terminal.print(drawn)
 
 
 def markdown_table(header, rows, words=None):
@@ -82,10 +82,10 @@ def progress(label, total, background=True):
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
-        console=_console,
+        console=terminal,
         transient=True,
         auto_refresh=background,
-        disable=not _console.is_terminal,
+        disable=not terminal.is_terminal,
     )
     with bar:
         task = bar.add_task(label, total=total, note="")

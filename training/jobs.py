@@ -11,6 +11,7 @@ from training.data.sources import DATASETS, Options
 from training.recipes import SMALLEST
 from training.runs import files
 from training.settings import (
+    POSITIVE,
     SHARE,
     Range,
     as_json,
@@ -53,7 +54,13 @@ class Job:
         "r50_nam",
         f"<backbone>[w<width>][_<attention>]: {' '.join(BACKBONES)}; {' '.join(ATTENTIONS)}",
     )
-    recipe_name: str = _of_what("paddle", "", recipes.RECIPES, option="recipe")
+    recipe_name: str = _of_what(
+        "paddle",
+        f"{', '.join(str(recipe.epochs) for recipe in recipes.RECIPES.values())} epochs; the first "
+        "two need a GPU; --dry-run measures the time",
+        recipes.RECIPES,
+        option="recipe",
+    )
     recipe: recipes.Recipe = recipes.PADDLE
     stem: str | None = _of_what(
         None, f"default: cifar up to {LARGEST_OF_CIFAR_STEM} pixels, else imagenet", STEMS
@@ -74,7 +81,10 @@ class Job:
         "TFDS_DATA_DIR, or else TFDS downloads it); the new place of a folder that was moved",
     )
     image_size: tuple[int, ...] = _of_data(
-        (), "height and width in pixels, one or two numbers (default: the data set's, or 224)", SIZE
+        (),
+        "height and width, one or two numbers (default: the data set's, or 224)",
+        SIZE,
+        unit="PIXELS",
     )
     crop_fraction: float | None = _of_data(
         None,
@@ -107,13 +117,26 @@ class Job:
         "multiplied by the number of devices",
         SCALINGS,
     )
-    steps_per_epoch: int | None = _of_how(None, "steps (default: all the images)", COUNT)
+    steps_per_epoch: int | None = _of_how(None, "(default: all the images)", COUNT, unit="STEPS")
     run_dir: str | None = _of_how(None, "the run folder (default: runs/<arch>-<recipe>-s<seed>)")
     resume: bool = _of_how(False, "resume the run folder's training")
     checkpoint_every: int | None = _of_how(
-        None, "steps between two checkpoints (default: one after each epoch, and on SIGTERM)", COUNT
+        None,
+        "between two checkpoints (default: one after each epoch, and on Ctrl-C and SIGTERM)",
+        COUNT,
+        unit="STEPS",
     )
     fold: bool = _of_how(True, "fold the SavedModel's normalizations into its convolutions")
+    minutes: float | None = _of_how(
+        None,
+        "of training and evaluation, instead of --epochs: as many epochs as fit, by a measurement "
+        "at the start",
+        POSITIVE,
+        unit="MINUTES",
+    )
+    dry_run: bool = _of_how(
+        False, "only print the resolved settings and how long the training takes here"
+    )
     find_lr: bool = _of_how(False, "only sweep the learning rate, and suggest one")
     quiet: bool = _of_how(False, "one line an epoch, for logs")
 

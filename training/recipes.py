@@ -60,23 +60,25 @@ _of_recipe = partial(setting, group="the recipe's settings (defaults: the recipe
 class Recipe:
     """The settings of a training, except the network, the data set and the machine."""
 
-    epochs: int = _of_recipe(90, "passes over the training images", POSITIVE)
-    batch_size: int = _of_recipe(256, "images a step, over all devices", POSITIVE)
+    epochs: int = _of_recipe(90, "passes over the training images", POSITIVE, unit="EPOCHS")
+    batch_size: int = _of_recipe(256, "images a step, over all devices", POSITIVE, unit="IMAGES")
     learning_rate: float = _of_recipe(0.01, "the schedule's peak", POSITIVE)
     schedule: str = _of_recipe("warmup_cosine", "", SCHEDULES)
-    warmup_steps: int = _of_recipe(2000, "steps of linear warm-up (warmup_cosine)", NOT_NEGATIVE)
+    warmup_steps: int = _of_recipe(
+        2000, "steps of linear warm-up (warmup_cosine)", NOT_NEGATIVE, unit="STEPS"
+    )
     warmup_fraction: float = _of_recipe(
         0.25, "share of the steps up to the peak (one_cycle)", SHARE
     )
     milestones: tuple[int, ...] = _of_recipe(
-        (60, 120, 160), "epochs of the decays (step_decay)", EPOCHS
+        (60, 120, 160), "epochs of the decays (step_decay)", EPOCHS, unit="EPOCH"
     )
     decay_factor: float = _of_recipe(0.2, "factor of each decay (step_decay)", POSITIVE)
     optimizer: str = _of_recipe(
         "sgd", "muon: for the kernels of the convolutions; adamw: Keras' own", OPTIMIZERS
     )
     kernel_rate: float = _of_recipe(
-        0.1, "angle of a kernel's step for a learning rate of 1, radians (muon)", POSITIVE
+        0.1, "angle of a kernel's step for a learning rate of 1 (muon)", POSITIVE, unit="RADIANS"
     )
     momentum: float = _of_recipe(0.9, "of sgd and muon", SHARE)
     nesterov: bool = _of_recipe(False, "Nesterov's momentum")
@@ -92,8 +94,9 @@ class Recipe:
     )
     patience: int = _of_recipe(
         0,
-        "stop after N epochs without a better top-1 on the validation split; 0: off",
+        "stop after so many epochs without a better top-1 on the validation split; 0: off",
         NOT_NEGATIVE,
+        unit="EPOCHS",
     )
     freeze: str = _of_recipe(
         "none",
@@ -101,7 +104,9 @@ class Recipe:
         "stages; backbone: all except the attention and the classifier",
         FREEZE,
     )
-    freeze_epochs: int = _of_recipe(0, "train all layers after N epochs; 0: never", NOT_NEGATIVE)
+    freeze_epochs: int = _of_recipe(
+        0, "train all layers after so many epochs; 0: never", NOT_NEGATIVE, unit="EPOCHS"
+    )
     label_smoothing: float = _of_recipe(0.0, "share of the target spread over all classes", SHARE)
     gate_gradient: bool = _of_recipe(True, "whether the gradient flows through NAM's weights")
     weighting: str = _of_recipe("sum", "NAM's weights", WEIGHTINGS)
@@ -113,6 +118,7 @@ class Recipe:
         "sizes of the training images, each for its share of the epochs, in turn; the last is the "
         "network's",
         SIZES,
+        unit="PIXELS",
     )
     augment: tuple[str, ...] = _of_recipe(
         ("random_crop", "random_flip"),

@@ -40,7 +40,7 @@ def names_in(module, table):
     raise LookupError(f"{module} has no table {table}")
 
 
-def setting(default, text, allowed=None, group="", option=None, words=()):
+def setting(default, text, allowed=None, group="", option=None, words=(), unit=None):
     """Returns the field of a setting.
 
     Args:
@@ -50,10 +50,12 @@ def setting(default, text, allowed=None, group="", option=None, words=()):
         group: The heading of its option in the help.
         option: The option's name, if it is not the field's.
         words: Strings that stand for numbers, such as `"auto"`.
+        unit: String, of its number, which the help shows.
     """
     if allowed is not None and not isinstance(allowed, Range):
         text = f"{', '.join(allowed)}{text and f' ({text})'}"
-    metadata = {"text": text, "allowed": allowed, "group": group, "option": option, "words": words}
+    metadata = {"text": text, "allowed": allowed, "group": group, "option": option}
+    metadata |= {"words": words, "unit": unit}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -127,7 +129,8 @@ def add_options(parser, kind, defaults=True, names=None):
             given["action"] = argparse.BooleanOptionalAction
         else:
             given["type"] = _reader(field)
-            given["metavar"] = {int: "N", float: "X"}.get(part, _option(field)[2:].upper())
+            named = {int: "N", float: "X"}.get(part, _option(field)[2:].upper())
+            given["metavar"] = field.metadata["unit"] or named
         if isinstance(field.default, tuple):
             given["nargs"] = "*"
         groups[heading].add_argument(_option(field), **given)

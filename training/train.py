@@ -2,8 +2,8 @@
 
     python training/train.py --arch r50_nam
 
-trains the reference recipe, ResNet50-NAM on CIFAR-100. Ctrl-C stops it; the same command with
---resume continues after the last checkpoint. SIGTERM makes one first, and ends with status 143.
+trains the reference recipe, ResNet50-NAM on CIFAR-100. Ctrl-C and SIGTERM stop it after a
+checkpoint; the same command with --resume continues there. A second Ctrl-C stops it at once.
 
     python training/train.py --dataset FOLDER --arch r18_nam --recipe finetune --init WEIGHTS
 
@@ -43,8 +43,9 @@ def main(argv=None):
 
     try:
         train(job)
-    except KeyboardInterrupt:
-        print(f"\n{job.folder} keeps the last checkpoint: --resume continues there.")
+    except KeyboardInterrupt as ended:
+        kept = f"{job.folder} keeps the last checkpoint: --resume continues there."
+        print(str(ended) or kept)
         raise
 
 

@@ -102,11 +102,20 @@ def write(target, source, path, args):
             images=images,
             labels=labels,
             missing_weights=trained_weights.missing(source, converted.constants, target.whole),
-            facts=converted.facts,
+            facts={"options": _options(args), **converted.facts},
             companions=converted.companions,
             preprocessing=description,
         )
     )
+
+
+def _options(args):
+    """Returns the options that were given, for the report, without the machine's paths."""
+    return {
+        key: value
+        for key, value in vars(args).items()
+        if value is not None and "/" not in str(value)
+    }
 
 
 def file_name(precision, suffix):

@@ -58,6 +58,7 @@ def open_file(args, stated):
     return of_model(
         model,
         dataset,
+        model_file=path,
         normalize=stated,
         class_names=read_labels(args.labels) if args.labels else None,
         scores=args.scores,
@@ -124,6 +125,7 @@ def of_model(
     dataset,
     name,
     folder,
+    model_file=None,
     normalize=None,
     class_names=None,
     scores=None,
@@ -137,6 +139,7 @@ def of_model(
         dataset: A `Dataset` with images of the model's size.
         name: String.
         folder: Path for the exports.
+        model_file: Path of the model's file, or `None`.
         normalize: The `Preprocessing` before it; `None` if it is not stated.
         class_names: List of strings by label; `None` for the data set's, if there are as many.
         scores: `"logits"` or `"probabilities"`, what it returns; `None` to find out.
@@ -188,6 +191,7 @@ def of_model(
         class_names=class_names,
         dataset=fitted,
         model=head.model,
+        model_file=model_file,
         normalize=normalize,
         to_scores=head.to_scores,
         stated=stated,

@@ -117,6 +117,7 @@ def examine(export, candidate_path):
         "source": export.source.name,
         "notes": export.source.notes,
         "data": export.source.data_name,
+        **export.source.identity,
         "stages": stages,
         **export.facts,
         **more,

@@ -1,5 +1,6 @@
 """What is exported: a classifier, the reference that it must equal, and data to verify it on."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -97,6 +98,7 @@ class Source:
         dataset: A `training.data.datasets.Dataset`.
         saved_model: Path of the SavedModel's folder; `None` for a Keras model of no run.
         model: The Keras model in float32, unfolded; `None` for a SavedModel of no run.
+        model_file: Path of its file, or `None`.
         normalize: `Preprocessing` before the Keras model.
         to_scores: Function of the Keras model's outputs to a dictionary with `logits`.
         run: A `Run`, or `None`.
@@ -114,6 +116,7 @@ class Source:
     dataset: datasets.Dataset
     saved_model: Path | None = None
     model: keras.Model | None = None
+    model_file: Path | None = None
     normalize: Preprocessing = UNCHANGED
     to_scores: Callable = scores
     run: Run | None = None
@@ -150,6 +153,19 @@ class Source:
             lines.append(f"Accuracy was not checked: {self.no_labels}.")
         return lines
 
+    @property
+    def identity(self):
+        """Dictionary of hashes and settings that identify what was verified, for the report."""
+        names = self.class_names and "\n".join(self.class_names)
+        found = {
+            "saved_model_sha256": self.saved_model and _digest_of_folder(self.saved_model),
+            "keras_model_sha256": self.model_file and files.sha256(self.model_file),
+            "data_sha256": _digest_of(self.dataset),
+            "class_names_sha256": names and hashlib.sha256(names.encode()).hexdigest(),
+            "normalization": str(self.normalize),
+        }
+        return {key: value for key, value in found.items() if value}
+
     def evaluate(self, images, advance=lambda count: None):
         """Returns the reference's logits of images [N, H, W, 3]: float32 [N, classes].
 
@@ -171,6 +187,22 @@ class Source:
         normalized = self.normalize(images.astype(np.float32))
         found = self.to_scores(exact(tf.cast(normalized, tf.float64), training=False))
         return float(np.abs(self.evaluate(images) - found["logits"]).max())
+
+
+def _digest_of(dataset):
+    """Returns the hash of the test images and labels, or of a folder's list of pictures."""
+    test = dataset.test
+    if dataset.listing:
+        return hashlib.sha256(repr(sorted(dataset.listing)).encode()).hexdigest()
+    digest = hashlib.sha256(np.ascontiguousarray(test.images))
+    digest.update(np.ascontiguousarray(test.labels, np.int64))
+    return digest.hexdigest()
+
+
+def _digest_of_folder(folder):
+    """Returns the hash of a SavedModel's graph and variables."""
+    stored = [folder / "saved_model.pb", *sorted((folder / "variables").glob("*"))]
+    return hashlib.sha256("".join(map(files.sha256, stored)).encode()).hexdigest()
 
 
 def in_batches(function, images, advance=lambda count: None):
@@ -308,6 +340,7 @@ def _of_run(folder, version, data_dir):
         folder=run.folder,
         saved_model=version,
         model=run.model,
+        model_file=run.folder / "best.keras",
         normalize=normalize,
         classify=classify,
         true_logits=true_logits,

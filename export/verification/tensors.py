@@ -42,6 +42,7 @@ class TensorSource:
     truth: str = "the Keras model in float32"
     data_name: str = "the given inputs"
     run = class_names = saved_model = None
+    identity = {}  # noqa: RUF012 - never changed
 
     @property
     def notes(self):

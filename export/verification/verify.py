@@ -218,8 +218,8 @@ def accuracy(check):
         float(np.mean(logits.argmax(-1) == check.labels))
         for logits in (check.true_logits, check.found.logits)
     )
-    numbers = {"images": count, "top1": found, "top1_of_truth": true, "loss": true - found}
-    numbers["limits"] = {"loss": limit}
+    numbers = {"images": count, "top1": found, "top1_of_truth": true, "top1_lost": true - found}
+    numbers["limits"] = {"top1_lost": limit}
     complaints = []
     if true - found > limit + check.ties.mean() + 1e-9:  # a tie may go either way
         complaints.append(

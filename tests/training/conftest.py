@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import small_run
 from tests.support.networks import small_network
-from training.fitting import callbacks
+from training.fitting import progress
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ["--recipe", "fast", "--dataset", "synthetic", "--epochs", "3", "--batch-size", "64"]
@@ -88,15 +88,15 @@ def uninterrupted(tmp_path_factory):
 @pytest.fixture
 def signal_after(monkeypatch):
     """A function: sends a signal to this process after a step of a training."""
-    original = callbacks.TimeEstimate.on_train_batch_end
+    original = progress.EpochLines.on_train_batch_end
 
     def send_after(step, number):
         def on_train_batch_end(self, batch, logs=None):
             original(self, batch, logs)
             if int(self.model.optimizer.iterations) == step:
-                monkeypatch.setattr(callbacks.TimeEstimate, "on_train_batch_end", original)
+                monkeypatch.setattr(progress.EpochLines, "on_train_batch_end", original)
                 os.kill(os.getpid(), number)
 
-        monkeypatch.setattr(callbacks.TimeEstimate, "on_train_batch_end", on_train_batch_end)
+        monkeypatch.setattr(progress.EpochLines, "on_train_batch_end", on_train_batch_end)
 
     return send_after

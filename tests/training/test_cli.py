@@ -1,5 +1,8 @@
 """What all command lines share: their parser, and the statuses that they exit with."""
 
+import os
+import time
+
 import pytest
 
 from training import cli, compare, evaluate, gates, launch, train
@@ -92,3 +95,27 @@ def test_other_errors_and_success_pass():
 def test_a_missing_package_is_named_with_its_extra():
     with pytest.raises(cli.InputError, match=r"absent.*\[train\]"), cli.needing("train"):
         raise ModuleNotFoundError("no", name="absent")
+
+
+def test_native_code_is_silent_while_packages_are_imported(capfd):
+    """Unless an import fails for another reason than a missing package."""
+    with cli.needing("train"):
+        os.write(2, b"I0000 no GPU\n")
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"
+
+    def broken():
+        os.write(2, b"libcudart is broken\n")
+        raise OSError("broken")
+
+    with pytest.raises(OSError, match="broken"), cli.needing("train"):
+        broken()
+    assert capfd.readouterr().err == "libcudart is broken\n"
+
+
+def test_a_terminal_is_told_that_packages_are_loaded(monkeypatch, capfd):
+    monkeypatch.setattr(os, "isatty", lambda descriptor: True)
+    monkeypatch.setattr(cli, "PATIENCE", 0.01)
+    with cli.needing("train"):
+        time.sleep(0.2)
+    assert capfd.readouterr().err == cli.LOADING

@@ -16,7 +16,7 @@ def terminal(monkeypatch):
     """What is printed on a terminal of 80 columns."""
     file = io.StringIO()
     drawn = Console(file=file, width=80, force_terminal=True, highlight=False, color_system=None)
-    monkeypatch.setattr(console, "_console", drawn)
+    monkeypatch.setattr(console, "terminal", drawn)
     return file
 
 
@@ -63,7 +63,7 @@ def test_progress_shows_steps_and_note_on_a_terminal_only(terminal, capsys, monk
     assert "3/4" in shown
     assert "of r18" in shown
     assert "a line between\n" in shown
-    monkeypatch.setattr(console, "_console", Console(force_terminal=False))
+    monkeypatch.setattr(console, "terminal", Console(force_terminal=False))
     with console.progress("runs", 4) as advance:
         advance()
     assert capsys.readouterr().out == ""

@@ -120,6 +120,7 @@ def test_each_setting_of_a_job_is_an_option_and_in_config(field):
         "strategy": "none",
         "scale_lr": "linear",
         "validation_split": 0.25,
+        "minutes": 2.5,
     }
     kind = str(field.type)
     value = other.get(field.name, "a b" if "str" in kind else 7 if "int" in kind else None)

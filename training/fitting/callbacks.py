@@ -1,4 +1,4 @@
-"""Callbacks around the epochs: history, TensorBoard, a time estimate, and checks."""
+"""Callbacks around the epochs: history, TensorBoard, and checks."""
 
 import contextlib
 import time
@@ -100,39 +100,6 @@ class StopOnNaN(keras.callbacks.Callback):
                 "on, the statistics of the normalizations may not have settled; float16 overflows "
                 "above 65504. If it persists, use --precision float32."
             )
-
-
-class TimeEstimate(keras.callbacks.Callback):
-    """Reports after the first steps how long the remaining epochs will take.
-
-    Args:
-        steps: Integer, the steps of an epoch.
-        sizes: The size of the images of each remaining epoch.
-        say: Callable that receives the message.
-    """
-
-    FIRST = 3  # the steps before it compile
-    MEASURED = 5  # steps
-
-    def __init__(self, steps, sizes, say):
-        super().__init__()
-        self.steps = steps
-        self.sizes = sizes
-        self.say = say
-        self.started = None
-
-    def on_train_batch_end(self, batch, logs=None):
-        if batch + 1 < self.FIRST or not self.sizes:
-            return
-        if self.started is None:
-            self.started = batch, time.perf_counter()
-        measured = batch - self.started[0]
-        if measured >= self.MEASURED:
-            step = (time.perf_counter() - self.started[1]) / measured
-            pixels = sum(size**2 for size in self.sizes) / self.sizes[0] ** 2
-            minutes = step * self.steps * pixels / 60
-            self.say(f"\nThe remaining {len(self.sizes)} epochs take about {minutes:.0f} min.")
-            self.sizes = None
 
 
 class TensorBoardExtras(keras.callbacks.Callback):

@@ -6,7 +6,6 @@ import functools
 import json
 import shutil
 import signal
-import threading
 import time
 import zipfile
 
@@ -142,10 +141,11 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _end(self, ends):
         if ends:
-            raise Terminated(
+            message = (
                 f"{self.folder} keeps epoch {self.position.epochs}, step {self.position.steps}: "
                 "--resume continues there."
             )
+            raise KeyboardInterrupt(message) if ends == signal.SIGINT else Terminated(message)
 
 
 @contextlib.contextmanager
@@ -245,18 +245,27 @@ def _checked_position(path):
 
 @contextlib.contextmanager
 def termination():
-    """Delays SIGTERM, which a preempted machine sends, to the end of a step.
+    """Delays SIGTERM, which a preempted machine sends, and Ctrl-C to the end of a step.
+
+    A second Ctrl-C ends the training at once.
 
     Yields:
-        A function of the steps so far, which returns whether to end the training now. Several
-        processes call it after every step, and all end at the same step.
+        A function of the steps so far, which returns whether to end the training now: the signal,
+        or a Boolean. Several processes call it after every step, and all end at the same step.
     """
     if multihost.launched():  # JAX catches the signal
         yield multihost.end_is_asked_for
         return
-    event = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    received = []
+
+    def receive(number, frame):
+        if number == signal.SIGINT and number in received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda step: event.is_set()
+        yield lambda step: received[0] if received else False
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

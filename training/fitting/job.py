@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from training.fitting import (
     loop,
     multihost,
     network,
+    pace,
     resolve,
 )
 from training.runs import files, report, saved_model
@@ -38,7 +40,8 @@ def train(job, say=print, callbacks=()):
             size, so `on_train_begin` and `on_train_end` are called once for each.
 
     Returns:
-        The result, the content of `result.json`; `None` in a process that writes nothing.
+        The result, the content of `result.json`; `None` in a process that writes nothing, and if
+        the job only asks for an answer, such as `--dry-run`.
 
     Raises:
         InputError: If the settings do not fit. Nothing has been written then.
@@ -63,7 +66,12 @@ def train(job, say=print, callbacks=()):
     job = resolve.steps(job, dataset, say)
     if job.find_lr:
         return _find_rate(job, dataset, say)
+    if job.minutes:
+        job = pace.fit_epochs(job, dataset, placement, say)
     config = {**_configuration(job, dataset, placement), "init": given}
+    if job.dry_run:
+        say(json.dumps(config, indent=2))
+        return pace.describe(job, dataset, placement, say)
     files.check_listing(job.folder, dataset.listing)
     multihost.agree(
         {

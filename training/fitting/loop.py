@@ -1,12 +1,13 @@
 """The epochs of a training: its streams, its callbacks, and the calls of Keras' `fit`."""
 
+import contextlib
 import itertools
 
 import keras
 import tensorflow as tf
 
 from training.data import augment, streams
-from training.fitting import callbacks, checkpoints, initial, network, schedules
+from training.fitting import callbacks, checkpoints, initial, network, progress, schedules
 from training.runs import files
 
 GATE_IMAGES = 64
@@ -26,10 +27,8 @@ def fit(job, models, dataset, position, placement, say, more=()):
     """
     recipe, folder, steps = job.recipe, job.folder, job.steps_per_epoch
     model = models[None]
-    epochs = range(position.epochs, recipe.epochs)
-    history, writers = None, []
+    history, writers, lines = None, [], contextlib.nullcontext()
     if placement.writes:
-        sizes = [recipe.image_size(epoch) or job.image_size[0] for epoch in epochs]
         rows = files.read_history(folder / "history.csv")
         history = callbacks.History(
             folder,
@@ -39,15 +38,12 @@ def fit(job, models, dataset, position, placement, say, more=()):
             schedule=schedules.from_recipe(recipe, steps),
             seconds=position.seconds,
         )
-        writers = [
-            callbacks.TimeEstimate(steps, sizes, say),
-            callbacks.EvaluateAverage(),
-            history,
-            *tensorboard(job, model, dataset),
-            *more,
-        ]
+        sizes = [recipe.image_size(e) or job.image_size[0] for e in range(recipe.epochs)]
+        lines = progress.EpochLines(steps, sizes, recipe.batch_size, job.quiet)
+        logs = tensorboard(job, model, dataset)
+        writers = [callbacks.EvaluateAverage(), history, lines, *logs, *more]
 
-    with checkpoints.termination() as ends:
+    with lines, checkpoints.termination() as ends:
         checkpoint = checkpoints.Checkpoint(
             job, model, history, position, choose_best=dataset.validation is not None, ends=ends
         )
@@ -67,7 +63,7 @@ def fit(job, models, dataset, position, placement, say, more=()):
                 epochs=last_epoch,
                 steps_per_epoch=steps - first_step,
                 shuffle=False,  # the stream is shuffled already
-                verbose=0 if not placement.writes else 2 if job.quiet else 1,
+                verbose=0,
                 callbacks=[callbacks.StopOnNaN(say), *writers, checkpoint],
             )
 

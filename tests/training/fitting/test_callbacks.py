@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import random
-import time
 
 import keras
 import numpy as np
@@ -61,17 +60,6 @@ def test_times_follow_the_clock(tmp_path, monkeypatch, before):
     assert second["images_per_second"] == 16 / 8
     assert first["images_per_second"] == pytest.approx(16 / (8 + before), rel=1e-6)
     assert (first["learning_rate"], second["learning_rate"]) == (0.5 * 4, 0.5 * 8)
-
-
-def test_the_remaining_time_counts_pixels(monkeypatch):
-    """A step of 16 pixels takes 1 min: epochs of 10, 10 and 40 min are left."""
-    said = []
-    estimate = callbacks.TimeEstimate(10, [16, 16, 32], said.append)
-    for batch in range(10):
-        monkeypatch.setattr(time, "perf_counter", lambda minutes=batch: 60 * minutes)
-        estimate.on_train_batch_end(batch)
-    (line,) = said
-    assert "remaining 3 epochs take about 60 min" in line
 
 
 @keras.saving.register_keras_serializable("tests")

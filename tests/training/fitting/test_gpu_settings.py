@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keras_nam import derived_gate
 from tests.support.small_run import history, run
-from training.fitting import callbacks, devices
+from training.fitting import devices, progress
 from training.runs import files
 
 ROOT = Path(__file__).parents[3]
@@ -79,13 +79,13 @@ def test_a_cpu_resumes_in_float32_and_gets_its_own_numbers(
     monkeypatch.undo()
     derived_gate._gpus.cache_clear()
     seen = []
-    begin = callbacks.TimeEstimate.on_epoch_begin
+    begin = progress.EpochLines.on_epoch_begin
 
     def see(self, epoch, logs=None):
         seen.append((self.model.jit_compile, self.model.steps_per_execution))
         begin(self, epoch, logs)
 
-    monkeypatch.setattr(callbacks.TimeEstimate, "on_epoch_begin", see)
+    monkeypatch.setattr(progress.EpochLines, "on_epoch_begin", see)
     rows = run(tmp_path / "run", *FLOAT32, "--resume")
     assert seen == [(False, 1)] * 2
     for ours, theirs in zip(rows, whole, strict=True):

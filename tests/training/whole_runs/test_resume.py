@@ -28,8 +28,8 @@ def test_another_seed_gives_another_history(whole, tmp_path):
 @pytest.mark.parametrize(
     ("number", "step", "more", "kept"),
     [
-        (signal.SIGINT, 8, [], (1, 0)),
-        (signal.SIGINT, 7, ["--checkpoint-every", "2"], (1, 2)),
+        (signal.SIGINT, 8, [], (2, 0)),
+        (signal.SIGINT, 7, ["--checkpoint-every", "2"], (1, 3)),
         (signal.SIGTERM, 7, [], (1, 3)),
         (signal.SIGTERM, 8, [], (2, 0)),
     ],
@@ -88,7 +88,7 @@ def test_damaged_checkpoints(whole, tmp_path, signal_after, capsys):
     assert run(folder, "--resume") == whole
     output = capsys.readouterr().out
     assert "last.keras is damaged" in output
-    assert "epochs 2–3" in output
+    assert "epochs 3–3" in output
 
     for path in folder.glob("*.keras"):
         path.write_bytes(b"PK")

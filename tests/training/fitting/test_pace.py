@@ -1,0 +1,54 @@
+"""`--minutes` and `--dry-run`: how long a training takes, before it begins."""
+
+import json
+
+import pytest
+
+from tests.support.small_run import history, run
+from training.cli import InputError
+from training.fitting import pace
+from training.runs import files
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """An epoch takes a minute, or four at 32 pixels."""
+
+    def measure(job, dataset, placement):
+        return {None: 60.0, 16: 60.0, 32: 240.0}
+
+    monkeypatch.setattr(pace, "measure", measure)
+
+
+def test_as_many_epochs_as_fit_and_a_resumed_run_keeps_them(tmp_path, lean, measured, monkeypatch):
+    folder = tmp_path / "run"
+    rows = run(folder, "--minutes", "2.5")
+    assert len(rows) == 2
+    assert rows == run(tmp_path / "same", "--epochs", "2")
+    assert files.read_json(folder / "config.json")["recipe_settings"]["epochs"] == 2
+    (folder / "result.json").unlink()
+    monkeypatch.setattr(pace, "measure", None)  # not called again
+    run(folder, "--minutes", "2.5", "--resume")
+    assert len(history(folder)) == 2
+
+
+def test_each_image_size_has_its_own_pace(tmp_path, lean, measured):
+    """Four epochs: two of 16 pixels and two of 32 take 10 minutes; five would take 15."""
+    rows = run(tmp_path / "run", "--minutes", "12", "--progressive-sizes", "16", "32")
+    assert len(rows) == 4
+
+
+def test_less_than_an_epoch(tmp_path, measured):
+    with pytest.raises(InputError, match=r"--minutes 0\.5: one epoch takes 1\.0 minutes"):
+        run(tmp_path / "run", "--minutes", "0.5")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_prints_settings_and_the_time_and_writes_nothing(tmp_path, lean, capsys):
+    assert run(tmp_path / "run", "--dry-run") == []
+    out = capsys.readouterr().out
+    config = json.loads(out[out.index("{") : out.rindex("}") + 1])
+    assert config["recipe_settings"]["epochs"] == 3
+    assert config["class_names"]
+    assert "3 epochs take about" in out
+    assert not (tmp_path / "run").exists()

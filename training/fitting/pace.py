@@ -1,0 +1,90 @@
+"""The time that a training takes, measured on some of its steps before it begins."""
+
+import dataclasses
+import time
+
+import keras
+
+from training.cli import InputError
+from training.fitting import loop, network
+from training.runs import files
+
+WARM_UP = 3  # the steps before it compile
+MEASURED = 8  # steps
+MOST = 10_000  # epochs
+
+
+def fit_epochs(job, dataset, placement, say):
+    """Returns the job with as many epochs as fit into `job.minutes`; of a begun run, its own.
+
+    Raises:
+        InputError: If not even one fits, or several devices share the training.
+    """
+    config = job.folder / files.CONFIG
+    if config.is_file():
+        epochs = files.read_json(config)["recipe_settings"]["epochs"]
+    else:
+        if placement.devices > 1:
+            raise InputError("--minutes: expected one device. Give --epochs.")
+        pace = measure(job, dataset, placement)
+        epochs = _most_epochs(job, pace)
+        say(f"--epochs {epochs}, which take about {minutes(job, pace, epochs):.1f} minutes")
+    return dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, epochs=epochs))
+
+
+def measure(job, dataset, placement):
+    """Returns size of the images -> seconds of an epoch, with its evaluation.
+
+    The steps train another network, which is thrown away.
+    """
+    with placement.scope():
+        models = network.at_sizes(network.compiled_model(job, len(dataset.class_names)), job)
+    found = {}
+    for size in dict.fromkeys(job.recipe.progressive_sizes or (None,)):
+        epoch = next(e for e in range(MOST) if job.recipe.image_size(e) == size)
+        batches = iter(loop.training_batches(job, dataset, epoch, 0, placement.shard))
+        step = _seconds(lambda b=batches, s=size: models[s].train_on_batch(*next(b)))
+        held_out = loop.one_hot(loop.held_out(job, dataset, size, placement), dataset)
+        batches = iter(held_out.repeat())
+        test = _seconds(lambda b=batches, s=size: models[s].test_on_batch(*next(b)))
+        evaluations = len(dataset.held_out) / job.recipe.batch_size
+        found[size] = step * job.steps_per_epoch + test * evaluations
+    keras.utils.set_random_seed(job.seed)  # as if nothing had been measured
+    return found
+
+
+def describe(job, dataset, placement, say):
+    """Says how long a job takes on this machine."""
+    pace = measure(job, dataset, placement)
+    epochs = job.recipe.epochs
+    say(f"{epochs} epochs take about {minutes(job, pace, epochs):.1f} minutes on this machine.")
+    for size, seconds in pace.items():
+        pixels = f" with images of {size} pixels" if size else ""
+        say(f"An epoch{pixels} takes about {seconds:.0f} s, its evaluation included.")
+
+
+def _seconds(step):
+    for _ in range(WARM_UP):
+        step()
+    started = time.perf_counter()
+    for _ in range(MEASURED):
+        step()
+    return (time.perf_counter() - started) / MEASURED
+
+
+def minutes(job, pace, epochs):
+    """Returns how long so many epochs take."""
+    recipe = dataclasses.replace(job.recipe, epochs=epochs)
+    return sum(pace[recipe.image_size(epoch)] for epoch in range(epochs)) / 60
+
+
+def _most_epochs(job, pace):
+    if minutes(job, pace, 1) > job.minutes:
+        raise InputError(
+            f"--minutes {job.minutes:g}: one epoch takes {minutes(job, pace, 1):.1f} minutes. "
+            "Expected at least that."
+        )
+    epochs = 1
+    while epochs < MOST and minutes(job, pace, epochs + 1) <= job.minutes:
+        epochs += 1
+    return epochs
