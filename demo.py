@@ -63,11 +63,9 @@ def classify_pictures(dataset, model):
     for path, image in zip(paths, test.images, strict=True):
         Image.fromarray(image).save(path)
     predict.main([*paths, "--model", model, "--top", "2"])
-    captions = [
-        f"{names[row.argmax()]} {row.max():.0%}\n(is {names[label]})"
-        for row, label in zip(open_model(model).predict(test.images)[1], test.labels, strict=True)
-    ]
-    plots.image_grid(test.images, captions, model, FOLDER / "predictions.png", columns=4)
+    probabilities = open_model(model).predict(test.images)[1]
+    drawn = test.images, probabilities, test.labels
+    plots.predictions(*drawn, names, str(model), FOLDER / "predictions.png", columns=4)
 
 
 def write_page():

@@ -3,9 +3,6 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -15,7 +12,7 @@ from export.timing.contenders import check_alike, open_contenders
 from export.verification.source import open_source
 from training import console
 from training.cli import InputError
-from training.runs import files
+from training.runs import files, style
 
 PACKAGES = ("tensorflow", "keras", "numpy", "onnxruntime", "onnxruntime-gpu",
             "onnxruntime-openvino", "openvino", "ai-edge-litert")  # fmt: skip
@@ -91,37 +88,44 @@ def show(report):
 
 
 def draw(report, path):
-    """Plots images/s, one panel per batch size, with error bars from p10 to p90."""
+    """Plots milliseconds for one image and images/s for more, with lines from p10 to p90."""
     sizes = list(dict.fromkeys(row["batch"] for row in report["results"]))
     models = list(report["files"])
     figure, panels = plt.subplots(
         1,
         len(sizes),
-        figsize=(2.2 + 3.4 * len(sizes), 1.6 + 0.42 * len(models)),
+        figsize=(max(9, 2.2 + 3.4 * len(sizes)), 2.2 + 0.42 * len(models)),
         layout="constrained",
         sharey=True,
         squeeze=False,
     )
+    together = [axes for axes, size in zip(panels.flat, sizes, strict=True) if size > 1]
+    for axes in together[1:]:
+        axes.sharex(together[0])
     for axes, size in zip(panels.flat, sizes, strict=True):
         rows = [row for row in report["results"] if row["batch"] == size]
-        speeds = np.array([row["images_per_second"] for row in rows])
-        fast, slow = (
-            np.array([1e3 * size / row["milliseconds"][key] for row in rows])
-            for key in ("p10", "p90")
+        times = np.array(
+            [[row["milliseconds"][key] for row in rows] for key in ("p10", "median", "p90")]
         )
-        kinds = [name.partition("-")[0] for name in models]
-        colours = [f"C{list(dict.fromkeys(kinds)).index(kind)}" for kind in kinds]
-        errors = speeds - slow, fast - speeds
-        bars = axes.barh(models, speeds, xerr=errors, color=colours, ecolor="0.3")
+        name, unit, form, values = (
+            ("one image", "milliseconds: shorter is better", ".2f", times)
+            if size == 1
+            else (f"batch of {size}", "images/s: longer is better", ",.0f", 1e3 * size / times)
+        )
+        low, middle, high = np.sort(values, axis=0)
+        bars = axes.barh(
+            models, middle, xerr=(middle - low, high - middle), color=style.SKY, ecolor="0.3"
+        )
         marks = [rounds.mark(row["milliseconds"]) for row in rows]
-        labels = [f"{mark}{speed:,.0f}" for mark, speed in zip(marks, speeds, strict=True)]
-        axes.bar_label(bars, labels, padding=4, fontsize=8)
-        axes.set(title=f"batch of {size}", xlim=(0, 1.35 * fast.max()))
+        labels = [f"{mark}{value:{form}}" for mark, value in zip(marks, middle, strict=True)]
+        axes.bar_label(bars, labels, padding=4, fontsize=9)
+        axes.set(title=name, xlabel=unit)
+        axes.margins(x=0.3)
+        axes.grid(visible=False, axis="y")
         axes.xaxis.get_major_locator().set_params(nbins=4)
-        axes.grid(alpha=0.3, axis="x")
-        axes.set_axisbelow(True)
+        axes.xaxis.set_major_formatter("{x:,g}")
     panels[0, 0].invert_yaxis()
-    figure.supxlabel("images/s; lines: 10th to 90th percentile; ~: noisy", fontsize="medium")
-    figure.suptitle(title(report))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    noise = f"~: noisy, these percentiles are more than {rounds.NOISY:.0%} of the median apart"
+    figure.supxlabel(f"bar: median; line: 10th to 90th percentile\n{noise}", fontsize="medium")
+    figure.suptitle(f"{title(report)}\n{report['environment']['machine']}", fontsize="medium")
+    style.save(figure, path)

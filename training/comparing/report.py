@@ -3,16 +3,13 @@
 import csv
 from datetime import UTC, datetime
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
 from training import console, jobs
 from training.comparing import statistics
 from training.fitting.multiply_adds import multiply_adds
-from training.runs import files
+from training.runs import files, style
 from training.settings import as_json
 
 # The columns of the table: what each has of a variant's row in compare.json.
@@ -33,6 +30,9 @@ WORDS = ("variant", "verdict")
 SHOWN = ("variant", "n", "top-1 ± sd, %", "difference, points [95%]", "verdict")
 # Where a variant's row of the picture has its runs and their mean, as shares of its height.
 RUNS_ABOVE, MEAN_BELOW = (-0.3, -0.05), 0.2
+# A row further away than this many times the width of the others is only named at the border.
+FAR = 4
+OFF_SCALE = {-1: (0.02, "left", "◀ off the scale"), 1: (0.98, "right", "off the scale ▶")}
 
 
 def content(planned, variants, baseline, options, command):
@@ -200,58 +200,99 @@ def markdown(report):
 
 def draw(report, path):
     """Draws every run's top-1, and the paired differences with their mean and 95% interval."""
-    variants = report["variants"]
-    names = [row["name"] for row in variants]
+    variants, names = report["variants"], [row["name"] for row in report["variants"]]
     seeds = sorted({row["seed"] for row in report["runs"]})
-    colours = {seed: f"C{number}" for number, seed in enumerate(seeds)}
-    heights = dict(zip(seeds, np.linspace(*RUNS_ABOVE, len(seeds)), strict=True))
+    heights = np.linspace(*RUNS_ABOVE, len(seeds)) if len(seeds) > 1 else [0]
+    dots = {
+        seed: (height, f"C{number}")
+        for number, (seed, height) in enumerate(zip(seeds, heights, strict=True))
+    }
+    tall = max(0.6, 0.22 * max(name.count(":") + 1 for name in names))
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(12, 1.8 + 0.6 * len(names)), layout="constrained", sharey=True
+        1, 2, figsize=(12, 1.9 + tall * len(names)), layout="constrained", sharey=True
     )
-    for place, row in enumerate(variants):
-        runs = {run["seed"]: run["top1"] for run in report["runs"] if run["name"] == row["name"]}
-        panels = [(left, runs, row, _percent(row["mean"]))] if runs else []
-        found = row["difference"]
-        if found:
-            pairs = dict(zip(found["seeds"], found["differences"], strict=True))
-            panels.append((right, pairs, found, _difference(found)))
-        for axes, points, summary, text in panels:
-            for seed, share in points.items():
-                axes.plot(100 * share, place + heights[seed], "o", color=colours[seed], ms=5.5)
-            _draw_mean(axes, place + MEAN_BELOW, summary, text)
-    baseline = variants[names.index(report["baseline"])]
-    dashed = {"color": "0.5", "ls": "--", "lw": 1}
-    if baseline["n"]:
-        left.axvline(100 * baseline["mean"], **dashed)
-    right.axvline(0, **dashed)
+    baseline = names.index(report["baseline"])
+    runs, pairs = [], []
+    for row in variants:
+        found = row["difference"] or {"seeds": [], "differences": []}
+        top1 = {run["seed"]: run["top1"] for run in report["runs"] if run["name"] == row["name"]}
+        differences = dict(zip(found["seeds"], found["differences"], strict=True))
+        mean = _joined(" ± ", row["mean"], row["std"]) if top1 else "not finished"
+        runs.append((top1, row, mean))
+        pairs.append((differences, found, _difference(row["difference"])))
+    pairs[baseline] = ({}, {}, "baseline")
+    _draw_rows(left, runs, baseline, variants[baseline]["mean"], dots)
+    _draw_rows(right, pairs, baseline, 0, dots)
     left.set(
         yticks=range(len(names)),
         yticklabels=[name.replace(":", "\n:") for name in names],
         ylim=(len(names) - 0.4, -0.6),
-        xlabel="top-1, %\npoints: runs; bar: mean; dashed: the baseline's",
+        xlabel="top-1, %; dashed: baseline\n"
+        + _marks(runs, "run", "bar: mean; on the right: mean ± sd"),
     )
     right.set_xlabel(
-        f"paired difference to {report['baseline']}, percentage points\n"
-        "points: pairs; bar: mean; line: its 95% interval"
+        "difference from the baseline, same seed, percentage points\n"
+        + _marks(pairs, "pair", "bar: mean; line: 95% interval; both on the right")
     )
-    for axes in (left, right):
-        axes.grid(alpha=0.3, axis="x")
-        axes.set_axisbelow(True)
     marks = [
-        plt.Line2D([], [], marker="o", ls="", color=colours[seed], label=f"seed {seed}")
-        for seed in seeds
+        plt.Line2D([], [], marker="o", ls="", color=colour, label=f"seed {seed}")
+        for seed, (_, colour) in dots.items()
     ]
-    figure.legend(handles=marks, loc="outside right center", frameon=False)
-    figure.suptitle(report["measure"])
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure.legend(handles=marks, loc="outside lower center", frameon=False, ncols=8)
+    figure.suptitle(report["measure"].capitalize())
+    style.save(figure, path)
 
 
-def _draw_mean(axes, height, summary, text):
-    """Draws a mean, its interval if it has one, and the number to the right of the axes."""
-    if summary.get("low") is not None:
-        ends = [100 * summary["low"], 100 * summary["high"]]
-        axes.plot(ends, [height, height], color="black", lw=1.5)
-    axes.plot(100 * summary["mean"], height, "|", color="black", ms=10, mew=2)
-    style = {"va": "center", "fontsize": 8, "color": "0.25"}
-    axes.text(1.01, height, text, transform=axes.get_yaxis_transform(), **style)
+def _marks(rows, one, of_several):
+    """Returns the words for what is drawn: one point a row, or several and their summary."""
+    if max(len(points) for points, *_ in rows) < 2:
+        return f"one {one} each: no interval"
+    return f"points: {one}s; {of_several}"
+
+
+def _draw_rows(axes, rows, baseline, dashed, dots):
+    """Draws a panel: a row a variant, of its shares by seed, their summary, and a text."""
+    axes.grid(visible=False, axis="y")
+    if dashed is not None:
+        axes.axvline(100 * dashed, color=style.GREY, ls="--", lw=1)
+    beside = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 9}
+    far = _far(rows, baseline, dashed)
+    for place, (points, summary, text) in enumerate(rows):
+        axes.text(1.01, place, text.replace("-", "−"), color="0.25", **beside)
+        if place in far:
+            edge, side, words = OFF_SCALE[far[place]]
+            axes.text(edge, place, words, ha=side, **beside)
+            continue
+        for seed, share in points.items():
+            height, colour = dots[seed]
+            axes.plot(100 * share, place + height, "o", color=colour, ms=5.5)
+        height = place + MEAN_BELOW
+        if len(points) > 1:
+            axes.plot(100 * summary["mean"], height, "|", color="black", ms=10, mew=2)
+        if summary.get("low") is not None:
+            ends = [100 * summary["low"], 100 * summary["high"]]
+            axes.plot(ends, [height, height], color="black", lw=1.5)
+
+
+def _far(rows, baseline, dashed):
+    """Returns the rows that would squeeze the others, at most a third: place -> sign.
+
+    The sign says on which side of the others such a row is.
+    """
+    spans = {
+        place: np.array([*points.values(), summary.get("low"), summary.get("high")], float)
+        for place, (points, summary, _) in enumerate(rows)
+        if points
+    }
+    if dashed is not None:
+        spans.setdefault(baseline, np.array([dashed]))
+    centres = {place: np.nanmean(span) for place, span in spans.items()}
+    middle = np.median([*centres.values()])
+    order = sorted(centres, key=lambda place: abs(centres[place] - middle))
+    near = np.concatenate([spans[place] for place in order[: -(-2 * len(order) // 3)]])
+    reach = FAR * (np.nanmax(near) - np.nanmin(near))
+    return {
+        place: np.sign(centres[place] - middle)
+        for place in order
+        if place != baseline and abs(centres[place] - middle) > reach > 0
+    }

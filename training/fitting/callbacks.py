@@ -58,7 +58,8 @@ class History(keras.callbacks.Callback):
             self.model.stop_training = True
         files.write_history(self.folder / "history.csv", self.rows)
         files.write_atomically(
-            self.folder / "curves.png", lambda path: plots.curves(self.rows, self.folder.name, path)
+            self.folder / "curves.png",
+            lambda path: plots.curves(self.rows, self.recipe, self.folder.name, path),
         )
 
 

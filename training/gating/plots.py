@@ -1,22 +1,22 @@
 """Pictures of a network's gates, drawn without a screen."""
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.cbook import boxplot_stats
 from matplotlib.colors import AsinhNorm
 from matplotlib.ticker import FixedLocator, LogLocator, PercentFormatter
 
 from training.gating.values import display_name
+from training.runs import style
+from training.runs.style import BLUE, GREY, ORANGE
 
-# Of Okabe and Ito's colours, which the colour-blind tell apart.
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 # How the removed channels were chosen, in `gates.json` and in words.
 ORDERS = {"gamma": "smallest |γ|", "l1": "smallest L1 norm of the kernel", "random": "random"}
 MARKS = {"gamma": (BLUE, "o"), "l1": (ORANGE, "^"), "random": (GREY, "s")}
 CONSTANTS = {"unit mean": "the mean of its {}", "layer mean": "the mean of its layer", "0.5": "0.5"}
 COLUMNS = 8  # gates in a row
+LABEL = 0.09  # the share of the colour scale that a label takes
+LEAST_WIDTH = 7  # inches, of the words below the colour scale
 # Inches: a map's side, the strip below it, and what is around them.
 SIDE, STRIP, GAP, TITLE, FOOT = 1.25, 0.14, 0.12, 0.3, 0.75
 
@@ -29,11 +29,8 @@ def overview(findings, path):
     _draw_gammas(panels[0, 1], findings["layers"])
     _draw_replaced(panels[1, 0], findings)
     _draw_slimmed(panels[1, 1], findings)
-    for axes in panels.flat:
-        axes.grid(alpha=0.3)
     figure.suptitle(f"Gates of {findings['arch']}, {findings['images']:,} test images", fontsize=14)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    style.save(figure, path)
 
 
 def gates_on_images(images, captions, values, path):
@@ -52,7 +49,8 @@ def gates_on_images(images, captions, values, path):
     strips = {name: value.astype("float64").mean((1, 2)) - 0.5 for name, value in values.items()}
     norm = _norm([*maps.values(), *strips.values()])
     line = TITLE + SIDE + STRIP + GAP
-    width, height = (columns + 1) * (SIDE + GAP) + 3 * GAP, len(images) * lines * line + FOOT
+    width = max(LEAST_WIDTH, (columns + 1) * (SIDE + GAP) + 3 * GAP)
+    height = len(images) * lines * line + FOOT
     figure = plt.figure(figsize=(width, height))
 
     def panel(column, top, tall, content, **style):
@@ -73,14 +71,14 @@ def gates_on_images(images, captions, values, path):
     bar = figure.add_axes((0.25, 0.42 / height, 0.5, 0.12 / height))
     figure.colorbar(drawn, cax=bar, orientation="horizontal")
     ends = _decades(norm.linear_width / 3, norm.vmax)
+    ends = [end for end in ends if end == 0 or abs(norm(end) - norm(0)) > LABEL]
     bar.xaxis.set_major_locator(FixedLocator(ends))
     bar.xaxis.set_minor_locator(FixedLocator([]))
     bar.set_xticklabels([f"{0.5 + end:g}" for end in ends], fontsize=8)
     bar.set_xlabel(
         "gate value. Map: mean over the channels. Strip below: each channel's mean.", fontsize=9
     )
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    style.save(figure, path)
 
 
 def _norm(deviations):
@@ -132,7 +130,7 @@ def _draw_gammas(axes, layers):
     sizes = [np.array(row["gamma"]["sorted_sizes"]) for row in layers]
     low, high = min(size.min() for size in sizes), max(size.max() for size in sizes)
     names = [display_name(row["name"]) for row in layers]
-    boxes = matplotlib.cbook.boxplot_stats(sizes, whis=(1, 99), labels=names)
+    boxes = boxplot_stats(sizes, whis=(1, 99), labels=names)
     _draw_boxes(axes, boxes)
     if low > 0 and high > 10 * low:
         axes.set_yscale("log")

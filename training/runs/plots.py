@@ -1,60 +1,102 @@
 """Pictures of a run, drawn without a screen."""
 
-import matplotlib
+import itertools
+import math
+from operator import itemgetter
 
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import PercentFormatter
 
-PANELS = (
-    ("cross-entropy", (("loss", "training"), ("val_loss", "held out"))),
-    ("top-1", (("top1", "training"), ("val_top1", "held out"))),
-    ("learning rate", (("learning_rate", None),)),
-)
+from training.runs import style
+
+# Column of `history.csv` -> its name, which is the best of it, and its format.
+QUALITIES = {"loss": ("cross-entropy", min, ".3f"), "top1": ("top-1", max, ".1%")}
 
 
-def curves(rows, title, path):
-    """Draws loss, top-1 and learning rate of a history's rows, by epoch."""
-    figure, panels = plt.subplots(1, len(PANELS), figsize=(12, 3.6), layout="constrained")
+def curves(rows, recipe, title, path):
+    """Draws loss, top-1 and learning rate by epoch.
+
+    Args:
+        rows: The rows of `history.csv`.
+        recipe: The run's `Recipe`, for the sizes, images and labels of its training.
+        title: String.
+        path: Path of the PNG file.
+    """
+    figure, panels = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     epochs = [row["epoch"] for row in rows]
-    marker = "." if len(rows) < 40 else ""
-    for axes, (name, lines) in zip(panels, PANELS, strict=True):
-        for key, label in lines:
-            axes.plot(epochs, [row[key] for row in rows], marker=marker, label=label)
-        axes.set(xlabel="epoch", title=name)
+    line = {"marker": "." if len(rows) < 40 else ""}
+    training = "training, augmented images" if recipe.augment else "training"
+    smoothed = f", labels smoothed by {recipe.label_smoothing:g}" if recipe.label_smoothing else ""
+    for axes, (key, (name, best_of, form)) in zip(panels, QUALITIES.items(), strict=False):
+        held_out = [(row["epoch"], row[f"val_{key}"]) for row in rows]
+        finite = [point for point in held_out if math.isfinite(point[1])]
+        axes.plot(epochs, [row[key] for row in rows], label=training, **line)
+        label = f"held out, last {held_out[-1][1]:{form}}"
+        if finite:
+            best = best_of(finite, key=itemgetter(1))
+            axes.scatter(*best, marker="*", s=90, color=style.ORANGE, zorder=3)
+            label += f", best (★) {best[1]:{form}}"
+        axes.plot(*zip(*held_out, strict=True), label=label, **line)
+        axes.legend()
+        axes.set_title(name + smoothed * (key == "loss"))
+    panels[1].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    panels[2].plot(epochs, [row["learning_rate"] for row in rows], **line)
+    panels[2].set_title("learning rate at an epoch's end")
+    for axes in panels:
+        axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        if lines[0][1]:
-            axes.legend()
-    panels[1].yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0, decimals=0))
+        _mark_sizes(axes, epochs, recipe)
     figure.suptitle(title)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    style.save(figure, path)
 
 
-def image_grid(images, captions, title, path, columns=8):
-    """Draws images [N, H, W, 3], values 0–255, in rows with a caption each."""
+def _mark_sizes(axes, epochs, recipe):
+    """Shades the epochs of every other image size and writes the sizes above, if they change."""
+    groups = itertools.groupby(epochs, lambda epoch: recipe.image_size(epoch - 1))
+    spans = [(f"{size} px", list(own)) for size, own in groups]
+    if len(spans) == 1:
+        return
+    for _, own in spans[1::2]:
+        axes.axvspan(own[0] - 0.5, own[-1] + 0.5, color=style.GREY, alpha=0.15, linewidth=0)
+    above = axes.secondary_xaxis("top")
+    above.set_xticks([np.mean(own) for _, own in spans], [size for size, _ in spans])
+    above.tick_params(length=0)
+    axes.set_xlabel("epoch; above: size of the training images")
+
+
+def predictions(images, probabilities, labels, class_names, title, path, columns=8):
+    """Draws images in rows, each with its prediction and whether it is right.
+
+    Args:
+        images: Array [N, H, W, 3], values 0–255.
+        probabilities: Array [N, classes].
+        labels: Integers [N].
+        class_names: List of strings.
+        title: String.
+        path: Path of the PNG file.
+        columns: Integer, the images in a row.
+    """
     rows = max(1, -(-len(images) // columns))
     figure, panels = plt.subplots(
         rows, columns, figsize=(1.7 * columns, 2.1 * rows), layout="constrained", squeeze=False
     )
     for axes in panels.flat:
         axes.axis("off")
-    for axes, image, caption in zip(panels.flat, images, captions, strict=False):
+    for axes, image, scores, label in zip(panels.flat, images, probabilities, labels, strict=False):
+        best = scores.argmax()
+        truth = "right" if best == label else f"is {class_names[label]}"
         axes.imshow(np.clip(image, 0, 255).astype("uint8"), interpolation="nearest")
-        axes.set_title(caption, fontsize=8)
+        axes.set_title(f"{class_names[best]} {scores[best]:.0%},\n{truth}", fontsize=8)
     figure.suptitle(title)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    style.save(figure, path)
 
 
 def learning_rates(rates, losses, suggested, path):
     """Draws the loss of a sweep by learning rate, and the suggested rate."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     axes.plot(rates, losses)
-    axes.axvline(suggested, color="0.4", linestyle="--", label=f"suggested: {suggested:g}")
+    axes.axvline(suggested, color=style.GREY, linestyle="--", label=f"suggested: {suggested:g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")
-    axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    style.save(figure, path)

@@ -121,11 +121,6 @@ def _print(scores, file, split, dataset):
 
 def _draw(scores, split, class_names, path):
     chosen = surest_mistakes(scores)
-    captions = [
-        f"{class_names[split.labels[i]]}\nnot {class_names[scores['predictions'][i]]} "
-        f"({scores['probabilities'][i].max():.0%})"
-        for i in chosen
-    ]
-    title = "the mistakes with the highest probabilities" if len(chosen) else "no mistakes"
-    images = split.images[chosen]
-    files.write_atomically(path, lambda path: plots.image_grid(images, captions, title, path))
+    title = "Mistakes with the highest probabilities" if len(chosen) else "No mistakes"
+    drawn = split.images[chosen], scores["probabilities"][chosen], split.labels[chosen]
+    files.write_atomically(path, lambda path: plots.predictions(*drawn, class_names, title, path))

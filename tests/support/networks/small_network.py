@@ -63,7 +63,7 @@ def write_only_history_and_checkpoints(patch):
         files.write_json(job.folder / "result.json", {"loss": 0.0})
 
     patch.setattr(network, "initial_model", initial_model)
-    patch.setattr(plots, "curves", lambda rows, title, path: path.touch())
+    patch.setattr(plots, "curves", lambda *args: args[-1].touch())
     patch.setattr(loop, "tensorboard", lambda *_: [])
     patch.setattr(fitting, "finish", finish)
 
