@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 import keras_nam
+from keras_nam.attention.normalization_gate import NormalizationGate
 from export.runtime.native_log import one_line
 from export.runtime.signatures import are_probabilities
 from export.verification.classifier import of_logits, of_probabilities
@@ -281,5 +282,10 @@ def folded(model):
 
 
 def _normalizations(model):
-    kind = keras.layers.BatchNormalization, keras_nam.BatchNormalization
-    return sum(isinstance(layer, kind) for layer in model._flatten_layers())
+    """Returns the number of a model's batch normalizations, without those of gates."""
+    layers = model._flatten_layers()
+    return sum(
+        isinstance(layer, keras.layers.BatchNormalization)
+        and not isinstance(layer, NormalizationGate)
+        for layer in layers
+    )
