@@ -14,10 +14,10 @@ import keras
 import numpy as np
 
 import keras_nam
-from keras_nam.attention.normalization_gate import NormalizationGate
 from export.runtime.native_log import one_line
 from export.runtime.signatures import are_probabilities
 from export.verification.classifier import of_logits, of_probabilities
+from keras_nam.attention.normalization_gate import NormalizationGate
 from training.cli import InputError
 from training.runs import report
 
