@@ -48,7 +48,7 @@ def assert_saved_and_folded(model, x, path):
 @pytest.mark.parametrize(
     "name",
     [
-        "MobileNetV3Small",
+        pytest.param("MobileNetV3Small", marks=pytest.mark.slow),
         pytest.param("ResNet50", marks=pytest.mark.slow),
         pytest.param("EfficientNetV2B0", marks=pytest.mark.slow),
     ],

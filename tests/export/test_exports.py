@@ -62,7 +62,7 @@ def test_the_litert_report(exported):
     report = report_of(exported, "litert/verification.json")
     assert report["verdict"] == "verified"
     assert report["provider"] == {"asked": "cpu", "got": "CPU"}
-    assert report["operators"]["CONV_2D"] == 2
+    assert report["operators"]["CONV_2D"] == 4
     assert LiteRTModel(exported / "litert" / "model.tflite").labels[0] == "red horizontal"
 
 

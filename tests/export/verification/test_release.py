@@ -10,7 +10,9 @@ import pytest
 from export.verification import release
 from export.verification.verify import VerificationError
 
-SOURCE = types.SimpleNamespace(truth="itself", name="saved_model/1", notes=[], data_name="none")
+SOURCE = types.SimpleNamespace(
+    truth="itself", name="saved_model/1", notes=[], data_name="none", identity={}
+)
 
 
 @pytest.fixture(autouse=True)

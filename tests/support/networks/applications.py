@@ -55,6 +55,7 @@ def network(name, pictures):
     of its blocks add little, as after a training: else each block multiplies the rounding of the
     one before. Likewise no logit is larger than 10.
     """
+    keras.utils.set_random_seed(0)
     if name == "small":
         model = small(pictures)
     else:

@@ -243,8 +243,11 @@ def test_preprocessing_json(version):
 @pytest.mark.parametrize(
     ("part", "error"),
     [
-        ((saved_model, "_write_warmup"), OSError(28, "No space left on device")),
-        ((tf.saved_model, "save"), tf.errors.ResourceExhaustedError(None, None, "No space left")),
+        ("training.runs.saved_model._write_warmup", OSError(28, "No space left on device")),
+        (
+            "training.runs.saved_model.tf.saved_model.save",
+            tf.errors.ResourceExhaustedError(None, None, "No space left"),
+        ),
     ],
 )
 def test_a_full_disk_leaves_the_old_version(model, version, monkeypatch, part, error):
@@ -253,7 +256,7 @@ def test_a_full_disk_leaves_the_old_version(model, version, monkeypatch, part, e
     def full(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(*part, full)
+    monkeypatch.setattr(part, full)
     with pytest.raises(OSError, match="No space left on device"):
         saved_model.save(model, version.parent, NAMES, MEAN, STD)
     assert [path.name for path in version.parent.iterdir()] == ["1"]

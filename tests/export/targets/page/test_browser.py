@@ -263,6 +263,7 @@ def formats():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [Resize(32, 32), Resize(40, 24, 0.875)])
 def test_pictures_are_read_as_in_python(tab, rule):
     for name, content in formats().items():
@@ -291,6 +292,7 @@ def test_files_that_are_no_pictures(tab):
     show_the_first_example(tab)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
     [
@@ -314,6 +316,7 @@ def test_a_picture_is_dropped_pasted_or_chosen(tab, way):
     show_the_first_example(tab)
 
 
+@pytest.mark.slow
 def test_the_last_of_several_pictures_is_shown(tab, source):
     """The first takes longer to read."""
     other, last = (Image.fromarray(page.examples(source, 2)[n].pixels) for n in (1, 0))
@@ -343,6 +346,7 @@ def test_a_cut_model_and_wrong_ones(open_page, written_page, tmp_path):
     assert "model.float16 is damaged or cut short" in text(tab, "checks")
 
 
+@pytest.mark.slow
 def test_a_cut_runtime(open_page, written_page, tmp_path):
     content = written_page.read_text("utf-8")
     path = tmp_path / "index.html"
@@ -352,6 +356,7 @@ def test_a_cut_runtime(open_page, written_page, tmp_path):
     assert text(tab, "status") == ""
 
 
+@pytest.mark.slow
 def test_large_models_in_a_folder(open_page, paths, web_runtime, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "LARGE", 0)
     written = page.write(tmp_path, paths, "r18w4_nam", runtime_folder=web_runtime)
