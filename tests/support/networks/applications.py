@@ -30,7 +30,7 @@ def images(count, seed=0):
 
 
 def draw_normalizations(model, seed=0):
-    """Moves γ, β and the statistics of all normalizations at random, by about a tenth.
+    """Moves γ, β and the statistics of all normalizations at random, by some hundredths.
 
     Larger changes grow from layer to layer, and with them the rounding.
     """
@@ -40,10 +40,10 @@ def draw_normalizations(model, seed=0):
             gamma, beta, mean, variance = layer.get_weights()
             layer.set_weights(
                 [
-                    gamma * rng.uniform(0.8, 1.2, gamma.shape),
-                    beta + 0.1 * gamma * rng.normal(size=beta.shape),
-                    mean + 0.1 * np.sqrt(variance) * rng.normal(size=mean.shape),
-                    variance * rng.uniform(0.8, 1.25, variance.shape),
+                    gamma * rng.uniform(0.95, 1.05, gamma.shape),
+                    beta + 0.03 * gamma * rng.normal(size=beta.shape),
+                    mean + 0.03 * np.sqrt(variance) * rng.normal(size=mean.shape),
+                    variance * rng.uniform(0.95, 1.05, variance.shape),
                 ]
             )
 
