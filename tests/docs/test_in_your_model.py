@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 import keras_nam
+from export import to_onnx
+from export.runtime.preprocessing import from_options
 from tests.support import page
 from tests.support.backends import arrays, tensorflow_only
 from tests.support.networks import applications, colour_models
@@ -157,6 +159,15 @@ def test_preprocessing_inside(tmp_path):
     np.testing.assert_allclose(normalized.mean((0, 1, 2)), 0, atol=1e-3)
     np.testing.assert_allclose(normalized.std((0, 1, 2)), 1, atol=1e-3)
     assert_saved_and_folded(names["model"], IMAGES, tmp_path / "model.keras")
+
+
+def test_the_options_for_resnet50_are_its_preprocessing():
+    text = page.section(PAGE, "Preprocessing inside the model")
+    (options,) = re.findall(r"`(--input-range .*--channels bgr)`", text)
+    stated = from_options(to_onnx.parser().parse_args(options.split()))
+    images = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3)).astype("float32")
+    expected = keras.applications.resnet50.preprocess_input(images.copy())
+    np.testing.assert_allclose(stated(images), expected, atol=1e-5)
 
 
 def test_augmentation_inside():
