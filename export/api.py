@@ -7,9 +7,9 @@ import keras
 import numpy as np
 
 from export.runtime import local_models
-from export.runtime.classification import Classifier
+from export.runtime.classification import Classifier, open_any
 from export.runtime.preprocessing import Preprocessing
-from export.runtime.signatures import IMAGE
+from export.runtime.signatures import IMAGE, fits
 from export.targets import exporter, onnx
 from export.verification import keras_models, keras_source, release, tensors
 from training.cli import InputError
@@ -36,15 +36,15 @@ def export_onnx(
 
     The file gets its name after ONNX Runtime has given the same scores as the Keras model in
     float32. It takes `image`, float32 [batch, height, width, 3] in 0–255, and returns `logits` and
-    `probabilities` [batch, classes]. A model that is no image classifier keeps its own inputs and
-    outputs, and its values are verified.
+    `probabilities` [batch, classes]. Other models than image classifiers keep their inputs and
+    outputs, and their values are verified.
 
     Args:
         model: A built `keras.Model` of any make, in float32 or mixed precision, or the path of a
             `.keras` file.
         path: Path of the file, such as `"model.onnx"`. `verification.json` is written beside it.
-        images: Array [N, height, width, 3] in 0–255 to verify on. For a model that is no image
-            classifier: what it takes, a dictionary from input names to arrays.
+        images: Array [N, height, width, 3] in 0–255 to verify on. For other models than image
+            classifiers: a dictionary from input names to arrays.
         labels: Integers [N], to verify the accuracy; `None` if they are not known.
         precision: `"float32"`, `"float16"` or `"int8"`.
         calibration: Images as above, for the ranges of int8. They must be others than `images`.
@@ -199,15 +199,12 @@ def open_model(
     """
     source = str(source)
     if source.startswith(("http://", "https://")):
-        from export.runtime.rest import RestClient
-
-        model = RestClient(source, name, version, timeout)
+        where = {"url": source}
     elif source.startswith("grpc://"):
-        from export.runtime.grpc_client import GrpcClient
-
-        model = GrpcClient(source.removeprefix("grpc://"), name, version, timeout)
+        where = {"grpc": source.removeprefix("grpc://")}
     else:
-        model = local_models.open_model(source)
+        where = {"path": source}
+    model = open_any(**where, name=name, version=version, timeout=timeout)
     return Classifier(
         model, labels, preprocessing, crop_fraction=crop_fraction, signature=signature
     )
@@ -262,9 +259,7 @@ def _source(
 
 def _check_images(what, images, shape):
     found = np.shape(images)
-    if len(found) != 4 or any(
-        own not in (None, n) for own, n in zip(shape, found[1:], strict=True)
-    ):
+    if not fits((None, *shape), found):
         expected = ", ".join(str(n or "any") for n in shape)
         raise InputError(f"{what} of shape {list(found)}: expected [N, {expected}]")
     if not found[0]:

@@ -25,7 +25,16 @@ def main(argv=None):
     if args.csv and not Path(args.csv).absolute().parent.is_dir():
         raise cli.InputError(f"--csv {args.csv}: its folder does not exist; create it first")
     paths = pictures.find(args.images, args.recursive)
-    model = _open_model(args)
+    is_local = not (args.url or args.grpc)
+    with cli.needing("train,export"):
+        model = classification.open_any(
+            (args.model or files.newest_finished()) if is_local else None,
+            args.url,
+            args.grpc,
+            args.model_name,
+            args.model_version,
+            args.timeout,
+        )
     classifier = classification.Classifier(
         model,
         local_models.read_labels(args.labels) if args.labels else None,
@@ -52,20 +61,6 @@ def main(argv=None):
         _print_table(found, model.source)
     if bad:
         raise cli.FailedError(f"{bad} of {len(paths)} pictures were not classified")
-
-
-def _open_model(args):
-    options = {"model": args.model_name, "version": args.model_version, "timeout": args.timeout}
-    with cli.needing("train,export"):
-        if args.url:
-            from export.runtime.rest import RestClient
-
-            return RestClient(args.url, **options)
-        if args.grpc:
-            from export.runtime.grpc_client import GrpcClient
-
-            return GrpcClient(args.grpc, **options)
-        return local_models.open_model(args.model or files.newest_finished())
 
 
 def _write_csv(path, predictions):
@@ -163,7 +158,7 @@ def parser():
     rule.add_argument(
         "--crop-fraction",
         metavar="F",
-        type=_number_up_to(1),
+        type=cli.number_up_to(1),
         help="resize with the aspect ratio kept, and keep the centre, this share of it",
     )
     rule.add_argument(
@@ -178,7 +173,7 @@ def parser():
     server.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=_number_up_to(LONGEST_TIMEOUT),
+        type=cli.number_up_to(LONGEST_TIMEOUT),
         default=10.0,
         help="without an answer; a call has at most "
         f"{classification.BATCH_SIZE} pictures (default: %(default)g)",
@@ -199,18 +194,6 @@ def _count(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
     return int(text)
-
-
-def _number_up_to(most):
-    def read(text):
-        try:
-            if 0 < (value := float(text)) <= most:
-                return value
-        except ValueError:
-            pass
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0, at most {most}")
-
-    return read
 
 
 if __name__ == "__main__":

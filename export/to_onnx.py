@@ -99,7 +99,7 @@ def add_keras_options(parser):
     data.add_argument(
         "--inputs",
         metavar="FILE.npz",
-        help="arrays to verify it on, one for each input, for a model that is no image classifier",
+        help="arrays to verify it on, one for each input, for other models than image classifiers",
     )
     group.add_argument(
         "--labels", metavar="FILE", help="class names in the model's order, one a line"
@@ -119,7 +119,7 @@ def add_keras_options(parser):
     )
     group.add_argument(
         "--crop-fraction",
-        type=_share,
+        type=cli.number_up_to(1),
         metavar="F",
         help="share of the resized picture that is kept, its centre (default: the whole picture)",
     )
@@ -132,15 +132,6 @@ def add_keras_options(parser):
         default=True,
         help="fold the normalizations into the convolutions (default: yes)",
     )
-
-
-def _share(text):
-    try:
-        if 0 < (value := float(text)) <= 1:
-            return value
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0, at most 1")
 
 
 def main(argv=None):

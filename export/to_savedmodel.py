@@ -39,6 +39,7 @@ def parser():
         "--data-dir",
         help="as for training/train.py; of a run, if its config.json has no class names",
     )
+    parser.add_argument("--dataset", help="for a Keras file; as for training/train.py")
     to_onnx.add_keras_options(parser)
     preprocessing.add_options(parser.add_argument_group("what the Keras model takes"))
     return parser

@@ -31,7 +31,7 @@ ACTIVATIONS = (
 def slim(model, share, by="gamma"):
     """Returns a smaller model, without the least important channels between its convolutions.
 
-    The channels are those of a linear layer (a convolution or Dense) that reach the next linear
+    It looks at the channels of a linear layer (a convolution or Dense) that reach the next linear
     layer through a batch normalization, and through nothing else but activations, paddings,
     poolings, dropouts, depthwise convolutions and other batch normalizations: `conv1 → bn1 → relu
     → conv2` of a residual block, or the expansion of an inverted residual. The layers between must

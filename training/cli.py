@@ -79,6 +79,20 @@ def nearest(name, names):
     return difflib.get_close_matches(str(name), list(names), n=1, cutoff=0)[0]
 
 
+def number_up_to(most):
+    """Returns the type of an option: a number above 0, at most `most`."""
+
+    def read(text):
+        try:
+            if 0 < (value := float(text)) <= most:
+                return value
+        except ValueError:
+            pass
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number above 0, at most {most}")
+
+    return read
+
+
 @contextlib.contextmanager
 def needing(extras):
     """Imports heavy packages in its block: quietly, with a line if it takes more than a second.

@@ -3,7 +3,7 @@
     python training/gates.py
 
 takes the newest finished run and writes gates.json, gates.png and gate_maps.png into its folder
-gates/. It also removes channels between convolutions: those of the smallest |gamma|, those of the
+gates/. It also removes channels between convolutions: with the smallest |gamma|, with the
 smallest kernels, and random ones. Of a spatial gate, read "position" for "channel".
 
     python training/gates.py RUN --pictures a.jpg b.jpg

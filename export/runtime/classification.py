@@ -14,6 +14,22 @@ BATCH_SIZE = 64
 SIGNATURES = {"image": IMAGE, "bytes": IMAGE_BYTES}
 
 
+def open_any(path=None, url=None, grpc=None, name="keras_nam", version=None, timeout=10.0):
+    """Returns the model at a path, or on a server at a REST or gRPC address.
+
+    `name`, `version` and `timeout` are passed to the client of the server.
+    """
+    if url:
+        from export.runtime.rest import RestClient
+
+        return RestClient(url, name, version, timeout)
+    if grpc:
+        from export.runtime.grpc_client import GrpcClient
+
+        return GrpcClient(grpc, name, version, timeout)
+    return local_models.open_model(path)
+
+
 class Classifier:
     """A model, and how picture files are read for it.
 
@@ -26,7 +42,7 @@ class Classifier:
         signature: A key of `SIGNATURES`: whether resized pixels are sent, or the files.
 
     Raises:
-        InputError: If the model is no classifier of pictures, or an argument does not fit it.
+        InputError: If the model does not classify pictures, or an argument does not fit it.
     """
 
     def __init__(

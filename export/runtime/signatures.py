@@ -82,11 +82,11 @@ def image_size(signatures, wanted, source):
         found = ", ".join(sorted(signatures)) or "none"
         raise InputError(f"{source} has no signature {wanted.signature} (it has: {found})")
     declared = signatures[wanted.signature]
-    inputs_fit = declared.inputs.keys() == {wanted.name} and _fits(
+    inputs_fit = declared.inputs.keys() == {wanted.name} and fits(
         declared.inputs[wanted.name], wanted.shape
     )
     outputs_fit = all(
-        name in declared.outputs and _fits(declared.outputs[name], OUTPUT_SHAPE)
+        name in declared.outputs and fits(declared.outputs[name], OUTPUT_SHAPE)
         for name in Scores._fields
     )
     if not (inputs_fit and outputs_fit):
@@ -156,7 +156,8 @@ def are_probabilities(rows):
     return bool(np.all(rows >= 0) and np.allclose(rows.sum(-1), 1, atol=1e-4))
 
 
-def _fits(declared, wanted):
+def fits(declared, wanted):
+    """Whether two shapes are compatible. `None` is any length, and in `declared` also any rank."""
     if declared is None:
         return True
     return len(declared) == len(wanted) and all(

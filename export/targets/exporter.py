@@ -80,11 +80,11 @@ def write(target, source, path, args):
             ONNX `opset` and `provider`, as the options of the command line.
     """
     if isinstance(source, TensorSource):
-        images, labels, description = source.samples, None, None
+        images, labels, description = source.samples[: args.samples], None, None
         if args.precision == "int8":
             raise InputError(
-                f"--precision int8: {source.name} is no image classifier, and its outputs have no "
-                "tolerance for int8. Export float32 or float16."
+                f"--precision int8: {source.name} is not an image classifier, and other outputs "
+                "have no tolerance for int8. Export float32 or float16."
             )
         calibration = source.samples
     else:

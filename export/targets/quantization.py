@@ -20,7 +20,7 @@ from onnxruntime.quantization.calibrate import create_calibrator
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
-from export.runtime.signatures import feeds
+from export.runtime.signatures import feeds, fits
 from training.cli import FailedError, InputError
 
 BATCH_SIZE = 8  # a batch's activations are in memory at once: 1.6 GB for r50_nam
@@ -111,13 +111,10 @@ def to_int8(model, images):
 
 def _check(model, images):
     for tensor in model.graph.input:
-        # 0 is any length
-        expected = tuple(dim.dim_value for dim in tensor.type.tensor_type.shape.dim[1:])
+        lengths = (dim.dim_value for dim in tensor.type.tensor_type.shape.dim[1:])
+        expected = tuple(length or None for length in lengths)
         received = np.shape(feeds(images[:1])[tensor.name])[1:]
-        fits = len(received) == len(expected) and all(
-            own in (0, n) for own, n in zip(expected, received, strict=True)
-        )
-        if not fits or len(images) == 0:
+        if len(images) == 0 or not fits(expected, received):
             raise InputError(
                 f"the ranges need one image or more of shape {expected}; received "
                 f"{(len(images), *received)}"

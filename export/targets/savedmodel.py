@@ -36,8 +36,8 @@ def of_keras(args):
     source = keras_source.open_file(args, preprocessing.from_options(args))
     if isinstance(source, keras_source.tensors.TensorSource):
         raise InputError(
-            f"{args.keras} is no image classifier: expected one image, and logits or probabilities "
-            "[None, classes]. Keras' model.export() writes a SavedModel of it"
+            f"{args.keras} is not an image classifier: expected one image, and logits or "
+            "probabilities [None, classes]. Keras' model.export() writes a SavedModel of it"
         )
     base = source.folder / "saved_model"
     images, labels = exporter.sample(source, "float32")

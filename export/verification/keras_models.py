@@ -23,6 +23,7 @@ from training.runs import report
 
 SCORES = ("logits", "probabilities")
 PROBE = 8  # images that tell probabilities from logits
+TRUTH = "the Keras model in float32"
 MIXED = ("mixed_float16", "mixed_bfloat16")
 
 
@@ -49,7 +50,7 @@ def load(path, custom=None):
     path = Path(path)
     if path.suffix in (".h5", ".hdf5"):
         raise InputError(
-            f"{path} is a file of Keras 2. Convert it: python -c 'import keras; "
+            f"{path} is in the older HDF5 format. Convert it: python -c 'import keras; "
             f'keras.saving.load_model("{path}").save("{path.with_suffix(".keras")}")\''
         )
     if not path.is_file():
@@ -66,11 +67,14 @@ def in_float32(model):
     parts = model._flatten_layers() if isinstance(model, keras.Layer) else []
     if not any(part.dtype_policy.name in MIXED for part in parts):
         return _checked(model, repr(getattr(model, "name", model)))
-    return _checked(with_dtype(model, MIXED, "float32"), repr(model.name))
+    return _checked(rebuilt(model, MIXED, "float32"), repr(model.name))
 
 
-def with_dtype(model, old, new):
-    """Returns a copy of a model, with some dtype policies replaced, such as `["float32"]`."""
+def rebuilt(model, old, new):
+    """Returns a copy of a model with the dtype policies `old`, a list, replaced by `new`.
+
+    Models of any make, nested and subclassed ones too, are written to a file and read again.
+    """
     kinds = {type(layer) for layer in model._flatten_layers()}
     # Keras finds its own: the layer Add would hide the operation Add of `x + 3.0`.
     classes = {kind.__name__: kind for kind in kinds if not kind.__module__.startswith("keras.")}
@@ -237,29 +241,29 @@ def head(model, images, stated=None, keep_activation=False):
     if found.shape[1] > 1 and not are_probabilities(found):  # several classes can be true
         return None
     note = "The model's outputs are read as probabilities"
-    bare = None if keep_activation else last and _without(model, *last)
-    if bare is not None and np.allclose(
-        of_logits(bare(images[:PROBE]))["probabilities"][:, -1], found[:, -1], atol=1e-5
-    ):
-        return Head(bare, of_logits, f"{note}, and the logits are before the {last[0]}.", stated)
+    bare = None if keep_activation or last is None else _without(model, *last)
+    if bare is not None:
+        again = of_logits(bare(images[:PROBE]))["probabilities"]
+        if np.allclose(again[:, -found.shape[1] :], found, atol=1e-5):
+            note += ", and the logits are before the last activation."
+            return Head(bare, of_logits, note, stated)
     return Head(model, of_probabilities, f"{note}, and the logits are their logarithms.", stated)
 
 
 def _last_activation(model):
-    """Returns a graph's final softmax or sigmoid, as (name, layer, its input), or `None`."""
+    """Returns the layer of a graph's final softmax or sigmoid and its input, or `None`."""
     if not isinstance(model, keras.Function) or not hasattr(model.output, "_keras_history"):
         return None
     layer, index, _ = model.output._keras_history
     activation = getattr(layer, "activation", None)
     if isinstance(layer, keras.layers.Softmax):
         activation = keras.activations.softmax
-    name = getattr(activation, "__name__", None)
-    if name not in ("softmax", "sigmoid"):
+    if activation not in (keras.activations.softmax, keras.activations.sigmoid):
         return None
-    return name, layer, layer._inbound_nodes[index].input_tensors[0]
+    return layer, layer._inbound_nodes[index].input_tensors[0]
 
 
-def _without(model, name, layer, tensor):
+def _without(model, layer, tensor):
     """Returns the graph without its last activation; `None` if the last layer is another one."""
     if isinstance(layer, keras.layers.Activation | keras.layers.Softmax):
         return keras.Model(model.input, tensor, name=model.name)
@@ -282,7 +286,7 @@ def folded(model):
 
 
 def _normalizations(model):
-    """Returns the number of a model's batch normalizations, without those of gates."""
+    """Returns the number of a model's batch normalizations, gates not counted."""
     layers = model._flatten_layers()
     return sum(
         isinstance(layer, keras.layers.BatchNormalization)

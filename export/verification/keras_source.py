@@ -8,6 +8,7 @@ import tensorflow as tf
 from export.runtime import devices
 from export.runtime.local_models import read_labels
 from export.runtime.preprocessing import UNCHANGED
+from export.runtime.signatures import fits
 from export.verification import keras_models, tensors
 from export.verification.source import Source, fit_labels
 from training.cli import InputError
@@ -15,10 +16,7 @@ from training.data import datasets, folder, sources
 from training.data.pictures import Resize
 from training.runs.saved_model import Served
 
-TRUTH = "the Keras model in float32"
 HELD_OUT = 0.5  # of a folder's pictures, where others are needed to measure ranges
-
-
 OWN_OPTIONS = ("images", "inputs", "labels", "scores", "image_size", "crop_fraction", "custom")
 
 
@@ -42,9 +40,10 @@ def open_file(args, stated):
         InputError: If the model, the data or an option does not fit.
     """
     devices.share_gpu()
+    _refuse_ignored(args, stated)
     path = Path(args.keras)
     model = keras_models.load(path, args.custom)
-    where = {"name": path.name, "folder": path.with_suffix("")}
+    where = {"name": path.name, "folder": path.with_suffix(""), "fold": args.fold}
     if args.inputs:
         return tensors.of_model(model, tensors.read(args.inputs), **where)
     shape = keras_models.image_shape(model)
@@ -62,32 +61,46 @@ def open_file(args, stated):
         normalize=stated,
         class_names=read_labels(args.labels) if args.labels else None,
         scores=args.scores,
-        fold=args.fold,
         **where,
     )
 
 
+def _refuse_ignored(args, stated):
+    """Raises an InputError for an option that another one makes useless, or for missing data."""
+    if not (args.images or args.inputs or args.dataset):
+        raise InputError(
+            "--keras needs data to verify the file on: --images FOLDER, --inputs FILE.npz, or "
+            "--dataset NAME"
+        )
+    of_pictures = {"labels", "scores", "image_size", "crop_fraction", "dataset", "data_dir"}
+    ignored = of_pictures if args.inputs else {"dataset", "data_dir"} if args.images else set()
+    given = [f"--{name.replace('_', '-')}" for name in sorted(ignored) if getattr(args, name)]
+    if args.inputs and stated:
+        given.append(str(stated))
+    if given:
+        raise InputError(
+            f"{given[0]} has no effect with {'--inputs' if args.inputs else '--images'}: leave one "
+            "of them out"
+        )
+
+
 def _size(given, shape, path):
     """Returns the (height, width) of the images."""
-    height, width = shape[:2]
-    given = given and (given[0], given[-1])
-    size = given or (height or sources.SIZE[0], width or sources.SIZE[1])
-    if min(size) < 1:
-        raise InputError(f"--image-size {size[0]} {size[1]}: expected 1 or more")
-    if height not in (None, size[0]) or width not in (None, size[1]):
+    fixed = shape[:2]
+    if given is None:
+        return tuple(own or usual for own, usual in zip(fixed, sources.SIZE, strict=True))
+    size = given[0], given[-1]
+    if len(given) > 2 or min(size) < 1:
+        raise InputError(f"--image-size {given}: expected one or two numbers of 1 or more")
+    if not fits(fixed, size):
         raise InputError(
-            f"--image-size {size[0]} {size[1]}: {path} takes images of {height}×{width}. "
+            f"--image-size {size[0]} {size[1]}: {path} takes images of {fixed[0]}×{fixed[1]}. "
             "Leave the option out."
         )
     return size
 
 
 def _dataset(args, size):
-    if args.images is None and args.dataset is None:
-        raise InputError(
-            "--keras needs data to verify the file on: --images FOLDER, --inputs FILE.npz, or "
-            "--dataset NAME"
-        )
     if args.images is None:
         return datasets.load(
             args.dataset,
@@ -187,7 +200,7 @@ def of_model(
         folder=folder,
         classify=classify,
         true_logits=true_logits,
-        truth=TRUTH,
+        truth=keras_models.TRUTH,
         class_names=class_names,
         dataset=fitted,
         model=head.model,

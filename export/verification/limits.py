@@ -26,6 +26,12 @@ class Limits(NamedTuple):
     top1_loss: float
     softmax: float
 
+    def of_logits(self, largest):
+        """Returns the accepted difference of a logit, given the largest one; `None`: any."""
+        if self.logits_relative is None:
+            return None
+        return max(self.logits or 0.0, self.logits_relative * largest)
+
 
 LIMITS = {
     # Four times the largest difference among 100 good exports; see docs/verification.md.

@@ -19,7 +19,7 @@ from training.cli import InputError
 from training.data import datasets, sources
 from training.fitting import network
 from training.runs import files, report
-from training.runs.saved_model import scores
+from training.runs.saved_model import labels, scores
 
 BATCH_SIZE = 64
 LISTED = 5  # names in a message
@@ -156,12 +156,12 @@ class Source:
     @property
     def identity(self):
         """Dictionary of hashes and settings that identify what was verified, for the report."""
-        names = self.class_names and "\n".join(self.class_names)
+        names = self.class_names
         found = {
             "saved_model_sha256": self.saved_model and _digest_of_folder(self.saved_model),
             "keras_model_sha256": self.model_file and files.sha256(self.model_file),
             "data_sha256": _digest_of(self.dataset),
-            "class_names_sha256": names and hashlib.sha256(names.encode()).hexdigest(),
+            "class_names_sha256": names and hashlib.sha256(labels(names)).hexdigest(),
             "normalization": str(self.normalize),
         }
         return {key: value for key, value in found.items() if value}
@@ -183,7 +183,7 @@ class Source:
         if self.model is None:
             return 0.0
         images = images[:BATCH_SIZE]
-        exact = keras_models.with_dtype(self.model, ["float32"], "float64")
+        exact = keras_models.rebuilt(self.model, ["float32"], "float64")
         normalized = self.normalize(images.astype(np.float32))
         found = self.to_scores(exact(tf.cast(normalized, tf.float64), training=False))
         return float(np.abs(self.evaluate(images) - found["logits"]).max())

@@ -1,4 +1,4 @@
-"""Models that are no image classifiers: their exports are verified by names, shapes and values."""
+"""Models that are not image classifiers: their exports are verified by names, shapes and values."""
 
 import zipfile
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from export.runtime.native_log import one_line
-from export.runtime.signatures import IMAGE, Samples, Signature
+from export.runtime.signatures import IMAGE, Samples, Signature, fits
 from export.verification import keras_models
 from export.verification.limits import EPSILON
 from training.cli import InputError
@@ -39,7 +39,7 @@ class TensorSource:
     model: keras.Model
     samples: Samples
     remarks: list
-    truth: str = "the Keras model in float32"
+    truth: str = keras_models.TRUTH
     data_name: str = "the given inputs"
     run = class_names = saved_model = None
     identity = {}  # noqa: RUF012 - never changed
@@ -47,15 +47,15 @@ class TensorSource:
     @property
     def notes(self):
         """List of sentences that a user must know."""
-        return [*self.remarks, "The model is no image classifier: accuracy is not checked."]
+        return [*self.remarks, "The model is not an image classifier: accuracy is not checked."]
 
     def evaluate(self, samples):
         """Returns the reference's outputs: name -> array."""
         return _joined(lambda arrays: keras_models.call(self.model, arrays), samples)
 
     def rounding(self, samples):
-        """Returns the largest difference from float64, by output; 0 where it cannot be computed."""
-        exact = keras_models.with_dtype(self.model, ["float32"], "float64")
+        """Returns output name -> largest difference of the first samples from float64."""
+        exact = keras_models.rebuilt(self.model, ["float32"], "float64")
         wide = {
             name: array.astype("float64") if array.dtype == np.float32 else array
             for name, array in samples[:64].arrays.items()
@@ -93,12 +93,10 @@ def of_model(model, arrays, name, folder, fold=True):
     if len(counts) != 1 or 0 in counts:
         raise InputError(f"{name}: expected the same number of samples for each input, from 1")
     for tensor in taken:
-        found = arrays[tensor.name].shape[1:]
-        lengths = zip(tensor.shape[1:], found, strict=False)
-        if len(found) != len(tensor.shape) - 1 or any(own not in (None, n) for own, n in lengths):
+        found = arrays[tensor.name].shape
+        if not fits(tensor.shape, found):
             raise InputError(
-                f"{name} takes {tensor.name} of shape {list(tensor.shape)}: received "
-                f"{list(arrays[tensor.name].shape)}"
+                f"{name} takes {tensor.name} of shape {list(tensor.shape)}: received {list(found)}"
             )
     samples = Samples({t.name: np.asarray(arrays[t.name]).astype(t.dtype) for t in taken})
     served, folding = keras_models.folded(model) if fold else (model, "Not folded.")
@@ -127,12 +125,12 @@ class Check:
         self.found = _joined(candidate.run, self.samples)
         advance(len(self.samples))
 
-    def limits(self, true):
+    def limits(self):
         """Returns the largest difference that is accepted: output name -> number."""
         share = EPSILONS * EPSILON[self.precision]
         return {
             name: share * _largest(array) if np.issubdtype(array.dtype, np.floating) else 0.0
-            for name, array in true.items()
+            for name, array in self.true.items()
         }
 
 
@@ -144,9 +142,9 @@ def interface(check):
     true = {name: array.shape[1:] for name, array in check.true.items()}
     if declared.inputs != inputs or set(declared.outputs) != set(true) or found != true:
         return {}, [f"it declares {declared.inputs} → {declared.outputs}, not {inputs} → {true}"]
-    limits, largest = check.limits(check.true), {}
+    limits, largest = check.limits(), {}
     for size in BATCHES:
-        some = check.samples[: min(size, len(check.samples))]
+        some = check.samples[:size]
         for name, array in check.candidate.run(some.arrays).items():
             difference = _largest(array - check.found[name][: len(some)])
             largest[name] = max(largest.get(name, 0.0), difference)
@@ -160,7 +158,7 @@ def interface(check):
 
 def values(check):
     """Every output, sample by sample."""
-    limits = check.limits(check.true)
+    limits = check.limits()
     differences = {name: _largest(check.found[name] - true) for name, true in check.true.items()}
     if check.precision == "float32" and any(differences[n] > limits[n] for n in limits):
         for name, rounding in check.source.rounding(check.samples).items():
@@ -220,9 +218,8 @@ STAGES = {"interface": interface, "values": values}
 
 def _joined(function, samples, size=64):
     """Returns a function's outputs of all samples, a batch at a time: name -> array."""
-    batches = []
-    for start in range(0, len(samples), size):
-        batches.append(function(samples[start : start + size].arrays))
+    starts = range(0, len(samples), size)
+    batches = [function(samples[start : start + size].arrays) for start in starts]
     return {name: np.concatenate([np.asarray(b[name]) for b in batches]) for name in batches[0]}
 
 

@@ -3,7 +3,7 @@
 Four stages compare it with the reference: the Keras model in float32, unfolded. Neither the
 SavedModel nor the folding is trusted. A SavedModel that belongs to no run is its own reference.
 Without a run, a further stage judges whether the model gets the pixels that it was made for. Of a
-model that is no image classifier, names, shapes and values are compared.
+model that is not an image classifier, names, shapes and values are compared.
 """
 
 from functools import cached_property
@@ -95,9 +95,8 @@ class Check:
     @property
     def logits_limit(self):
         """The largest absolute difference of a logit that is accepted."""
-        largest = float(np.abs(self.true_logits).max())
-        absolute, relative = self.limits.logits, self.limits.logits_relative
-        return np.inf if relative is None else max(absolute or 0.0, relative * largest)
+        limit = self.limits.of_logits(_largest(self.true_logits))
+        return np.inf if limit is None else limit
 
     @cached_property
     def values_limit(self):

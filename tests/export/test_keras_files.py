@@ -258,6 +258,28 @@ def test_bad_options_are_refused(tmp_path, photos, monkeypatch, argv, message):
         to_onnx.main([*saved(colour_models.build(), tmp_path), *argv])
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--inputs", "x.npz", "--labels", "x"], "--labels has no effect with --inputs"),
+        (["--inputs", "x.npz", "--input-range", "0..1"], "--input-range 0..1 has no effect"),
+        (["--images", "x", "--dataset", "cifar10"], "--dataset has no effect with --images"),
+        (["--images", "x", "--image-size", "8", "8", "8"], "--image-size"),
+    ],
+    ids=str,
+)
+def test_no_option_is_ignored(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        to_onnx.main([*saved(colour_models.build(), tmp_path), *options])
+
+
+def test_a_saved_model_needs_data_too(tmp_path):
+    argv = saved(colour_models.build(), tmp_path)
+    with pytest.raises(InputError, match="--images FOLDER"):
+        to_savedmodel.main(argv)
+    to_savedmodel.main([*argv, "--dataset", "synthetic", "--input-range", "0..255"])
+
+
 @pytest.mark.parametrize("option", [["--images", "x"], ["--no-fold"], ["--scores", "logits"]])
 def test_options_of_keras_files_are_refused_for_runs(original, option):
     with pytest.raises(InputError, match=f"{option[0]} is for --keras"):

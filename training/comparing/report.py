@@ -8,7 +8,7 @@ import numpy as np
 
 from training import console, jobs
 from training.comparing import statistics
-from training.fitting.multiply_adds import multiply_adds
+from training.comparing.multiply_adds import multiply_adds
 from training.runs import files, style
 from training.settings import as_json
 

@@ -165,7 +165,7 @@ def _pictures(folder):
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in pictures.SUFFIXES:
+            if pictures.is_picture(name):
                 yield Path(parent, name).relative_to(folder)
 
 

@@ -106,12 +106,13 @@ def _find(source, recursive):
     found = []
     for parent, folders, names in os.walk(source):
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
-        found += [os.path.join(parent, name) for name in sorted(names) if _is_picture(name)]
+        found += [os.path.join(parent, name) for name in sorted(names) if is_picture(name)]
     hint = "" if recursive else "; --recursive searches the folders in it"
     return found or _nothing(f"{source} has no pictures ({', '.join(SUFFIXES)}){hint}")
 
 
-def _is_picture(name):
+def is_picture(name):
+    """Whether a file has a picture's suffix and is not hidden."""
     return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
 
 

@@ -77,7 +77,7 @@ def slimmings(model, stream, trained, advance):
     """Returns a row of `gates.json` for each share of the channels that `keras_nam.slim` removes.
 
     The channels are removed by |gamma|, by the L1 norms of the kernels, and at random (the mean
-    over `DRAWS` draws). The arguments are those of `replacements`.
+    over `DRAWS` draws). It takes the same arguments as `replacements`.
     """
     rows = []
     for share in SHARES:

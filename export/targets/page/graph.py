@@ -142,7 +142,7 @@ def check(model, path, images):
     difference, tolerance = float(np.abs(after - before).max()), TOLERANCE
     if precision(model) == "float16":
         # Computed in float32, and rounded where the graph changes the type: not at the same places.
-        tolerance = LIMITS["float16"].logits_relative * float(np.abs(before).max())
+        tolerance = LIMITS["float16"].of_logits(float(np.abs(before).max()))
     if not difference <= tolerance:
         raise FailedError(
             f"{path}: with gates that can be set, and are not, the logits differ by "

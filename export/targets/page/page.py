@@ -143,10 +143,8 @@ class _Shown(NamedTuple):
         noise = np.random.default_rng(0).integers(0, 256, (NOISE, *opened.rule[:2], 3))
         graph.check(changed, path, noise)
         precision = graph.precision(original)
-        kl, relative = LIMITS[precision].kl, LIMITS[precision].logits_relative
-        limit = LIMITS[precision].logits
-        if relative is not None:
-            limit = max(limit or 0, relative * float(np.abs(logits).max()))
+        limits = LIMITS[precision]
+        limit = limits.of_logits(float(np.abs(logits).max()))
         description = {
             "file": path.name,
             "precision": precision,
@@ -157,7 +155,7 @@ class _Shown(NamedTuple):
                 {**gate._asdict(), "unit_shape": gate.unit_shape} for gate in graph.gates(changed)
             ],
             "logits": logits.tolist(),
-            "limits": {"logits": limit, "kl": kl},
+            "limits": {"logits": limit, "kl": limits.kl},
             "report": _report(path),
         }
         return cls(description, changed.SerializeToString(), opened.rule, opened.labels)

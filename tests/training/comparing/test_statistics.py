@@ -9,7 +9,7 @@ from scipy import stats
 import keras_nam
 from training import jobs, recipes
 from training.comparing import grid, statistics
-from training.fitting.multiply_adds import multiply_adds
+from training.comparing.multiply_adds import multiply_adds
 from training.runs import files
 
 PLAIN = {0: 0.6612, 1: 0.6650, 2: 0.6587, 3: 0.6631, 4: 0.6609}
