@@ -16,6 +16,14 @@ from tests.support.networks import gated_networks, toys
 from training.data import synthetic
 
 
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """The index and the decoded pictures are not left in the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def original(tmp_path_factory):
     """A finished run of r18w4_nam with random weights, to be read or copied."""

@@ -7,6 +7,8 @@ from PIL import Image
 from export import Preprocessing, export_onnx, open_model, verify_onnx
 from export.verification.verify import VerificationError
 from tests.support.networks import colour_models
+from tests.support.serving import grpc_server
+from tests.support.serving.replay import replay
 from training.cli import InputError
 
 IMAGES, LABELS = colour_models.images()
@@ -104,6 +106,20 @@ def test_bad_arguments(model, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         export_onnx(model, tmp_path / "model.onnx", **{"images": IMAGES, **options})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_server_is_opened_by_its_address(tmp_path):
+    seven = tmp_path / "seven.png"
+    Image.fromarray(np.full((32, 32, 3), 7, np.uint8)).save(seven)
+    with replay() as (url, log):
+        model = open_model(url, labels=list("abcde"), name="toy")
+        found = model.classify([seven, seven], top=1)
+    assert log == ["metadata", "predict, row format"]
+    assert [picture["top"][0]["label"] for picture in found] == ["a", "a"]
+    with grpc_server.running() as target:
+        found = open_model(f"grpc://{target}").classify(3 * [seven], top=1)
+    classes = [picture["top"][0]["class"] for picture in found]
+    assert classes == grpc_server.LOGITS.argmax(1).tolist()
 
 
 def test_bad_models(tmp_path):

@@ -76,11 +76,14 @@ class Network:
         if kind in injected_faults.GRAPH_FAULTS:
             graph = type(self.graph)()
             graph.CopyFrom(self.graph)
-            injected_faults.GRAPH_FAULTS[kind](graph, rng)
+            try:
+                injected_faults.GRAPH_FAULTS[kind](graph, rng)
+            except (IndexError, ValueError):  # nothing to draw from
+                pytest.skip("the graph has nothing of this kind to break")
             return graph, self.source
         model, mean, std = injected_faults.MODEL_FAULTS[kind](self.source, rng)
         if model is self.source.model and (mean, std) == (self.normalize.mean, self.normalize.std):
-            raise ValueError("the network takes pixels as they are")
+            pytest.skip("the network takes pixels as they are")
         normalize = self.normalize._replace(mean=tuple(mean), std=tuple(std))
         classify = self.source_of(model, normalize).classify
         source = dataclasses.replace(self.source, classify=classify)
@@ -121,9 +124,6 @@ def test_litert(network):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fault_is_caught(network, kind):
-    try:
-        graph, source = network.broken(kind)
-    except (IndexError, ValueError) as error:  # no such node or weight to draw from
-        pytest.skip(f"the graph has nothing to break: {error}")
+    graph, source = network.broken(kind)
     with pytest.raises((VerificationError, InputError)):
         network.verify_float32(graph, source)

@@ -27,12 +27,7 @@ TRAINING = ["--arch", "r18w4_nam", "--recipe", "fast", "--strategy", "none", "--
 TRAINING += ["--epochs", "2", "--batch-size", "16", "--learning-rate", "0.05"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """The index and the decoded pictures are not left in the user's cache folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

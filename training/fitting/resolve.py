@@ -23,6 +23,8 @@ def check(job):
     except ValueError as error:
         raise InputError(f"--arch {job.arch}: {error}") from None
     augment.compose(job.recipe.augment)
+    if job.minutes and job.recipe.epochs != recipes.RECIPES[job.recipe_name].epochs:
+        raise InputError("--minutes chooses the number of epochs: leave out --epochs.")
     several_sizes = len({*job.recipe.progressive_sizes}) > 1
     if several_sizes and attention and ATTENTIONS[attention].per_position:
         raise InputError(

@@ -9,6 +9,9 @@ from training.cli import InputError
 from training.fitting import pace
 from training.runs import files
 
+# The small run's --epochs is replaced by the recipe's own number.
+MINUTES = ["--epochs", "20", "--minutes"]
+
 
 @pytest.fixture
 def measured(monkeypatch):
@@ -22,26 +25,31 @@ def measured(monkeypatch):
 
 def test_as_many_epochs_as_fit_and_a_resumed_run_keeps_them(tmp_path, lean, measured, monkeypatch):
     folder = tmp_path / "run"
-    rows = run(folder, "--minutes", "2.5")
+    rows = run(folder, *MINUTES, "2.5")
     assert len(rows) == 2
     assert rows == run(tmp_path / "same", "--epochs", "2")
     assert files.read_json(folder / "config.json")["recipe_settings"]["epochs"] == 2
     (folder / "result.json").unlink()
     monkeypatch.setattr(pace, "measure", None)  # not called again
-    run(folder, "--minutes", "2.5", "--resume")
+    run(folder, *MINUTES, "2.5", "--resume")
     assert len(history(folder)) == 2
 
 
 def test_each_image_size_has_its_own_pace(tmp_path, lean, measured):
     """Four epochs: two of 16 pixels and two of 32 take 10 minutes; five would take 15."""
-    rows = run(tmp_path / "run", "--minutes", "12", "--progressive-sizes", "16", "32")
+    rows = run(tmp_path / "run", *MINUTES, "12", "--progressive-sizes", "16", "32")
     assert len(rows) == 4
 
 
 def test_less_than_an_epoch(tmp_path, measured):
     with pytest.raises(InputError, match=r"--minutes 0\.5: one epoch takes 1\.0 minutes"):
-        run(tmp_path / "run", "--minutes", "0.5")
+        run(tmp_path / "run", *MINUTES, "0.5")
     assert not (tmp_path / "run").exists()
+
+
+def test_epochs_beside_minutes_are_refused(tmp_path):
+    with pytest.raises(InputError, match="leave out --epochs"):
+        run(tmp_path / "run", "--minutes", "5")
 
 
 def test_a_dry_run_prints_settings_and_the_time_and_writes_nothing(tmp_path, lean, capsys):
