@@ -1,14 +1,12 @@
-"""Callbacks around the epochs: history, TensorBoard, and checks."""
+"""Callbacks around the epochs: history, and checks."""
 
 import contextlib
 import time
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from training.fitting import checkpoints
-from training.gating import values as gate_values
 from training.runs import files, plots
 
 
@@ -100,55 +98,3 @@ class StopOnNaN(keras.callbacks.Callback):
                 "on, the statistics of the normalizations may not have settled; float16 overflows "
                 "above 65504. If it persists, use --precision float32."
             )
-
-
-class TensorBoardExtras(keras.callbacks.Callback):
-    """Writes a grid of augmented images, and the gates' weights and values after each epoch.
-
-    The statistics of a gate leave out images for which it has values that are not finite.
-
-    Args:
-        folder: Path of the TensorBoard logs.
-        network: The model of the full size, even if another size is trained.
-        images: Augmented images of a batch, [N, H, W, C], 0–1.
-        gate_images: Normalized images, [n, H, W, C], for which the gates' values are shown, or
-            `None`. The inputs of all gates for them are in memory at once.
-    """
-
-    HISTOGRAM_IMAGES = 8  # TensorBoard's histogram is slower than the network
-
-    def __init__(self, folder, network, images, gate_images=None):
-        super().__init__()
-        self.writer = tf.summary.create_file_writer(str(folder / "train"))
-        self.network = network
-        self.images = images
-        self.gate_images = gate_images
-
-    def on_train_begin(self, logs=None):
-        with self.writer.as_default():
-            tf.summary.image("augmented images", self.images, step=0, max_outputs=1)
-        self.gates = gate_values.named_gates(self.network)
-        if self.gates and self.gate_images is not None:
-            self.gate_values = tf.function(gate_values.value_function(self.network))
-
-    def on_epoch_end(self, epoch, logs=None):
-        with self.writer.as_default(step=epoch):
-            for name, gate in self.gates.items():
-                weights = np.asarray(gate.gate_weights)
-                tf.summary.histogram(f"gate_weights/{name}", weights[np.isfinite(weights)])
-            if self.gates and self.gate_images is not None:
-                self._write_gate_values()
-        self.writer.flush()
-
-    def _write_gate_values(self):
-        values = self.gate_values(self.gate_images)
-        for (name, gate), value in zip(self.gates.items(), values, strict=True):
-            value = value[np.isfinite(value).all((1, 2, 3))]
-            if not len(value):
-                continue
-            numbers = gate_values.distribution(gate, value).numbers
-            tf.summary.histogram(f"gate_values/{name}", value[: self.HISTOGRAM_IMAGES])
-            tf.summary.scalar(f"gate_mean/{name}", numbers["mean"])
-            # The part that constants for each channel could replace, and the part by image.
-            tf.summary.scalar(f"gate_std_between/{name}", numbers["std_between_units"])
-            tf.summary.scalar(f"gate_std_within/{name}", numbers["std_within_units"])

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from training.fitting import (
     pace,
     resolve,
 )
-from training.runs import files, report, saved_model
+from training.runs import board, files, report, saved_model
 from training.runs.scores import evaluate
 
 TRAIN = Path(__file__).parents[1] / "train.py"
@@ -70,7 +69,7 @@ def train(job, say=print, callbacks=()):
         job = pace.fit_epochs(job, dataset, placement, say)
     config = {**_configuration(job, dataset, placement), "init": given}
     if job.dry_run:
-        say(json.dumps(config, indent=2))
+        say("\n".join(f"{name}: {value}" for name, value in files.described(config).items()))
         return pace.describe(job, dataset, placement, say)
     files.check_listing(job.folder, dataset.listing)
     multihost.agree(
@@ -152,6 +151,7 @@ def finish(job, model, dataset, say):
         "minutes": round(sum(row["seconds"] for row in rows) / 60, 2),
         "data": dataset.source,
     }
+    board.write_result(folder, result, scores, dataset.test, names)
     files.write_json(folder / "result.json", result)
     say(
         f"test top-1 {scores['top1']:.2%}, top-5 {scores['top5']:.2%}, loss {scores['loss']:.4f} "

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from training.data import augment, streams
 from training.fitting import callbacks, checkpoints, initial, network, progress, schedules
-from training.runs import files
+from training.gating import tensorboard as gate_board
+from training.runs import board, files
 
 GATE_IMAGES = 64
 
@@ -40,7 +41,7 @@ def fit(job, models, dataset, position, placement, say, more=()):
         )
         sizes = [recipe.image_size(e) or job.image_size[0] for e in range(recipe.epochs)]
         lines = progress.EpochLines(steps, sizes, recipe.batch_size, job.quiet)
-        logs = tensorboard(job, model, dataset)
+        logs = tensorboard(job, model, dataset, history)
         writers = [callbacks.EvaluateAverage(), history, lines, *logs, *more]
 
     with lines, checkpoints.termination() as ends:
@@ -123,12 +124,12 @@ def one_hot(stream, dataset):
     return stream.map(lambda images, labels: (images, tf.one_hot(labels, classes)))
 
 
-def tensorboard(job, model, dataset):
+def tensorboard(job, model, dataset, history):
     """Returns the callbacks that write TensorBoard's logs."""
-    folder = job.folder / "tensorboard"
-    logs = keras.callbacks.TensorBoard(folder, write_graph=False)
-    if keras.backend.backend() != "tensorflow":
-        return [logs]
-    grid = streams.preview(dataset.train, augment.compose(job.recipe.augment), job.seed)
-    images, _ = next(iter(held_out(job, dataset)))
-    return [callbacks.TensorBoardExtras(folder, model, grid, images[:GATE_IMAGES]), logs]
+    preview = streams.preview(dataset.train, augment.compose(job.recipe.augment), job.seed)
+    logs = [board.Board(job.folder, history, preview)]
+    if keras.backend.backend() == "tensorflow":
+        images, _ = next(iter(held_out(job, dataset)))
+        folder = job.folder / board.FOLDER / board.TRAIN
+        logs.append(gate_board.Gates(folder, model, images[:GATE_IMAGES]))
+    return logs

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from typing import NamedTuple
 
 import keras
 
@@ -9,9 +10,16 @@ from training.cli import InputError
 from training.fitting import loop, network
 from training.runs import files
 
-WARM_UP = 3  # the steps before it compile
+WARM_UP = 2  # steps after the first one, which compiles
 MEASURED = 8  # steps
 MOST = 10_000  # epochs
+
+
+class Pace(NamedTuple):
+    """The speed at one image size."""
+
+    start: float  # seconds, to compile the first steps
+    epoch: float  # seconds, with its evaluation
 
 
 def fit_epochs(job, dataset, placement, say):
@@ -33,7 +41,7 @@ def fit_epochs(job, dataset, placement, say):
 
 
 def measure(job, dataset, placement):
-    """Returns size of the images -> seconds of an epoch, with its evaluation.
+    """Returns size of the images -> `Pace`.
 
     The steps train another network, which is thrown away.
     """
@@ -43,12 +51,12 @@ def measure(job, dataset, placement):
     for size in dict.fromkeys(job.recipe.progressive_sizes or (None,)):
         epoch = next(e for e in range(MOST) if job.recipe.image_size(e) == size)
         batches = iter(loop.training_batches(job, dataset, epoch, 0, placement.shard))
-        step = _seconds(lambda b=batches, s=size: models[s].train_on_batch(*next(b)))
+        start, step = _seconds(lambda b=batches, s=size: models[s].train_on_batch(*next(b)))
         held_out = loop.one_hot(loop.held_out(job, dataset, size, placement), dataset)
         batches = iter(held_out.repeat())
-        test = _seconds(lambda b=batches, s=size: models[s].test_on_batch(*next(b)))
+        test_start, test = _seconds(lambda b=batches, s=size: models[s].test_on_batch(*next(b)))
         evaluations = len(dataset.held_out) / job.recipe.batch_size
-        found[size] = step * job.steps_per_epoch + test * evaluations
+        found[size] = Pace(start + test_start, step * job.steps_per_epoch + test * evaluations)
     keras.utils.set_random_seed(job.seed)  # as if nothing had been measured
     return found
 
@@ -58,24 +66,30 @@ def describe(job, dataset, placement, say):
     pace = measure(job, dataset, placement)
     epochs = job.recipe.epochs
     say(f"{epochs} epochs take about {minutes(job, pace, epochs):.1f} minutes on this machine.")
-    for size, seconds in pace.items():
+    for size, (_, seconds) in pace.items():
         pixels = f" with images of {size} pixels" if size else ""
         say(f"An epoch{pixels} takes about {seconds:.0f} s, its evaluation included.")
 
 
 def _seconds(step):
+    """Returns the seconds that the first step takes longer, and those of a step."""
+    started = time.perf_counter()
+    step()
+    first = time.perf_counter() - started
     for _ in range(WARM_UP):
         step()
     started = time.perf_counter()
     for _ in range(MEASURED):
         step()
-    return (time.perf_counter() - started) / MEASURED
+    mean = (time.perf_counter() - started) / MEASURED
+    return first - mean, mean
 
 
 def minutes(job, pace, epochs):
     """Returns how long so many epochs take."""
     recipe = dataclasses.replace(job.recipe, epochs=epochs)
-    return sum(pace[recipe.image_size(epoch)] for epoch in range(epochs)) / 60
+    sizes = [recipe.image_size(epoch) for epoch in range(epochs)]
+    return sum([pace[size].epoch for size in sizes] + [pace[size].start for size in {*sizes}]) / 60
 
 
 def _most_epochs(job, pace):

@@ -253,6 +253,12 @@ def flat(config):
     return {**settings, **recipe}
 
 
+def described(config):
+    """Returns name -> value of a `config.json`, in one level, without the classes' names."""
+    described = {**flat(config), **config["environment"], **config["environment"]["versions"]}
+    return {k: v for k, v in described.items() if k not in ("class_names", "versions")}
+
+
 def write_listing(folder, listing):
     """Writes `data.csv`, a row (part, name, digest) a picture; nothing for an empty listing."""
 

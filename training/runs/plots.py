@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.ticker import PercentFormatter
 
 from training.runs import style
+from training.runs.scores import surest_mistakes, worst_confusions
 
 # Column of `history.csv` -> its name, which is the best of it, and its format.
 QUALITIES = {"loss": ("cross-entropy", min, ".3f"), "top1": ("top-1", max, ".1%")}
@@ -74,7 +75,7 @@ def predictions(images, probabilities, labels, class_names, title, path, columns
         labels: Integers [N].
         class_names: List of strings.
         title: String.
-        path: Path of the PNG file.
+        path: Path of the PNG file, or a file.
         columns: Integer, the images in a row.
     """
     rows = max(1, -(-len(images) // columns))
@@ -89,6 +90,53 @@ def predictions(images, probabilities, labels, class_names, title, path, columns
         axes.imshow(np.clip(image, 0, 255).astype("uint8"), interpolation="nearest")
         axes.set_title(f"{class_names[best]} {scores[best]:.0%},\n{truth}", fontsize=8)
     figure.suptitle(title)
+    style.save(figure, path)
+
+
+def mistakes(scores, split, class_names, count, path):
+    """Draws the mistakes with the highest probabilities.
+
+    Args:
+        scores: From `scores.evaluate`.
+        split: What was evaluated, with `images` (0–255) and `labels`.
+        class_names: List of strings.
+        count: Integer, at most how many are drawn.
+        path: Path of the PNG file, or a file.
+    """
+    chosen = surest_mistakes(scores, count)
+    title = "Mistakes with the highest probabilities" if len(chosen) else "No mistakes"
+    drawn = split.images[chosen], scores["probabilities"][chosen], split.labels[chosen]
+    predictions(*drawn, class_names, title, path)
+
+
+def confusions(scores, class_names, path):
+    """Draws how often the classes of the most frequent confusions are taken for each other.
+
+    Args:
+        scores: From `scores.evaluate`.
+        class_names: List of strings.
+        path: Path of the PNG file, or a file.
+    """
+    pairs = worst_confusions(scores, class_names)
+    names = list(dict.fromkeys(name for label, taken, _ in pairs for name in (label, taken)))
+    index = {class_names.index(name): place for place, name in enumerate(names)}
+    counts = np.zeros((len(names), len(names)), int)
+    for label, prediction in zip(scores["labels"], scores["predictions"], strict=True):
+        if label in index and prediction in index:
+            counts[index[label], index[prediction]] += 1
+    right = np.eye(len(names), dtype=bool)
+    wrong = np.where(right, 0, counts)
+    figure, axes = plt.subplots(figsize=(8, 7), layout="constrained")
+    axes.imshow(wrong, cmap="Oranges")
+    for place in zip(*np.nonzero(counts), strict=True):
+        dark = wrong[place] > wrong.max() / 2
+        color = style.GREY if right[place] else "white" if dark else "black"
+        axes.text(*place[::-1], counts[place], ha="center", va="center", color=color, fontsize=8)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="prediction", ylabel="label")
+    axes.grid(False)
+    axes.set_title("Images of the classes that are confused most; grey: right")
     style.save(figure, path)
 
 

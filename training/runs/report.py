@@ -12,13 +12,7 @@ from training import console, jobs, recipes
 from training.cli import FailedError, InputError
 from training.data import datasets, streams
 from training.runs import files, plots
-from training.runs.scores import (
-    accuracy_by_class,
-    answered,
-    evaluate,
-    surest_mistakes,
-    worst_confusions,
-)
+from training.runs.scores import accuracy_by_class, answered, evaluate, worst_confusions
 
 SHOWN = 10
 
@@ -63,7 +57,9 @@ def report(run, split_name, flip, data_dir, recipe_name, dataset_name):
     flipped = ", each with its mirror image" if flip else ""
     _print(scores, file, f"{split_name}, {len(split)} images{flipped}", dataset)
     picture = file.parent / f"{'' if path.is_dir() else file.stem + '-'}mistakes.png"
-    _draw(scores, split, dataset.class_names, picture)
+    files.write_atomically(
+        picture, lambda path: plots.mistakes(scores, split, dataset.class_names, 32, path)
+    )
     console.say(f"mistakes: {picture}")
     unanswered = np.count_nonzero(~answered(scores))
     if unanswered:
@@ -117,10 +113,3 @@ def _print(scores, file, split, dataset):
         rows,
         words=("worst classes", "best classes", "label", "taken for"),
     )
-
-
-def _draw(scores, split, class_names, path):
-    chosen = surest_mistakes(scores)
-    title = "Mistakes with the highest probabilities" if len(chosen) else "No mistakes"
-    drawn = split.images[chosen], scores["probabilities"][chosen], split.labels[chosen]
-    files.write_atomically(path, lambda path: plots.predictions(*drawn, class_names, title, path))

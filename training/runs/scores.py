@@ -57,7 +57,7 @@ def worst_confusions(scores, class_names, count=10):
     return [(*(class_names[label] for label in found[i]), int(counts[i])) for i in order]
 
 
-def surest_mistakes(scores, count=32):
+def surest_mistakes(scores, count):
     """Returns the indices of the mistakes with the highest probabilities."""
     wrong = np.flatnonzero((scores["labels"] != scores["predictions"]) & answered(scores))
     sureness = scores["probabilities"][wrong].max(-1)

@@ -1,30 +1,23 @@
-"""Times, TensorBoard, and an evaluation that is not finite."""
+"""Times, and an evaluation that is not finite."""
 
 import dataclasses
 import json
 import math
-import random
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.support import events
 from tests.support.networks import small_network
-from tests.support.networks.gated_networks import IMAGES
-from tests.support.networks.gated_networks import network as gated_network
 from tests.support.small_run import history, run
 from training import evaluate, recipes
 from training.cli import FailedError
 from training.fitting import callbacks, network
 from training.fitting.job import train
-from training.gating import values as gate_values
 from training.jobs import Job
 from training.runs import files
-
-GRID = np.zeros((1, 8, 8, 3), "float32")
-LABELS = np.arange(len(IMAGES)) % 10
 
 
 class Clock(keras.callbacks.Callback):
@@ -88,10 +81,6 @@ def strict_json(path):
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
-def events(folder):
-    return EventAccumulator(str(folder / "train"), size_guidance={"tensors": 0}).Reload()
-
-
 def test_an_evaluation_that_is_not_finite_is_a_warning_and_in_the_end_status_1(
     tmp_path, not_finite, capsys
 ):
@@ -110,13 +99,12 @@ def test_an_evaluation_that_is_not_finite_is_a_warning_and_in_the_end_status_1(
     assert tf.saved_model.contains_saved_model(folder / "saved_model" / "1")
 
     # The gates' statistics leave out what is not finite.
-    written = events(folder / "tensorboard")
-    (name,) = (tag for tag in written.Tags()["tensors"] if tag.startswith("gate_values/"))
-    histogram = tf.make_ndarray(written.Tensors(name)[0].tensor_proto)
-    assert np.isfinite(histogram).all()
-    assert histogram[:, 2].sum() > 0
-    mean = written.Tensors(name.replace("values", "mean"))[0]
-    assert 0 < tf.make_ndarray(mean.tensor_proto) < 1
+    written = events.read(folder / "tensorboard" / "train")
+    (histograms,) = (series for tag, series in written.items() if tag.startswith("8 gate values/"))
+    assert np.isfinite(histograms[1]).all()
+    assert histograms[1][:, 2].sum() > 0
+    (means,) = (series for tag, series in written.items() if tag.startswith("4 gate mean/"))
+    assert 0 < means[1] < 1
 
     with pytest.raises(FailedError, match=r"logits of \d+ of 500 images"):
         evaluate.main([str(folder)])
@@ -138,57 +126,6 @@ def test_a_training_resumes_after_an_evaluation_that_is_not_finite(
     run(tmp_path / "whole", "--epochs", "2")
     ours, theirs = ([row["loss"] for row in history(tmp_path / f)] for f in ("run", "whole"))
     assert ours == theirs
-
-
-def trained(folder, gate_images, attention="nam"):
-    """Trains two epochs with the gates' statistics; returns the model and its losses."""
-    model = gated_network(attention)
-    model.compile(
-        keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    )
-    extras = callbacks.TensorBoardExtras(folder, model, GRID, gate_images)
-    fitted = model.fit(IMAGES, LABELS, 6, epochs=2, verbose=0, callbacks=[extras])
-    return model, fitted.history["loss"]
-
-
-def random_states():
-    return random.getstate(), np.random.get_state()[1].tolist(), tf.random.uniform([]).numpy()
-
-
-def test_the_gates_in_tensorboard(tmp_path):
-    model, losses = trained(tmp_path, IMAGES[:10], "nam_full")
-    states = random_states()
-    written = events(tmp_path)
-    named = gate_values.named_gates(model)
-    kinds = ("gate_weights", "gate_values", "gate_mean", "gate_std_between", "gate_std_within")
-    tags = {"augmented images", *(f"{kind}/{name}" for kind in kinds for name in named)}
-    assert set(written.Tags()["tensors"]) == tags
-    values = gate_values.value_function(model)(IMAGES[:10])
-    for (name, gate), value in zip(named.items(), values, strict=True):
-        axes = (0, 3) if gate_values.units(gate) == "positions" else (0, 1, 2)
-        of_epochs = written.Tensors(f"gate_std_within/{name}")
-        assert [event.step for event in of_epochs] == [0, 1]
-        last = tf.make_ndarray(of_epochs[-1].tensor_proto)
-        assert last == pytest.approx(value.numpy().std(axes).mean(), rel=1e-3)
-        mean = tf.make_ndarray(written.Tensors(f"gate_mean/{name}")[-1].tensor_proto)
-        assert mean == pytest.approx(value.numpy().mean(), abs=1e-5)
-        histogram = tf.make_ndarray(written.Tensors(f"gate_values/{name}")[-1].tensor_proto)
-        assert histogram[:, 2].sum() == tf.size(value[:8])
-
-    # They change neither the training nor a random state.
-    other, other_losses = trained(tmp_path / "other", None, "nam_full")
-    assert states == random_states()
-    assert losses == other_losses
-    for ours, theirs in zip(model.get_weights(), other.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
-@pytest.mark.parametrize(("attention", "gate_images"), [("se", IMAGES[:4]), ("nam", None)])
-def test_nothing_to_show(tmp_path, attention, gate_images):
-    model, _ = trained(tmp_path, gate_images, attention)
-    tags = set(events(tmp_path).Tags()["tensors"])
-    weights = {f"gate_weights/{name}" for name in gate_values.named_gates(model)}
-    assert tags == {"augmented images"} | weights
 
 
 def test_own_callbacks_see_each_epoch(tmp_path, lean):

@@ -112,3 +112,29 @@ def test_predictions_name_the_prediction_first(kept, tmp_path):
     for image, axes in zip(images, panels, strict=False):
         np.testing.assert_array_equal(axes.get_images()[0].get_array(), image.astype("uint8"))
     assert not panels[3].get_images()
+
+
+def test_confusions_count_the_images_of_the_confused_classes(kept, tmp_path):
+    labels, predictions = [0, 0, 0, 1, 2, 3], [1, 1, 0, 1, 2, 2]
+    scores = {
+        "labels": np.array(labels),
+        "predictions": np.array(predictions),
+        "probabilities": np.ones((6, 4)),
+    }
+    plots.confusions(scores, ["cat", "dog", "owl", "fox"], tmp_path / "confusions.png")
+    (axes,) = kept.pop().axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    numbers = {
+        (
+            names[round(text.get_position()[1])],
+            names[round(text.get_position()[0])],
+        ): text.get_text()
+        for text in axes.texts
+    }
+    assert numbers == {
+        ("cat", "cat"): "1",
+        ("cat", "dog"): "2",
+        ("dog", "dog"): "1",
+        ("owl", "owl"): "1",
+        ("fox", "owl"): "1",
+    }

@@ -35,7 +35,7 @@ def test_confusions_and_mistakes():
     assert worst_confusions(SCORES, NAMES, 2) == [("cat", "dog", 2), ("cat", "owl", 1)]
     assert surest_mistakes(SCORES, 3).tolist() == [1, 5, 3]
     right = {**SCORES, "predictions": SCORES["labels"]}
-    assert len(surest_mistakes(right)) == 0
+    assert len(surest_mistakes(right, 3)) == 0
     assert worst_confusions(right, NAMES) == []
 
 
@@ -46,7 +46,7 @@ def test_images_without_finite_logits_are_mistakes_and_no_confusions():
     assert accuracy_by_class(scores, NAMES) == [("cat", 0.0), ("dog", 0.5), ("owl", 1.0)]
     expected = [("cat", "dog", 1), ("cat", "owl", 1), ("dog", "cat", 1)]
     assert worst_confusions(scores, NAMES) == expected
-    assert surest_mistakes(scores).tolist() == [5, 3, 2]
+    assert surest_mistakes(scores, 32).tolist() == [5, 3, 2]
 
 
 def test_evaluate_in_batches():
