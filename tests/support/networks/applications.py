@@ -5,6 +5,7 @@ import re
 import keras
 import numpy as np
 
+from keras_nam.gates import gates_of
 from tests.support import page
 
 SIZE = 96
@@ -119,7 +120,10 @@ def recipe():
 
 
 def with_nam(model, name):
-    """Returns a copy of the network of a name, with gates that do something."""
+    """Returns a copy of the network of a name, with gates that differ from 0.5."""
     copy = recipe()(model, BLOCKS[name][0])
+    rng = np.random.default_rng(1)
+    for gate in gates_of(copy):
+        gate.gamma.assign(rng.uniform(0.5, 1.5, gate.gamma.shape))
     draw_normalizations(copy)
     return copy
