@@ -1,6 +1,7 @@
 """What a command prints: lines, tables and progress bars.
 
-On a terminal a table fits its width. In a pipe or a log, nothing wraps and no bar is drawn.
+On a terminal and in a notebook a table fits its width. In a pipe or a log, nothing wraps and no
+bar is drawn.
 """
 
 import contextlib
@@ -14,7 +15,9 @@ from rich.text import Text
 
 UNLIMITED = 10_000  # characters, the width of what is not a terminal
 
-terminal = Console(highlight=False, width=None if sys.stdout.isatty() else UNLIMITED)
+terminal = Console(highlight=False)
+if not (sys.stdout.isatty() or terminal.is_jupyter):
+    terminal.width = UNLIMITED
 
 
 def say(line=""):

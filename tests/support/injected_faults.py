@@ -253,8 +253,9 @@ def negated_gamma(source, rng):
 
 @model_fault("a layer's epsilon 1e-3")
 def other_epsilon(source, rng):
+    """Or 1e-5, PyTorch's, if it is 1e-3 already."""
     model, layer = _draw_normalization(source, rng)
-    layer.epsilon = 1e-3
+    layer.epsilon = 1e-5 if layer.epsilon == 1e-3 else 1e-3
     return model, source.normalize.mean, source.normalize.std
 
 
