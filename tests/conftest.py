@@ -1,6 +1,7 @@
-"""What all tests share: the option --gpu, and the marker `gpu`."""
+"""What all tests share: the option --gpu, the markers `gpu` and `data`, and saved figures."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,24 @@ def pytest_configure(config):
     if config.getoption("--gpu"):
         # Commands run in processes of their own, beside this one, on the same GPU.
         os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+
+
+def pytest_runtest_setup(item):
+    folder = os.environ.get("TFDS_DATA_DIR")
+    if item.get_closest_marker("data") and not (folder and (Path(folder) / "cifar100").is_dir()):
+        pytest.skip("TFDS_DATA_DIR holds no cifar100")
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """A list that receives the figures which are saved."""
+    from training.runs import style
+
+    save, saved = style.save, []
+    monkeypatch.setattr(
+        style, "save", lambda figure, path: (saved.append(figure), save(figure, path))
+    )
+    return saved
 
 
 def pytest_collection_modifyitems(config, items):

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from export.runtime.devices import prepare_tensorflow
@@ -87,15 +86,15 @@ def show(report):
         console.say(line)
 
 
+@style.drawing
 def draw(report, path):
     """Plots milliseconds for one image and images/s for more, with lines from p10 to p90."""
     sizes = list(dict.fromkeys(row["batch"] for row in report["results"]))
     models = list(report["files"])
-    figure, panels = plt.subplots(
+    figure, panels = style.subplots(
         1,
         len(sizes),
-        figsize=(max(9, 2.2 + 3.4 * len(sizes)), 2.2 + 0.42 * len(models)),
-        layout="constrained",
+        (max(9, 2.2 + 3.4 * len(sizes)), 2.2 + 0.42 * len(models)),
         sharey=True,
         squeeze=False,
     )

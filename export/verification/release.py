@@ -165,7 +165,7 @@ def _aside(path, word):
 
 
 def show(report):
-    """Prints a report as a table."""
+    """Prints a report: a table of its numbers, and lines on the file."""
     rows = []
     for stage, numbers in report["stages"].items():
         limits = numbers.get("limits", {})
@@ -174,14 +174,12 @@ def show(report):
             if key not in ("passed", "limits"):
                 rows.append(("", key.replace("_", " "), _text(value), _text(limits.get(key, ""))))
         rows.append(None)
-    for key in ("provider", "nodes", "opset", "operators", "transposes", "bytes", "seconds"):
-        if key in report:
-            rows.append(("file" * (key == "provider"), key, _text(report[key]), ""))
     header = ("stage", "number", "found", "limit")
     title = f"{report['file']}, {report['precision']}: {report['verdict']}"
     console.table(header, rows, words=header[:2], title=title)
-    for note in report["notes"]:
-        console.say(note)
+    of_file = ("provider", "nodes", "opset", "operators", "transposes", "bytes", "seconds")
+    lines = [f"{key}: {_text(report[key])}" for key in of_file if key in report]
+    console.say("\n".join([*lines, *report["notes"]]))
 
 
 def _text(value):

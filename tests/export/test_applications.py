@@ -26,8 +26,8 @@ NETWORKS = ["small", *(pytest.param(name, marks=pytest.mark.slow) for name in SL
 NORMALIZE = {"ResNet50": Preprocessing("0..1", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 # Random weights: the verification refuses these, with what it measured.
 REFUSED = {
-    ("EfficientNetV2B0", "int8"): "18 of 32 images have the same top-1",
-    ("MobileNetV3Small", "float16"): "a logit differs by 22 epsilons of the largest, limit 16",
+    ("EfficientNetV2B0", "int8"): "20 of 32 images have the same top-1",
+    ("MobileNetV3Small", "float16"): "a logit differs by 32 epsilons of the largest, limit 16",
 }
 KINDS = [*injected_faults.GRAPH_FAULTS, *injected_faults.MODEL_FAULTS]
 

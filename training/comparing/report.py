@@ -3,8 +3,8 @@
 import csv
 from datetime import UTC, datetime
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.lines import Line2D
 
 from training import console, jobs
 from training.comparing import statistics
@@ -198,6 +198,7 @@ def markdown(report):
     return "\n\n".join(blocks)
 
 
+@style.drawing
 def draw(report, path):
     """Draws every run's top-1, and the paired differences with their mean and 95% interval."""
     variants, names = report["variants"], [row["name"] for row in report["variants"]]
@@ -208,9 +209,7 @@ def draw(report, path):
         for number, (seed, height) in enumerate(zip(seeds, heights, strict=True))
     }
     tall = max(0.6, 0.22 * max(name.count(":") + 1 for name in names))
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(12, 1.9 + tall * len(names)), layout="constrained", sharey=True
-    )
+    figure, (left, right) = style.subplots(1, 2, (12, 1.9 + tall * len(names)), sharey=True)
     baseline = names.index(report["baseline"])
     runs, pairs = [], []
     for row in variants:
@@ -235,7 +234,7 @@ def draw(report, path):
         + _marks(pairs, "pair", "bar: mean; line: 95% interval; both on the right")
     )
     marks = [
-        plt.Line2D([], [], marker="o", ls="", color=colour, label=f"seed {seed}")
+        Line2D([], [], marker="o", ls="", color=colour, label=f"seed {seed}")
         for seed, (_, colour) in dots.items()
     ]
     figure.legend(handles=marks, loc="outside lower center", frameon=False, ncols=8)

@@ -1,6 +1,5 @@
-"""Pictures of a network's gates, drawn without a screen."""
+"""Pictures of a network's gates."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.cbook import boxplot_stats
 from matplotlib.colors import AsinhNorm
@@ -21,9 +20,10 @@ LEAST_WIDTH = 7  # inches, of the words below the colour scale
 SIDE, STRIP, GAP, TITLE, FOOT = 1.25, 0.14, 0.12, 0.3, 0.75
 
 
+@style.drawing
 def overview(findings, path):
     """Draws the content of `gates.json`: values and gammas by layer, accuracies of the trials."""
-    figure, panels = plt.subplots(2, 2, figsize=(11, 8.5), layout="constrained")
+    figure, panels = style.subplots(2, 2, (11, 8.5))
     figure.get_layout_engine().set(h_pad=0.12, w_pad=0.1)
     _draw_values(panels[0, 0], findings["layers"])
     _draw_gammas(panels[0, 1], findings["layers"])
@@ -33,6 +33,7 @@ def overview(findings, path):
     style.save(figure, path)
 
 
+@style.drawing
 def gates_on_images(images, captions, values, path):
     """Draws images beside what each gate does to them, all on one colour scale.
 
@@ -51,13 +52,13 @@ def gates_on_images(images, captions, values, path):
     line = TITLE + SIDE + STRIP + GAP
     width = max(LEAST_WIDTH, (columns + 1) * (SIDE + GAP) + 3 * GAP)
     height = len(images) * lines * line + FOOT
-    figure = plt.figure(figsize=(width, height))
+    figure = style.figure((width, height))
 
-    def panel(column, top, tall, content, **style):
+    def panel(column, top, tall, content, **options):
         left = GAP + column * (SIDE + GAP) + (2 * GAP if column else 0)
         box = (left / width, 1 - (top + tall) / height, SIDE / width, tall / height)
         axes = figure.add_axes(box, xticks=[], yticks=[])
-        return axes.imshow(content, aspect="auto", interpolation="nearest", **style)
+        return axes.imshow(content, aspect="auto", interpolation="nearest", **options)
 
     colours = {"cmap": "RdBu_r", "norm": norm}
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):

@@ -1,10 +1,9 @@
-"""Pictures of a run, drawn without a screen."""
+"""Pictures of a run."""
 
 import itertools
 import math
 from operator import itemgetter
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
@@ -15,6 +14,7 @@ from training.runs.scores import surest_mistakes, worst_confusions
 QUALITIES = {"loss": ("cross-entropy", min, ".3f"), "top1": ("top-1", max, ".1%")}
 
 
+@style.drawing
 def curves(rows, recipe, title, path):
     """Draws loss, top-1 and learning rate by epoch.
 
@@ -24,7 +24,7 @@ def curves(rows, recipe, title, path):
         title: String.
         path: Path of the PNG file.
     """
-    figure, panels = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    figure, panels = style.subplots(1, 3, (13, 4))
     epochs = [row["epoch"] for row in rows]
     line = {"marker": "." if len(rows) < 40 else ""}
     training = "training, augmented images" if recipe.augment else "training"
@@ -66,6 +66,7 @@ def _mark_sizes(axes, epochs, recipe):
     axes.set_xlabel("epoch; above: size of the training images")
 
 
+@style.drawing
 def predictions(images, probabilities, labels, class_names, title, path, columns=8):
     """Draws images in rows, each with its prediction and whether it is right.
 
@@ -79,9 +80,7 @@ def predictions(images, probabilities, labels, class_names, title, path, columns
         columns: Integer, the images in a row.
     """
     rows = max(1, -(-len(images) // columns))
-    figure, panels = plt.subplots(
-        rows, columns, figsize=(1.7 * columns, 2.1 * rows), layout="constrained", squeeze=False
-    )
+    figure, panels = style.subplots(rows, columns, (1.7 * columns, 2.1 * rows), squeeze=False)
     for axes in panels.flat:
         axes.axis("off")
     for axes, image, scores, label in zip(panels.flat, images, probabilities, labels, strict=False):
@@ -109,6 +108,7 @@ def mistakes(scores, split, class_names, count, path):
     predictions(*drawn, class_names, title, path)
 
 
+@style.drawing
 def confusions(scores, class_names, path):
     """Draws how often the classes of the most frequent confusions are taken for each other.
 
@@ -126,7 +126,7 @@ def confusions(scores, class_names, path):
             counts[index[label], index[prediction]] += 1
     right = np.eye(len(names), dtype=bool)
     wrong = np.where(right, 0, counts)
-    figure, axes = plt.subplots(figsize=(8, 7), layout="constrained")
+    figure, axes = style.subplots(1, 1, (8, 7))
     axes.imshow(wrong, cmap="Oranges")
     for place in zip(*np.nonzero(counts), strict=True):
         dark = wrong[place] > wrong.max() / 2
@@ -140,9 +140,10 @@ def confusions(scores, class_names, path):
     style.save(figure, path)
 
 
+@style.drawing
 def learning_rates(rates, losses, suggested, path):
     """Draws the loss of a sweep by learning rate, and the suggested rate."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = style.subplots(1, 1, (7, 4))
     axes.plot(rates, losses)
     axes.axvline(suggested, color=style.GREY, linestyle="--", label=f"suggested: {suggested:g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss, smoothed")

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import matplotlib.image
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -111,9 +110,7 @@ def test_the_table_marks_what_is_noisy(capsys):
     assert "~" not in printed({("keras", 4): steady, ("onnx", 4): steady / 2})
 
 
-def test_the_picture_has_milliseconds_of_one_image_and_comparable_speeds(tmp_path, monkeypatch):
-    kept = []
-    monkeypatch.setattr(plt, "close", kept.append)
+def test_the_picture_has_milliseconds_of_one_image_and_comparable_speeds(tmp_path, figures):
     times = {"keras": np.linspace(0.003, 0.005, 10), "onnx": np.full(10, 0.002)}
     calls = {1: 1, 2: 2, 8: 4}  # the larger batch is faster
     seconds = {(name, n): calls[n] * times[name] for n in calls for name in times}
@@ -122,7 +119,7 @@ def test_the_picture_has_milliseconds_of_one_image_and_comparable_speeds(tmp_pat
     environment = {"machine": "2 cores, Some CPU"}
     more = {"files": dict.fromkeys(times), "results": results, "environment": environment}
     benchmark_report.draw(report | more, tmp_path / "benchmark.png")
-    (figure,) = kept
+    (figure,) = figures
     one, two, eight = figure.axes
     assert "Some CPU" in figure.get_suptitle()
     assert [axes.get_xlabel().partition(":")[0] for axes in figure.axes] == [
@@ -135,8 +132,6 @@ def test_the_picture_has_milliseconds_of_one_image_and_comparable_speeds(tmp_pat
     assert [bar.get_width() for bar in one.patches] == pytest.approx([4, 2])
     assert two.get_xlim() == eight.get_xlim() != one.get_xlim()
     assert matplotlib.image.imread(tmp_path / "benchmark.png").std() > 0.05
-    monkeypatch.undo()
-    plt.close(figure)
 
 
 def test_the_models_of_a_device():

@@ -2,7 +2,6 @@
 
 import itertools
 
-import matplotlib.pyplot as plt
 import pytest
 
 from training.comparing import report, statistics
@@ -11,10 +10,8 @@ NEAR = {"r18": 0.52, "r18_nam": 0.525, "r18_se": 0.522}
 
 
 @pytest.fixture
-def drawn(tmp_path, monkeypatch):
+def drawn(tmp_path, figures):
     """A function: draws variants' top-1 with some seeds and returns the two panels."""
-    kept = []
-    monkeypatch.setattr(plt, "close", kept.append)
 
     def draw(top1, seeds):
         rows = [
@@ -26,11 +23,9 @@ def drawn(tmp_path, monkeypatch):
         variants = statistics.compare([row | costs for row in rows], "r18", dict.fromkeys(top1, 1))
         content = {"measure": "top-1", "baseline": "r18", "variants": variants, "runs": rows}
         report.draw(content, tmp_path / "compare.png")
-        return kept.pop().axes
+        return figures.pop().axes
 
-    yield draw
-    monkeypatch.undo()
-    plt.close("all")
+    return draw
 
 
 def points(axes):

@@ -2,7 +2,6 @@
 
 import itertools
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
@@ -93,19 +92,15 @@ def test_the_colours_are_centred_on_one_half(tmp_path):
 
 
 @pytest.mark.parametrize(("usual", "largest"), [(0.0029, 0.03), (0.001, 0.09)])
-def test_the_words_of_few_gates_fit_and_do_not_overlap(tmp_path, monkeypatch, usual, largest):
-    kept = []
-    monkeypatch.setattr(plt, "close", kept.append)
+def test_the_words_of_few_gates_fit_and_do_not_overlap(tmp_path, figures, usual, largest):
     values = np.full((1, 4, 4, 2), 0.5 + usual)
     values[0, 0, 0] = 0.5 + largest
     images = np.full((1, 8, 8, 3), 128, np.uint8)
     plots.gates_on_images(images, ["a"], {"stage1_block1_nam": values}, tmp_path / "drawn.png")
-    (figure,) = kept
+    (figure,) = figures
     colours = figure.axes[-1]
     boxes = [label.get_window_extent() for label in colours.get_xticklabels()]
     assert len(boxes) >= 3
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
     words = colours.xaxis.label.get_window_extent()
     assert 0 < words.x0 < words.x1 < figure.bbox.x1
-    monkeypatch.undo()
-    plt.close(figure)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 import pytest
 
@@ -17,24 +17,14 @@ ROWS = [
 
 
 @pytest.fixture
-def kept(monkeypatch):
-    """A list that receives the figures which are closed."""
-    figures = []
-    monkeypatch.setattr(plt, "close", figures.append)
-    yield figures
-    monkeypatch.undo()
-    plt.close("all")
-
-
-@pytest.fixture
-def drawn(tmp_path, kept):
+def drawn(tmp_path, figures):
     """A function: draws the curves of some rows and returns the figure."""
 
     def draw(rows, **settings):
         recipe = dataclasses.replace(recipes.get("fast"), **settings)
         plots.curves(rows, recipe, "a title", tmp_path / "curves.png")
         assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-        return kept.pop()
+        return figures.pop()
 
     return draw
 
@@ -96,13 +86,13 @@ def test_numbers_that_are_not_finite_leave_the_others_visible(drawn, number):
     drawn([{**row, "val_loss": number} for row in ROWS])
 
 
-def test_predictions_name_the_prediction_first(kept, tmp_path):
+def test_predictions_name_the_prediction_first(figures, tmp_path):
     images = np.random.default_rng(0).uniform(0, 255, (3, 8, 8, 3))
     probabilities = np.array([[0.9, 0.1, 0], [0.25, 0.75, 0], [0, 0.375, 0.625]])
     names = ["apple", "sweet_pepper", "owl"]
     path = tmp_path / "predictions.png"
     plots.predictions(images, probabilities, [1, 1, 0], names, "a title", path, columns=2)
-    panels = kept.pop().axes
+    panels = figures.pop().axes
     assert [axes.get_title() for axes in panels] == [
         "apple 90%,\nis sweet_pepper",
         "sweet_pepper 75%,\nright",
@@ -114,7 +104,7 @@ def test_predictions_name_the_prediction_first(kept, tmp_path):
     assert not panels[3].get_images()
 
 
-def test_confusions_count_the_images_of_the_confused_classes(kept, tmp_path):
+def test_confusions_count_the_images_of_the_confused_classes(figures, tmp_path):
     labels, predictions = [0, 0, 0, 1, 2, 3], [1, 1, 0, 1, 2, 2]
     scores = {
         "labels": np.array(labels),
@@ -122,7 +112,7 @@ def test_confusions_count_the_images_of_the_confused_classes(kept, tmp_path):
         "probabilities": np.ones((6, 4)),
     }
     plots.confusions(scores, ["cat", "dog", "owl", "fox"], tmp_path / "confusions.png")
-    (axes,) = kept.pop().axes
+    (axes,) = figures.pop().axes
     names = [label.get_text() for label in axes.get_yticklabels()]
     numbers = {
         (
@@ -138,3 +128,10 @@ def test_confusions_count_the_images_of_the_confused_classes(kept, tmp_path):
         ("owl", "owl"): "1",
         ("fox", "owl"): "1",
     }
+
+
+def test_a_plot_changes_nothing_of_matplotlib_around_it(tmp_path):
+    """Also where it is imported into a notebook, whose own plots are shown in its cells."""
+    before = dict(matplotlib.rcParams)
+    plots.learning_rates([0.1, 1.0], [3.0, 2.0], 0.5, tmp_path / "rates.png")
+    assert dict(matplotlib.rcParams) == before
