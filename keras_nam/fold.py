@@ -37,7 +37,7 @@ def fold(model):
 
     A NAM gate, of channels or of positions, becomes a `FoldedGate`:
 
-    `y = x * sigmoid(a * x + b)`, with `a = w * s`, `b = w * beta - a * mean`,
+    `y = gain * x * sigmoid(a * x + b)`, with `a = w * s`, `b = w * beta - a * mean`,
     `w = |gamma| / sum(|gamma|)`
 
     The numbers are computed in float64 and rounded once. A normalization is folded under these
@@ -166,7 +166,7 @@ def _folded_gates(layer):
         axis = gate.axis
         if isinstance(gate, NAMSpatialAttention):
             axis = [1, 2] if gate.data_format == "channels_last" else [2, 3]
-        copy = FoldedGate(axis, dtype=gate.dtype_policy, name=name)
+        copy = FoldedGate(axis, gate.gain, dtype=gate.dtype_policy, name=name)
         folded.append((copy, _gate_weights(gate)))
     return folded
 
@@ -192,12 +192,13 @@ def _float64(variable):
 
 @keras.saving.register_keras_serializable(package="keras_nam")
 class FoldedGate(layers.Layer):
-    """`y = x * sigmoid(scale * x + offset)`: a NAM gate with its statistics folded in.
+    """`y = gain * x * sigmoid(scale * x + offset)`: a NAM gate with its statistics folded in.
 
     It is computed in float32 under every dtype policy, like the gate.
 
     Args:
         axis: Integer or list of integers, the axes of the inputs that the weights are along.
+        gain: Float, a factor of the outputs.
         **kwargs: Base layer keyword arguments (`name`, `dtype`).
 
     Call arguments:
@@ -208,9 +209,10 @@ class FoldedGate(layers.Layer):
         A tensor of the shape of the inputs.
     """
 
-    def __init__(self, axis=-1, **kwargs):
+    def __init__(self, axis=-1, gain=1.0, **kwargs):
         super().__init__(**kwargs)
         self.axis = axis
+        self.gain = gain
 
     def build(self, input_shape):
         rank = len(input_shape)
@@ -231,7 +233,8 @@ class FoldedGate(layers.Layer):
             z, *_ = _fused_batch_norm(x, scale, offset, zeros, zeros + 1, 0.0, training=False)
         else:
             z = x * ops.reshape(scale, self._broadcast) + ops.reshape(offset, self._broadcast)
-        return ops.cast(x * ops.sigmoid(z), self.compute_dtype)
+        outputs = x * ops.sigmoid(z)
+        return ops.cast(outputs if self.gain == 1 else self.gain * outputs, self.compute_dtype)
 
     def _is_fusable(self, x):
         return (
@@ -245,4 +248,4 @@ class FoldedGate(layers.Layer):
         return input_shape
 
     def get_config(self):
-        return {**super().get_config(), "axis": self.axis}
+        return {**super().get_config(), "axis": self.axis, "gain": self.gain}

@@ -110,6 +110,12 @@ class Recipe:
     label_smoothing: float = _of_recipe(0.0, "share of the target spread over all classes", SHARE)
     gate_gradient: bool = _of_recipe(True, "whether the gradient flows through NAM's weights")
     weighting: str = _of_recipe("sum", "NAM's weights", WEIGHTINGS)
+    gain: float = _of_recipe(
+        1.0, "factor of NAM's outputs; with 2 a gate of 0.5 changes nothing", POSITIVE
+    )
+    decay_exempt: tuple[str, ...] = _of_recipe(
+        (), "no weight decay for the variables whose path contains one of these", unit="NAME"
+    )
     gamma_penalty: float = _of_recipe(
         0.0, "L1 on the gammas of the NAM layers (equation 4)", NOT_NEGATIVE
     )

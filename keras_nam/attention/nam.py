@@ -13,7 +13,7 @@ from keras_nam.attention.normalization_gate import NormalizationGate
 class NAMChannelAttention(NormalizationGate):
     """Channel attention by normalization.
 
-    `y = x * sigmoid(w * BN(x))`, `w = |gamma| / sum(|gamma|)`
+    `y = gain * x * sigmoid(w * BN(x))`, `w = |gamma| / sum(|gamma|)`
 
     where `gamma` is the scale of the batch normalization. A channel that varies much has a large
     scale, and a large weight. The layer's parameters are the normalization's: two per channel.
@@ -28,8 +28,10 @@ class NAMChannelAttention(NormalizationGate):
         epsilon: Added to the variance. Defaults to 1e-5.
         gate_gradient: Whether the gradient flows through `w`, as in the Paddle port (the default),
             or stops there, as in the official PyTorch code.
-        weighting: `"sum"`, the paper's, or an ablation: `"max"`, `"unnormalized"`, `"uniform"`,
-            `"constant"`; see `keras_nam.attention.weighting`.
+        weighting: `"sum"`, the paper's, or an ablation: `"mean"`, `"max"`, `"unnormalized"`,
+            `"uniform"`, `"constant"`; see `keras_nam.attention.weighting`.
+        gain: Float, a factor of the outputs. With 2.0 a gate of 0.5 changes nothing; with 1.0, the
+            paper's, it halves its inputs.
         data_format: `"channels_last"` or `"channels_first"`. Defaults to Keras' setting.
         **kwargs: Arguments of `BatchNormalization`. `gamma_regularizer=keras.regularizers.L1(s)`
             is the sparsity penalty of the paper's equation 4.
@@ -126,7 +128,8 @@ class NAM(keras.layers.Layer):
         channel: Whether there is a `NAMChannelAttention`.
         spatial: Whether there is a `NAMSpatialAttention`. The official code and its ports train
             without it.
-        momentum, epsilon, gate_gradient, weighting, data_format: As in `NAMChannelAttention`.
+        momentum, epsilon, gate_gradient, weighting, gain, data_format: As in
+            `NAMChannelAttention`, for each of the two.
         gamma_regularizer: Regularizer of the gammas: `keras.regularizers.L1(s)` is equation 4.
         **kwargs: Base layer keyword arguments (`name`, `dtype`).
 
@@ -156,6 +159,7 @@ class NAM(keras.layers.Layer):
         epsilon=1e-5,
         gate_gradient=True,
         weighting="sum",
+        gain=1.0,
         gamma_regularizer=None,
         data_format=None,
         **kwargs,
@@ -173,6 +177,7 @@ class NAM(keras.layers.Layer):
             "epsilon": epsilon,
             "gate_gradient": gate_gradient,
             "weighting": weighting,
+            "gain": gain,
             "gamma_regularizer": keras.regularizers.get(gamma_regularizer),
             "data_format": resolve_data_format(data_format),
         }

@@ -9,7 +9,7 @@ from keras_nam.normalization import BatchNormalization
 
 
 class NormalizationGate(BatchNormalization):
-    """`y = x * sigmoid(w * BN(x))` along the normalized axis, `w = |gamma| / sum(|gamma|)`.
+    """`y = gain * x * sigmoid(w * BN(x))` along the normalized axis, `w = |gamma| / sum(|gamma|)`.
 
     Since `w` holds one number for each gamma, `w * BN(x; gamma, beta)` is
     `BN(x; gamma * w, beta * w)`: a single normalization, with another scale and offset. In
@@ -18,7 +18,15 @@ class NormalizationGate(BatchNormalization):
 
     record = None  # function of the gate and the values of a call, see `gate_values`
 
-    def __init__(self, momentum=0.9, epsilon=1e-5, gate_gradient=True, weighting="sum", **kwargs):
+    def __init__(
+        self,
+        momentum=0.9,
+        epsilon=1e-5,
+        gate_gradient=True,
+        weighting="sum",
+        gain=1.0,
+        **kwargs,
+    ):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
         if not self.scale or self.renorm:
             raise ValueError(
@@ -32,6 +40,7 @@ class NormalizationGate(BatchNormalization):
             )
         self.gate_gradient = gate_gradient
         self.weighting = weighting
+        self.gain = gain
         self.supports_masking = False
 
     @property
@@ -58,6 +67,8 @@ class NormalizationGate(BatchNormalization):
             if self.record is not None:
                 self.record(self, self._restored(values))
             outputs = x * values
+        if self.gain != 1:
+            outputs = self.gain * outputs
         return ops.cast(outputs, self.compute_dtype)
 
     def _restored(self, x):
@@ -69,4 +80,5 @@ class NormalizationGate(BatchNormalization):
             **super().get_config(),
             "gate_gradient": self.gate_gradient,
             "weighting": self.weighting,
+            "gain": self.gain,
         }

@@ -10,6 +10,7 @@ def _share(magnitude, total, xp):
 
 WEIGHTINGS = {
     "sum": lambda m, xp: _share(m, xp.sum(m), xp),
+    "mean": lambda m, xp: _share(m, xp.mean(m), xp),
     "max": lambda m, xp: _share(m, xp.max(m), xp),
     "unnormalized": lambda m, xp: m,
     "uniform": lambda m, xp: xp.ones_like(m) / len(m),
@@ -23,6 +24,7 @@ def weights(weighting, magnitude, xp=ops):
     | weighting | w | meaning |
     |---|---|---|
     | `"sum"` | abs(gamma) / sum(abs(gamma)) | the paper's, about 1/C: the gate stays near 0.5 |
+    | `"mean"` | abs(gamma) / mean(abs(gamma)) | 1 on average, for any number of channels |
     | `"max"` | abs(gamma) / max(abs(gamma)) | in 0–1 for any number of channels |
     | `"unnormalized"` | abs(gamma) | the gate opens as far as it learns to |
     | `"uniform"` | 1 / C | no attention among channels: equal weights |

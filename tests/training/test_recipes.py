@@ -35,6 +35,8 @@ OTHER = {
     "freeze_epochs": 2,
     "gate_gradient": False,
     "weighting": "max",
+    "gain": 2.0,
+    "decay_exempt": ("_nam",),
     "gamma_penalty": 0.125,
     "progressive_sizes": (16, 32),
     "augment": ("random_rotation:degrees=5",),

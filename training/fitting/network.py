@@ -98,6 +98,7 @@ def initial_model(job, classes):
         options = {
             "gate_gradient": recipe.gate_gradient,
             "weighting": recipe.weighting,
+            "gain": recipe.gain,
             "gamma_regularizer": penalty,
         }
     shape = (*job.image_size, 3)

@@ -21,6 +21,7 @@ class SGD(keras.optimizers.Optimizer):
         momentum: Float.
         weight_decay: Float, added to the gradient of every trainable variable.
         nesterov: Whether the step looks ahead.
+        decay_exempt: List of strings: variables whose path contains one of them do not decay.
         **kwargs: Arguments of `keras.optimizers.Optimizer`.
 
     Reference:
@@ -29,12 +30,19 @@ class SGD(keras.optimizers.Optimizer):
     """
 
     def __init__(
-        self, learning_rate=0.01, momentum=0.9, weight_decay=5e-4, nesterov=False, **kwargs
+        self,
+        learning_rate=0.01,
+        momentum=0.9,
+        weight_decay=5e-4,
+        nesterov=False,
+        decay_exempt=(),
+        **kwargs,
     ):
         kwargs.setdefault("name", "sgd")
         super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, **kwargs)
         self.momentum = momentum
         self.nesterov = nesterov
+        self.decay_exempt = list(decay_exempt)
 
     def build(self, variables):
         if self.built:
@@ -45,7 +53,8 @@ class SGD(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
-        if self.weight_decay and self._use_weight_decay(variable):
+        exempt = any(name in variable.path for name in self.decay_exempt)
+        if self.weight_decay and self._use_weight_decay(variable) and not exempt:
             gradient = gradient + self.weight_decay * variable
         self.assign_sub(variable, learning_rate * self._with_momentum(gradient, variable))
 
@@ -59,7 +68,12 @@ class SGD(keras.optimizers.Optimizer):
         """The decay is in the gradient; Keras' own step, decoupled, does nothing here."""
 
     def get_config(self):
-        return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "nesterov": self.nesterov,
+            "decay_exempt": self.decay_exempt,
+        }
 
 
 @keras.saving.register_keras_serializable(package="keras_nam")
@@ -145,7 +159,11 @@ OPTIMIZERS = {
 
 
 def _momentum(recipe):
-    return {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
+    return {
+        "momentum": recipe.momentum,
+        "nesterov": recipe.nesterov,
+        "decay_exempt": recipe.decay_exempt,
+    }
 
 
 def _shared(recipe):

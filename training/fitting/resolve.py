@@ -35,6 +35,19 @@ def check(job):
         initial.freeze(keras_nam.create_model(job.arch), job.recipe.freeze)
     elif job.recipe.freeze_epochs:
         raise InputError("--freeze-epochs: expected --freeze bn, backbone or stages:N.")
+    if job.recipe.decay_exempt:
+        _check_exempt(job)
+
+
+def _check_exempt(job):
+    if job.recipe.optimizer == "adamw":
+        raise InputError("--decay-exempt: expected --optimizer sgd or muon.")
+    paths = [variable.path for variable in keras_nam.create_model(job.arch).trainable_variables]
+    for name in job.recipe.decay_exempt:
+        if not any(name in path for path in paths):
+            raise InputError(
+                f"--decay-exempt {name}: expected a part of a variable's path, such as {paths[-2]}."
+            )
 
 
 def for_data(job, dataset, placement, say):

@@ -139,9 +139,9 @@ def test_data_format_of_the_layers_creation():
     assert [gate.name for gate in gates] == ["nam_channel", "nam_spatial"]
 
 
-@pytest.mark.parametrize("weighting", ["max", "unnormalized", "uniform", "constant"])
+@pytest.mark.parametrize("weighting", ["mean", "max", "unnormalized", "uniform", "constant"])
 def test_other_weightings(weighting):
-    gate = keras_nam.NAMChannelAttention(weighting=weighting)
+    gate = keras_nam.NAMChannelAttention(weighting=weighting, gain=2.0)
     assert_folds(model_of((5, 6, 8), gate), images(3, 5, 6, 8))
 
 

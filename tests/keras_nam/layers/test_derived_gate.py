@@ -82,6 +82,7 @@ def taken(monkeypatch):
         ({}, 1),
         ({"gate_gradient": False}, 1),
         ({"weighting": "unnormalized"}, 1),
+        ({"weighting": "mean", "gain": 2.0}, 1),
         ({"center": False}, 1),
         ({"axis": 1}, 0),  # other statistics
         ({"axis": 2}, 0),

@@ -60,6 +60,7 @@ def test_formulas():
     ("weighting", "expected"),
     {
         "sum": [0.5, 0, 0.25, 0.25],
+        "mean": [2, 0, 1, 1],
         "max": [1, 0, 0.5, 0.5],
         "unnormalized": [2, 0, 1, 1],
         "uniform": [0.25] * 4,
@@ -74,6 +75,16 @@ def test_weightings(weighting, expected):
     x = images((2, 3, 3, 4))
     gate = 1 / (1 + np.exp(-np.float64(expected) * [-2, 0, 1, 1] * x / np.sqrt(1 + 1e-5)))
     np.testing.assert_allclose(*arrays([layer(x)]), x * gate, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["channel", "spatial"])
+def test_gain_is_a_factor_of_outputs_and_gradients(kind):
+    ones = np.ones(SHAPE, "float32")
+    once, twice = (training_step(built(kind, gain=gain), images(), ones) for gain in (1.0, 2.0))
+    for single, double in zip(once, twice, strict=True):
+        np.testing.assert_array_equal(2 * np.asarray(single), double)
+    neutral = built(kind, gain=2.0, weighting="constant")
+    np.testing.assert_array_equal(*arrays([neutral(images())]), images())
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -135,6 +146,7 @@ def test_gamma_regularizer_is_the_penalty_of_equation_4():
 @pytest.mark.parametrize("kind", LAYERS)
 def test_in_a_saved_model_of_unknown_batch_size(kind, tmp_path):
     options = {"gamma_regularizer": "l1", "epsilon": 1e-4, "momentum": 0.7, "weighting": "max"}
+    options["gain"] = 2.0
     layer = built(kind, gate_gradient=False, **options)
     inputs = keras.Input(SHAPE[1:])
     model = keras.Model(inputs, layer(inputs))
@@ -169,7 +181,7 @@ def test_shapes_that_are_refused(kind, shape, message):
         (lambda: NAMChannelAttention(scale=False), "Received: scale=False"),
         pytest.param(lambda: NAMChannelAttention(renorm=True), "renorm=True", marks=needs_renorm),
         (lambda: NAMSpatialAttention(data_format="NCHW"), "Received: data_format=NCHW"),
-        (lambda: NAMChannelAttention(weighting="mean"), "'sum', 'max'.*weighting='mean'"),
+        (lambda: NAMChannelAttention(weighting="l2"), "'sum', 'mean'.*weighting='l2'"),
         (lambda: NAMSpatialAttention().build((None, None, 4, 8)), "height and width"),
     ],
 )

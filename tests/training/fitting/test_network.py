@@ -27,10 +27,10 @@ def kernels(model):
 def test_a_recipes_settings_of_the_gates_reach_them(arch):
     for gate in gates_of(built(arch)):
         assert (gate.gate_gradient, gate.weighting, gate.gamma_regularizer) == (True, "sum", None)
-    model = built(arch, gate_gradient=False, weighting="max", gamma_penalty=0.25)
+    model = built(arch, gate_gradient=False, weighting="max", gain=2.0, gamma_penalty=0.25)
     assert gates_of(model)
     for gate in gates_of(model):
-        assert (gate.gate_gradient, gate.weighting) == (False, "max")
+        assert (gate.gate_gradient, gate.weighting, gate.gain) == (False, "max", 2)
         assert float(gate.gamma_regularizer(np.float32([-2, 1]))) == pytest.approx(0.75)
 
 

@@ -53,6 +53,20 @@ def test_excluded_variables_do_not_decay():
     np.testing.assert_array_equal(variable, np.ones(2))
 
 
+def test_variables_that_are_exempt_by_their_path_do_not_decay(tmp_path):
+    layers = [keras.layers.Dense(2, name=name) for name in ("head", "gate_1")]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    model.compile(SGD(0.1, 0.0, 0.5, decay_exempt=["gate_"]), "mse")
+    model.save(tmp_path / "model.keras")  # a resumed training has the optimizer of the file
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    before = [np.array(v) for v in model.trainable_variables]
+    zeros = [np.zeros(v.shape, "float32") for v in model.trainable_variables]
+    model.optimizer.apply(zeros, model.trainable_variables)
+    for variable, old in zip(model.trainable_variables, before, strict=True):
+        kept = 1 if "gate_1" in variable.path else 0.95
+        np.testing.assert_allclose(variable, kept * old, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("kind", "more"), [(SGD, {}), (Muon, {"kernel_rate": 0.3})])
 def test_config_round_trip(kind, more):
     optimizer = kind(0.2, momentum=0.8, weight_decay=1e-3, nesterov=True, **more)
@@ -131,7 +145,9 @@ def test_muon_is_sgd_for_all_but_the_kernels_of_convolutions(shape):
 @pytest.mark.parametrize(("name", "kind"), [("sgd", SGD), ("muon", Muon)])
 def test_the_recipe_names_the_optimizer_and_its_settings(name, kind):
     changes = {"momentum": 0.7, "weight_decay": 0.1, "nesterov": True, "kernel_rate": 0.3}
+    changes["decay_exempt"] = ("_nam",)
     optimizer = optimizers.from_recipe(recipes.get("paddle", optimizer=name, **changes), 0.2)
     assert type(optimizer) is kind
     assert (optimizer.momentum, optimizer.weight_decay, optimizer.nesterov) == (0.7, 0.1, True)
     assert getattr(optimizer, "kernel_rate", 0.3) == 0.3
+    assert optimizer.decay_exempt == ["_nam"]
