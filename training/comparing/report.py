@@ -19,6 +19,7 @@ COLUMNS = {
     "top-1 ± sd, %": lambda row: _joined(" ± ", row["mean"], row["std"]),
     "range, %": lambda row: _joined("–", row["min"], row["max"]) if row["n"] > 1 else "–",
     "difference, points [95%]": lambda row: _difference(row["difference"]),
+    "p, Holm": lambda row: _number((row["difference"] or {}).get("p_holm"), ".3g"),
     "p, permutation": lambda row: _number((row["difference"] or {}).get("p_permutation"), ".3g"),
     "verdict": lambda row: row["verdict"],
     "parameters": lambda row: _number(row["parameters"], ",.0f"),
@@ -156,7 +157,16 @@ def notes(report):
     if len(pairs) > 1 and max(counts) > 1:
         lines.append(
             f"Each interval is by itself: of {len(pairs)} comparisons without any difference, "
-            f"{0.05 * len(pairs):.2g} would on average be called better or worse."
+            f"{0.05 * len(pairs):.2g} would on average be called better or worse. Holm's p is the "
+            "t-test's, corrected for all of them."
+        )
+    found = [row["difference"]["detectable"] for row in report["variants"] if row["difference"]]
+    found = [100 * points for points in found if points is not None]
+    if found:
+        lines.append(
+            "With these spreads, a true difference of "
+            f"{' to '.join(f'{end:.2g}' for end in sorted({min(found), max(found)}))} points would "
+            "be shown in 80% of such comparisons."
         )
     if len({str(row["environment"]) for row in report["runs"]}) > 1:
         lines.append(

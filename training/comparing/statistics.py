@@ -9,6 +9,7 @@ from training.cli import InputError
 from training.runs import files
 
 CONFIDENCE = 0.95
+POWER = 0.8
 RESAMPLES = 2**16  # every sign flip of up to 16 seeds, random ones beyond
 ROUNDING = 1e-9  # figures are stored with 6 decimals
 COSTS = ("parameters", "step_milliseconds", "minutes")
@@ -64,10 +65,11 @@ def compare(rows, baseline, costs):
 
     Returns:
         A list of dictionaries. `difference` is `None` for the baseline and without a common seed.
+        Its `p_holm` is corrected for all differences of the comparison.
     """
     runs_of = {name: [row for row in rows if row["name"] == name] for name in costs}
     top1 = {name: {row["seed"]: row["top1"] for row in own} for name, own in runs_of.items()}
-    return [
+    variants = [
         {
             "name": name,
             **summarize(list(top1[name].values())),
@@ -77,6 +79,28 @@ def compare(rows, baseline, costs):
         }
         for name, own in runs_of.items()
     ]
+    tested = [row["difference"] for row in variants if row["difference"]]
+    tested = [found for found in tested if found["p_t"] is not None]
+    for found, p in zip(tested, holm([found["p_t"] for found in tested]), strict=True):
+        found["p_holm"] = p
+    return variants
+
+
+def holm(p_values):
+    """Returns Holm's p-values: with the k-th smallest of n multiplied by n + 1 - k, in this order.
+
+    The probability of any false "significant" among the n is then at most the level.
+
+    Reference:
+
+    - Holm, 1979, A Simple Sequentially Rejective Multiple Test Procedure
+    """
+    p_values = np.asarray(p_values, float)
+    order = np.argsort(p_values)
+    factors = np.arange(len(p_values), 0, -1)
+    corrected = np.empty_like(p_values)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(factors * p_values[order]))
+    return corrected.tolist()
 
 
 def summarize(values):
@@ -102,6 +126,7 @@ def difference(values, baseline):
 
     Returns:
         A dictionary, or `None` without a common seed. `low` and `high` are `None` for one pair.
+        `detectable` is the true difference that so many pairs of this spread show in 80% of trials.
     """
     seeds = sorted(set(values) & set(baseline))
     if not seeds:
@@ -112,12 +137,14 @@ def difference(values, baseline):
         "seeds": seeds,
         "differences": differences.tolist(),
         "mean": float(differences.mean()),
-        **dict.fromkeys(("std", "low", "high", "p_t", "p_permutation")),
+        **dict.fromkeys(("std", "low", "high", "p_t", "p_holm", "p_permutation", "detectable")),
         "verdict": "one pair: no interval",
     }
     if len(seeds) == 1:
         return found
     low, high, p = _student(ours, theirs)
+    std, count = float(differences.std(ddof=1)), len(seeds)
+    quantiles = stats.t.ppf([(1 + CONFIDENCE) / 2, POWER], count - 1)
     permutation = stats.permutation_test(
         (differences,),
         lambda sample, axis: sample.mean(axis),
@@ -126,11 +153,12 @@ def difference(values, baseline):
         random_state=0,
     )
     return found | {
-        "std": float(differences.std(ddof=1)),
+        "std": std,
         "low": low,
         "high": high,
         "p_t": p,
         "p_permutation": float(permutation.pvalue),
+        "detectable": float(quantiles.sum() * std / count**0.5),
         "verdict": "better" if low > 0 else "worse" if high < 0 else "no difference shown",
     }
 

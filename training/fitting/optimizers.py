@@ -49,12 +49,15 @@ class SGD(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self.velocities = self.add_optimizer_variables(variables, "velocity")
+        self._decays = [
+            not any(name in variable.path for name in self.decay_exempt) for variable in variables
+        ]
 
     def update_step(self, gradient, variable, learning_rate):
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
-        exempt = any(name in variable.path for name in self.decay_exempt)
-        if self.weight_decay and self._use_weight_decay(variable) and not exempt:
+        decays = self._decays[self._get_variable_index(variable)]
+        if self.weight_decay and self._use_weight_decay(variable) and decays:
             gradient = gradient + self.weight_decay * variable
         self.assign_sub(variable, learning_rate * self._with_momentum(gradient, variable))
 

@@ -41,7 +41,10 @@ def test_whole_comparison(run, tmp_path, monkeypatch):
     assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
     assert not [path for path in out.rglob("*") if "writing" in path.name]
     text = (out / "compare.md").read_text()
-    assert "| r18w4_nam | 3 | 51.60 ± 0.30 | 51.30–51.90 | +1.60 [+0.85, +2.35] | 0.25 |" in text
+    assert (
+        "| r18w4_nam | 3 | 51.60 ± 0.30 | 51.30–51.90 | +1.60 [+0.85, +2.35] | 0.0115 | 0.25 |"
+        in text
+    )
     assert "p cannot fall below 0.25" in text
     assert "test set" in found["measure"]
 

@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -36,6 +37,35 @@ def test_interval_by_hand():
     assert found["mean"] == pytest.approx(2)
     assert found["std"] == pytest.approx(1)
     assert (found["low"], found["high"]) == pytest.approx((2 - half, 2 + half), abs=1e-6)
+
+
+def test_holm_by_hand():
+    """0.01 * 4, 0.015 * 3 = 0.045, 0.03 * 2, and 0.04 * 1, which is not below the one before."""
+    assert statistics.holm([0.03, 0.01, 0.04, 0.015]) == pytest.approx([0.06, 0.04, 0.06, 0.045])
+    assert statistics.holm([0.7, 0.8]) == [1, 1]
+    assert statistics.holm([]) == []
+
+
+def test_holm_corrects_for_the_comparisons_that_have_an_interval():
+    rows = [
+        {"name": name, "seed": seed, "top1": top1 + 0.001 * seed**2 * (name == "b")}
+        for name, top1 in (("a", 0.5), ("b", 0.6), ("c", 0.7))
+        for seed in range(3 if name != "c" else 1)
+    ]
+    costs = dict.fromkeys(statistics.COSTS, 1)
+    variants = statistics.compare([row | costs for row in rows], "a", dict.fromkeys("abc", 1))
+    _, two, one = (row["difference"] for row in variants)
+    assert two["p_holm"] == two["p_t"] < 0.01
+    assert one["p_holm"] is None
+
+
+def test_what_80_percent_of_comparisons_show():
+    """By simulation: pairs of this spread around the difference that is named."""
+    found = paired([1.1, 2.2, 3.3, 4.1, 2.9], [0.1, 0.2, 0.3, 0.5, 0.4])
+    rng = np.random.default_rng(0)
+    trials = rng.normal(found["detectable"], found["std"], (20_000, 5))
+    shown = stats.ttest_1samp(trials, 0, axis=1).pvalue < 0.05
+    assert shown.mean() == pytest.approx(0.8, abs=0.05)
 
 
 def test_permutation_by_hand():
