@@ -46,7 +46,11 @@ def write_run(job):
         "training_images": round(2000 * (1 - job.validation_split)),
         "steps_per_epoch": min(job.steps_per_epoch or 999, 2000 // job.recipe.batch_size),
         "precision": "float32",
-        "environment": {"versions": {}, "machine": "a machine", "git_revision": None},
+        "environment": {
+            "versions": dict.fromkeys(("tensorflow", "keras", "python"), "1.0"),
+            "machine": "a machine",
+            "git_revision": None,
+        },
     }
     job.folder.mkdir(exist_ok=True)
     files.write_json(job.folder / "config.json", config)

@@ -177,8 +177,12 @@ def notes(report):
 
 def markdown(report):
     """Returns the content of `compare.md`: the table, its notes, and the command."""
-    machine, versions = (report["environment"][key] for key in ("machine", "versions"))
-    packages = ", ".join(f"{name} {versions[name]}" for name in ("tensorflow", "keras", "python"))
+    environments = [run["environment"] for run in report["runs"]]
+    machines = _distinct(environment["machine"] for environment in environments)
+    packages = ", ".join(
+        f"{name} {_distinct(environment['versions'][name] for environment in environments)}"
+        for name in ("tensorflow", "keras", "python")
+    )
     bullets = [
         *notes(report),
         "A seed gives every variant the same images in the same order with the same augmentation "
@@ -203,9 +207,13 @@ def markdown(report):
         "\n".join(f"- {bullet}" for bullet in bullets),
         "## How it was made",
         f"```\n{report['command']}\n```",
-        f"Recipe `{report['recipe']}`; {report['data']}; {machine}; {packages}.\n",
+        f"Recipe `{report['recipe']}`; {report['data']}; {machines}; {packages}.\n",
     ]
     return "\n\n".join(blocks)
+
+
+def _distinct(values):
+    return " / ".join(dict.fromkeys(map(str, values)))
 
 
 @style.drawing

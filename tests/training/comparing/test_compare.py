@@ -46,6 +46,7 @@ def test_whole_comparison(run, tmp_path, monkeypatch):
         in text
     )
     assert "p cannot fall below 0.25" in text
+    assert "a machine; tensorflow 1.0" in text, "of the runs, wherever the table is written"
     assert "test set" in found["measure"]
 
 
