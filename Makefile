@@ -12,7 +12,7 @@ test: .venv/installed
 test-all: .venv/installed
 	$(BIN)/python -m pytest -q -m "not faults"
 
-# Ten minutes on two cores: kill -9, full disks and the like, and faults injected into exports.
+# Four minutes on two cores: kill -9, full disks and the like, and faults injected into exports.
 test-faults: .venv/installed
 	$(BIN)/python -m pytest -q -m faults tests/faults tests/export/verification/test_injected_faults.py
 

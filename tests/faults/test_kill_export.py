@@ -15,7 +15,7 @@ from tests.faults.child import Moment
 from training.runs import files
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
-FINAL = {"model.onnx", "verification.json", ".lock"}
+FINAL = {"model.onnx", "verification.json", "preprocessing.json", ".lock"}
 
 
 def export(run, moment=None, seconds=None):
@@ -33,6 +33,8 @@ def assert_nothing_half_written(run):
         session = onnxruntime.InferenceSession(run / "onnx" / "model.onnx")
         image = np.zeros((2, 32, 32, 3), np.float32)
         assert np.isfinite(session.run(["logits"], {"image": image})[0]).all()
+    if "preprocessing.json" in names:
+        assert files.read_json(run / "onnx" / "preprocessing.json")["sha256"]
     if "verification.json" in names:
         assert files.read_json(run / "onnx" / "verification.json")["verdict"] == "verified"
 

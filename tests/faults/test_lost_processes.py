@@ -74,7 +74,7 @@ def ended(process):
 def test_sigterm_and_the_loss_of_either_process(launch, tmp_path, monkeypatch):
     """One run: SIGTERM in epoch 2, each process killed once, then the end of an intact run."""
     process = launch()
-    read_until(process, "Epoch 2/")
+    read_until(process, "1/5 loss")
     process.terminate()
     status, output, errors = ended(process)
     assert (status, errors) == (143, "terminated\n")
@@ -84,7 +84,7 @@ def test_sigterm_and_the_loss_of_either_process(launch, tmp_path, monkeypatch):
 
     for victim, epoch in ((1, 3), (0, 4)):
         process = launch()
-        read_until(process, f"Epoch {epoch}/")
+        read_until(process, f"{epoch - 1}/5 loss")
         os.kill(children_of(process)[victim], signal.SIGKILL)
         status, _, errors = ended(process)
         assert status == 1
