@@ -1,5 +1,6 @@
 """The command: the files that it writes, its messages and exit status."""
 
+import importlib.util
 import itertools
 import pickle
 import subprocess
@@ -132,7 +133,8 @@ def test_a_failed_write_leaves_no_file(source, tmp_path, monkeypatch, capsys):
 
 def test_as_a_module(tmp_path, monkeypatch):
     """`python -m`: the exit status reaches the shell."""
-    monkeypatch.setenv("KERAS_BACKEND", "numpy")  # starts fastest
+    if importlib.util.find_spec("jax"):  # which the fastest backend imports in Keras 3.10
+        monkeypatch.setenv("KERAS_BACKEND", "numpy")
     command = [sys.executable, "-m", "keras_nam.convert", tmp_path / "none.pth", "a.keras"]
     done = subprocess.run([*command, "--arch", "r18"], capture_output=True, text=True)
     assert done.returncode == 2
