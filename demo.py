@@ -8,7 +8,6 @@ from PIL import Image
 
 from export import predict, to_onnx, to_page
 from training import cli, evaluate, train
-from training.data.cifar import ARCHIVES
 
 FOLDER = Path("runs/demo")
 # CIFAR-100: 8 minutes on 2 slow cores (see README.md); synthetic: 2 to 15 s an epoch.
@@ -79,6 +78,9 @@ def write_page():
 
 def on_disk():
     """Whether CIFAR-100 can be read without a download."""
+    with cli.needing("train"):
+        from training.data.cifar import ARCHIVES
+
     folder = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     archive = ARCHIVES["cifar100"]
     return any((folder / name).exists() for name in ("cifar100", archive.file, archive.folder))
