@@ -10,7 +10,7 @@ from export import predict, to_onnx, to_page
 from training import cli, evaluate, train
 
 FOLDER = Path("runs/demo")
-# CIFAR-100: 8 minutes on 2 slow cores (see README.md); synthetic: 2 to 15 s an epoch.
+# CIFAR-100: 6 minutes on 2 cores with AVX-512 (see README.md); synthetic: 2 to 15 s an epoch.
 SETTINGS = {
     "cifar100": ["--recipe", "progressive", "--epochs", "3"],
     "synthetic": ["--recipe", "fast", "--epochs", "12"],

@@ -72,7 +72,7 @@ def describe(job, dataset, placement, say):
 
 
 def _seconds(step):
-    """Returns the seconds that the first step takes longer, and those of a step."""
+    """Returns the additional seconds of the first step, which compiles, and the seconds of a step."""
     started = time.perf_counter()
     step()
     first = time.perf_counter() - started

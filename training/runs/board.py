@@ -112,9 +112,7 @@ def write_result(folder, result, scores, split, class_names):
     with _writer(folder, ".").as_default():
         values = _hyper_parameters(files.read_json(folder / files.CONFIG))
         metrics = [
-            hparams.Metric(
-                SCALARS[key][0], group=run, display_name=f"{run.replace('_', ' ')} {key}"
-            )
+            hparams.Metric(SCALARS[key][0], group=run, display_name=f"{run} {key}")
             for run, keys in ((TEST, HELD_OUT_SCALARS), (TRAIN, ("images_per_second",)))
             for key in keys
         ]
