@@ -6,6 +6,7 @@ import itertools
 import keras
 import tensorflow as tf
 
+from keras_nam.gates import gates_of
 from training.data import augment, streams
 from training.fitting import callbacks, checkpoints, initial, network, progress, schedules
 from training.gating import tensorboard as gate_board
@@ -128,7 +129,7 @@ def tensorboard(job, model, dataset, history):
     """Returns the callbacks that write TensorBoard's logs."""
     preview = streams.preview(dataset.train, augment.compose(job.recipe.augment), job.seed)
     logs = [board.Board(job.folder, history, preview)]
-    if keras.backend.backend() == "tensorflow":
+    if keras.backend.backend() == "tensorflow" and gates_of(model):
         images, _ = next(iter(held_out(job, dataset)))
         folder = job.folder / board.FOLDER / board.TRAIN
         logs.append(gate_board.Gates(folder, model, images[:GATE_IMAGES]))

@@ -72,7 +72,7 @@ def describe(job, dataset, placement, say):
 
 
 def _seconds(step):
-    """Returns the additional seconds of the first step, which compiles, and the seconds of a step."""
+    """Returns (seconds to compile, in the first step; seconds of a later step)."""
     started = time.perf_counter()
     step()
     first = time.perf_counter() - started

@@ -32,7 +32,7 @@ class Gates(keras.callbacks.Callback):
 
     Args:
         folder: Path of the TensorBoard logs.
-        network: The model of the full size, even if another size is trained.
+        network: The model of the full size, with NAM gates, even if another size is trained.
         images: Normalized images, [n, H, W, C], for which the gates' values are shown. The inputs
             of all gates for them are in memory at once.
     """
@@ -45,8 +45,6 @@ class Gates(keras.callbacks.Callback):
         self.values = tf.function(gate_values.value_function(network))
 
     def on_epoch_end(self, epoch, logs=None):
-        if not self.gates:
-            return
         with self.writer.as_default(step=epoch + 1):
             values = self.values(self.images)
             for (name, gate), value in zip(self.gates.items(), values, strict=True):

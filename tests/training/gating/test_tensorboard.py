@@ -58,8 +58,3 @@ def test_the_gates_in_tensorboard(tmp_path):
     assert losses == other_losses
     for ours, theirs in zip(model.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-
-
-def test_a_network_without_gates_writes_nothing(tmp_path):
-    trained(lambda net: [tensorboard.Gates(tmp_path, net, IMAGES[:4])], "se")
-    assert not events.read(tmp_path)
