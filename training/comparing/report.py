@@ -200,7 +200,7 @@ def markdown(report):
         "result and epochs.",
     ]
     blocks = [
-        f"# {' · '.join(row['name'] for row in report['variants'])}",
+        f"# {report['measure'].capitalize()}",
         "\n".join(console.markdown_table(COLUMNS, table(report, COLUMNS), WORDS)),
         "![Top-1 of every run and the paired differences](compare.png)",
         "## How to read it",
