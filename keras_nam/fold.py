@@ -40,6 +40,9 @@ def fold(model):
     `y = gain * x * sigmoid(a * x + b)`, with `a = w * s`, `b = w * beta - a * mean`,
     `w = |gamma| / sum(|gamma|)`
 
+    The gain of a channel gate after a folded normalization becomes a part of the linear layer:
+    `kernel * gain`, `bias * gain` and `a / gain`.
+
     The numbers are computed in float64 and rounded once. A normalization is folded under these
     conditions: it is Keras' or this package's (no subclass, no renormalization); it normalizes the
     output channels of a Dense or convolution layer without activation; nothing else uses that
@@ -78,7 +81,13 @@ def fold(model):
 class _Folding(GraphCopy):
     def __init__(self, model, caller):
         super().__init__(model, caller)
-        self.normalizations = _foldable(self.graphs.values())
+        users = following(self.graphs.values())
+        self.normalizations = _foldable(users)
+        self.absorbed = {}  # linear layer or gate -> the gate's gain, which the linear layer takes
+        for layer, normalization in self.normalizations.items():
+            gate, _ = users.get(normalization, (None, None))
+            if type(gate) is NAMChannelAttention and gate.gain:
+                self.absorbed[layer] = self.absorbed[gate] = gate.gain
 
     @staticmethod
     def call(layer, *args, **kwargs):
@@ -90,23 +99,24 @@ class _Folding(GraphCopy):
     def replacement(self, layer):
         if layer in self.normalizations.values():
             return partial(_through, [])
-        gates = _folded_gates(layer)
+        gates = _folded_gates(layer, self.absorbed.get(layer, 1.0))
         if gates:
             self.transfers += [(layer, _assign, *gate) for gate in gates]
             return partial(_through, [gate for gate, _ in gates])
         if layer in self.normalizations:
             copy = again(layer, use_bias=True)
-            weights = _folded_weights(layer, self.normalizations[layer])
+            gain = self.absorbed.get(layer, 1.0)
+            weights = _folded_weights(layer, self.normalizations[layer], gain)
             self.transfers.append((layer, _assign, copy, weights))
             return copy
         return None
 
 
-def _foldable(graphs):
+def _foldable(users):
     """Returns linear layer -> the normalization that can be folded into it."""
     return {
         layer: after
-        for layer, (after, rank) in following(graphs).items()
+        for layer, (after, rank) in users.items()
         if type(after) in NORMALIZATIONS and _takes(layer, after, rank)
     }
 
@@ -138,10 +148,11 @@ def _takes(layer, normalization, rank):
     )
 
 
-def _folded_weights(layer, normalization):
+def _folded_weights(layer, normalization, gain):
     """Returns attribute -> float64 array for a linear layer with a normalization folded in."""
     gamma, beta, mean, inverse = _statistics(normalization)
-    scale = gamma * inverse
+    beta = gain * beta
+    scale = gain * gamma * inverse
     kernel_name, axes = KERNELS[type(layer)]
     weights = {variable.name: _float64(variable) for variable in layer.weights}
     kernel = weights[kernel_name]
@@ -154,8 +165,11 @@ def _folded_weights(layer, normalization):
     }
 
 
-def _folded_gates(layer):
-    """Returns the (`FoldedGate`, attribute -> float64 array) of a NAM layer; else an empty list."""
+def _folded_gates(layer, absorbed):
+    """Returns the (`FoldedGate`, attribute -> float64 array) of a NAM layer; else an empty list.
+
+    Its inputs have the factor `absorbed`.
+    """
     if type(layer) is NAM:
         gates = list(layer.gates.values())
     else:
@@ -166,16 +180,16 @@ def _folded_gates(layer):
         axis = gate.axis
         if isinstance(gate, NAMSpatialAttention):
             axis = [1, 2] if gate.data_format == "channels_last" else [2, 3]
-        copy = FoldedGate(axis, gate.gain, dtype=gate.dtype_policy, name=name)
-        folded.append((copy, _gate_weights(gate)))
+        copy = FoldedGate(axis, gate.gain / absorbed, dtype=gate.dtype_policy, name=name)
+        folded.append((copy, _gate_weights(gate, absorbed)))
     return folded
 
 
-def _gate_weights(gate):
+def _gate_weights(gate, absorbed):
     gamma, beta, mean, inverse = _statistics(gate)
     weights = weighting.weights(gate.weighting, np.abs(gamma), np)
     scale = weights * gamma * inverse
-    return {"scale": scale, "offset": weights * beta - scale * mean}
+    return {"scale": scale / absorbed, "offset": weights * beta - scale * mean}
 
 
 def _statistics(normalization):

@@ -145,6 +145,17 @@ def test_other_weightings(weighting):
     assert_folds(model_of((5, 6, 8), gate), images(3, 5, 6, 8))
 
 
+@pytest.mark.parametrize("branches", [False, True])
+def test_gain_becomes_a_part_of_the_convolution_that_only_the_gate_uses(branches):
+    inputs = keras.Input((4, 5, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(6, 1)(inputs))
+    outputs = keras_nam.NAMChannelAttention(gain=2.0)(x)
+    model = draw(keras.Model(inputs, layers.Add()([outputs, x]) if branches else outputs))
+    folded = assert_folds(model, images(3, 4, 5, 3))
+    (gate,) = (layer for layer in folded.layers if type(layer) is FoldedGate)
+    assert gate.gain == (2 if branches else 1)
+
+
 def test_gate_whose_gammas_are_all_zero_halves():
     model = model_of((4, 4, 6), keras_nam.NAM(spatial=True))
     for gate in model.layers[1].gates.values():
