@@ -175,7 +175,7 @@ class Job:
             if sizes and len(sizes) > 1:
                 recipe["progressive_sizes"] = sizes
             settings["recipe"] = from_json(recipes.Recipe, recipe)
-            settings["image_size"] = tuple(settings.get("image_size", ()))
+            settings["image_size"] = tuple(settings.get("image_size", OLD_IMAGE_SIZE))
         except (AttributeError, KeyError, TypeError):
             raise InputError(f"{folder}/config.json is not a training's.") from None
         return cls(**settings, run_dir=str(folder))

@@ -41,7 +41,8 @@ def write_run(job):
     config = {
         **job.as_config(),
         "stem": job.stem or "cifar",
-        "image_size": [32, 32],
+        "image_size": [job.image_size[0], job.image_size[-1]] if job.image_size else [32, 32],
+        "init": job.init and {"source": job.init},
         "classes": 10,
         "training_images": round(2000 * (1 - job.validation_split)),
         "steps_per_epoch": min(job.steps_per_epoch or 999, 2000 // job.recipe.batch_size),

@@ -20,12 +20,10 @@ from training.data import datasets, sources, streams
 from training.fitting import resolve
 from training.jobs import Job
 from training.runs import files
-from training.settings import as_json
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 KEPT = ("config.json", "history.csv", "result.json")  # the last makes a run finished
-UNRESOLVED = (None, [], [*recipes.AUTO], [*recipes.IMAGENET])  # a training finds the value
-ADAPTED = ("progressive_sizes", "ema", "mean", "std")  # a recipe's values may become others
+OF_DATA = ("training_images", "classes", "image_size", "crop_fraction")
 POLL = 0.5  # seconds
 PATIENCE = 20  # seconds that an interrupted training has to end by itself
 
@@ -86,19 +84,22 @@ def check_jobs(jobs):
         resolve.check(job)
 
 
-def check_folders(planned):
-    """Raises an InputError for the first run, begun or kept, with other settings than its job."""
+def check_folders(planned, dataset=None):
+    """Raises an InputError for the first run, begun or kept, with other settings than its job.
+
+    Without the data set, the first run has the settings that depend on it.
+    """
     first = None
     folders = [(run, folder) for run in planned for folder in (run.folder, run.kept)]
     for run, folder in folders:
         if not (folder / "config.json").is_file() and not files.is_finished(folder):
             continue
         config = files.read_json(folder / "config.json")
-        job = Job.from_config(config, folder)
-        found = files.flat({**config, **job.as_config()})
+        found = files.flat({**config, **Job.from_config(config, folder).as_config()})
+        found["init"] = (found.get("init") or {}).get("source")
         first = first or found
         try:
-            expected = _expected(run.job, found, first)
+            expected = _expected(run.job, found, _of_data(run.job, first, dataset))
         except KeyError:
             raise InputError(f"{folder}/config.json is not a training's.") from None
         for key, value in expected.items():
@@ -109,21 +110,37 @@ def check_folders(planned):
                 )
 
 
-def _expected(job, found, first):
-    """Returns what a run's flat `config.json` must hold, given the first run's."""
-    whole = found["training_images"] // found["batch_size"]
-    settings = files.flat({**job.as_config(), "dataset": sources.full_name(job.dataset)})
-    del settings["steps_per_epoch"]  # last, since it depends on the number of images
-    named = files.flat({"recipe_settings": as_json(recipes.RECIPES[job.recipe_name])})
+def _of_data(job, first, dataset):
+    """Returns the settings that the data set decides, or that the first run has from it."""
+    found = {key: first[key] for key in OF_DATA}
+    if dataset:
+        counts = len(dataset.train), len(dataset.class_names)
+        how = dataset.image_shape[:2], dataset.resize.crop_fraction
+        found = dict(zip(OF_DATA, counts + how, strict=True))
+    size = sources.Options(image_size=job.image_size).height_and_width(found["image_size"])
     return {
-        **{
-            key: value
-            for key, value in settings.items()
-            if value not in UNRESOLVED and not (key in ADAPTED and value == named[key])
-        },
-        **{key: first[key] for key in ("training_images", "classes")},
+        **found,
+        "image_size": list(size),
+        "crop_fraction": job.crop_fraction or found["crop_fraction"],
         "precision": first["precision"] if job.precision == "auto" else job.precision,
-        "steps_per_epoch": min(job.steps_per_epoch or whole, whole),
+    }
+
+
+def _expected(job, found, of_data):
+    """Returns what a run's flat `config.json` must hold."""
+    whole = of_data["training_images"] // found["batch_size"]
+    job = dataclasses.replace(
+        resolve.for_size(job, *of_data["image_size"]),
+        steps_per_epoch=min(job.steps_per_epoch or whole, whole),
+    )
+    settings = files.flat(resolve.average(job).as_config())
+    if job.init or job.recipe.mean in (recipes.AUTO, recipes.IMAGENET):
+        del settings["mean"], settings["std"]  # measured, or of the given weights
+    return {
+        **settings,
+        **of_data,
+        "dataset": sources.full_name(job.dataset),
+        "init": job.init and str(Path(job.init)),
     }
 
 
@@ -144,6 +161,7 @@ def train_missing(planned, jobs, runs_dir, when_finished):
         # Once, and not in each training: the data set may be wrong, or not downloaded.
         job = missing[0].job
         loaded = datasets.load(**job.data)
+        check_folders(planned, loaded)
         for run in missing:
             streams.steps_per_epoch(loaded.train, run.job.recipe.batch_size)
         del loaded

@@ -49,9 +49,8 @@ def content(planned, variants, baseline, options, command):
     finished = [run for run in planned if run.finished]
     rows = [statistics.figures(run) for run in finished]
     costs = {name: _multiply_adds(name, job, finished) for name, job in variants.items()}
-    part = "validation split" if options["validation_split"] else "test set"
     return {
-        "measure": f"top-1 on the {part}, last epoch",
+        "measure": _measure(finished[0], options),
         "baseline": baseline,
         "recipe": planned[0].job.recipe_name,
         "data": rows[0]["data"],
@@ -64,6 +63,15 @@ def content(planned, variants, baseline, options, command):
         "environment": files.environment((*files.PACKAGES, "scipy")),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _measure(run, options):
+    """Returns in words what `statistics.figures` takes from a run."""
+    if options["validation_split"]:
+        return "top-1 on the validation split, last epoch"
+    held_out = files.read_json(run.record / "config.json").get("held_out", "")
+    epoch = "the epoch with the best validation top-1" if "validation" in held_out else "last epoch"
+    return f"top-1 on the test set, {epoch}"
 
 
 def _multiply_adds(name, job, finished):

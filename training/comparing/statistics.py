@@ -32,7 +32,7 @@ def figures(run):
         measured = {key: result[key] for key in ("top1", "top5", "loss")}
         if run.job.validation_split:
             measured = {key: rows[-1][f"val_{key}"] for key in measured}
-        speed = statistics.median(
+        speed = _median(
             row["images_per_second"] for row in rows if recipe.has_full_size(row["epoch"] - 1)
         )
         return {
@@ -40,7 +40,7 @@ def figures(run):
             **{key: config[key] for key in ("arch", "stem", "seed")},
             **measured,
             **{key: result[key] for key in ("parameters", "epochs", "minutes")},
-            "step_milliseconds": round(1e3 * recipe.batch_size / speed, 3),
+            "step_milliseconds": speed and round(1e3 * recipe.batch_size / speed, 3),
             "classes": config["classes"],
             "data": result["data"],
             "folder": str(run.folder),
@@ -73,7 +73,7 @@ def compare(rows, baseline, costs):
         {
             "name": name,
             **summarize(list(top1[name].values())),
-            **{key: statistics.median(row[key] for row in own) if own else None for key in COSTS},
+            **{key: _median(row[key] for row in own) for key in COSTS},
             "multiply_adds": costs[name],
             "difference": None if name == baseline else difference(top1[name], top1[baseline]),
         }
@@ -84,6 +84,12 @@ def compare(rows, baseline, costs):
     for found, p in zip(tested, holm([found["p_t"] for found in tested]), strict=True):
         found["p_holm"] = p
     return variants
+
+
+def _median(values):
+    """Returns the median of the values that are known, or `None` if none is."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
 
 
 def holm(p_values):

@@ -1,12 +1,15 @@
 """Data sets: their parts, as all of training and export see them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from training.cli import InputError
 from training.data import pictures, sources
+from training.runs import files
+
+LISTED = 5  # names in a message
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,51 @@ def load(name, data_dir=None, validation_split=0.0, seed=0, **options):
             raise InputError(f"--{key}-split {share}: expected a share in [0, 1).")
     options = sources.Options(data_dir, validation_split, seed=seed, **options)
     return of_loaded(name, sources.load(name, options), options)
+
+
+def of_run(folder, job, config, classes, data_dir=None, cache="none"):
+    """Loads the data set of a run; of a folder only the held-out pictures that the run had, too.
+
+    A picture that was added or moved since may be one that the run was trained on.
+
+    Args:
+        folder: Path of the run folder.
+        job: Its `Job`.
+        config: The content of its `config.json`.
+        classes: Integer, of its model.
+        data_dir: The data set's folder; `None` for the run's.
+        cache: As in `sources.Options`.
+
+    Raises:
+        InputError: If the set is missing, or has other classes than the run or other pictures.
+    """
+    dataset = load(**{**job.data, "data_dir": data_dir, "cache": cache})
+    names, found = config.get("class_names"), dataset.class_names
+    elsewhere = "Name the folder of the run's own data with --data-dir"
+    if classes != len(found) or names not in (None, found):
+        other = sorted({*found} ^ {*(names or found)})
+        raise InputError(
+            f"{folder} has {classes} classes and {dataset.source} {len(found)}"
+            f"{'; different: ' + ', '.join(other[:LISTED]) if other else ''}. {elsewhere}"
+        )
+    listed = {*files.read_listing(folder)}
+    for part in ("validation", "test"):
+        count = sum(row[0] == part for row in listed)
+        now = [row for row in dataset.listing if row[0] == part]
+        same = [index for index, row in enumerate(now) if row in listed]
+        if not listed or not now:
+            continue
+        if not same:
+            raise InputError(
+                f"{folder} had {count} {part} pictures, none of which is in {dataset.source}. "
+                f"{elsewhere}"
+            )
+        warnings = list(dataset.warnings)
+        if lost := count - len(same):
+            warnings.append(f"{lost} of {count} {part} pictures have changed, and are left out.")
+        taken = getattr(dataset, part).take(np.array(same))
+        dataset = replace(dataset, **{part: taken}, warnings=warnings)
+    return dataset
 
 
 def of_loaded(name, loaded, options):

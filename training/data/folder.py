@@ -4,6 +4,7 @@
 named after its folder. Files and folders whose names begin with a dot are left out.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -164,9 +165,9 @@ def _visible(folder):
 def _pictures(folder):
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            if pictures.is_picture(name):
-                yield Path(parent, name).relative_to(folder)
+        for name in filter(pictures.is_picture, names):
+            path = pictures.check_name(os.path.join(parent, name))
+            yield Path(path).relative_to(folder)
 
 
 def _check_classes(path, named):
@@ -262,11 +263,14 @@ def _check_parts(path, class_names, parts):
 def _index(path, names):
     """Returns the `Entry` of each name. Only files that are new or changed are read."""
     key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    file = files.cache_folder() / f"index-{key}.json"
-    known = _read_index(file)
+    file = f"index-{key}.json"
+    known = _read_index(files.cache_folder() / file)
 
     def entry(name):
-        status = (path / name).stat()
+        try:
+            status = (path / name).stat()
+        except OSError as error:  # a link to nothing
+            return Entry(0, 0, "", error=f"{path / name}: {error.strerror}")
         old = known.get(name)
         if old and (old.size, old.modified) == (status.st_size, status.st_mtime_ns):
             return old
@@ -278,12 +282,9 @@ def _index(path, names):
             index[name] = found
             advance()
     if index != known:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            content = {"version": INDEX_VERSION, "folder": str(path.resolve()), "files": index}
-            files.write_json(file, content)
-        except OSError:
-            pass  # the index only saves time
+        content = {"version": INDEX_VERSION, "folder": str(path.resolve()), "files": index}
+        with contextlib.suppress(OSError):  # the index only saves time
+            files.cached(file, lambda _: False, lambda file: files.write_json(file, content))
     return index
 
 

@@ -91,9 +91,18 @@ def find(sources, recursive=False):
         recursive: Whether folders in a folder are searched, too.
 
     Raises:
-        InputError: If a folder has no picture, or a pattern no match.
+        InputError: If a folder has no picture, a pattern no match, or a name is not UTF-8.
     """
-    return [path for source in sources for path in _find(source, recursive)]
+    return [check_name(path) for source in sources for path in _find(source, recursive)]
+
+
+def check_name(path):
+    """Returns a path; InputError if it is not UTF-8, since no file could then list it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path!a}: the name is not UTF-8. Rename it.") from None
+    return path
 
 
 def _find(source, recursive):

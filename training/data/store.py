@@ -131,21 +131,24 @@ def _fill(decoded, pixels, sizes):
 
 def _mapped(decoded, sizes, total, key):
     """Returns the pixels in the cache's file, which is written unless it is there."""
-    path = files.cache_folder() / f"pixels-{key}.bin"
 
-    def write(temporary):
+    def is_complete(path):
+        return path.is_file() and path.stat().st_size == total
+
+    def fill(temporary):
         mapped = np.memmap(temporary, np.uint8, "w+", shape=(total,))
         _fill(decoded, mapped, sizes)
         mapped.flush()
 
-    if not (path.is_file() and path.stat().st_size == total):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def write(path):
         if shutil.disk_usage(path.parent).free < total:
             raise InputError(
                 f"--cache disk: {path.parent} has no room for {total:,} bytes. Free some space, or "
                 "give --cache none."
             )
-        files.write_atomically(path, write)
+        files.write_atomically(path, fill)
+
+    path = files.cached(f"pixels-{key}.bin", is_complete, write)
     return np.memmap(path, np.uint8, "r", shape=(total,))
 
 
@@ -174,7 +177,10 @@ class Images:
         chosen = self.indices[index]
         if np.ndim(chosen) == 0:
             return self.resize.crop(self.store[chosen])
-        return np.stack([self.resize.crop(self.store[i]) for i in chosen])
+        images = np.empty((len(chosen), *self.shape[1:]), np.uint8)
+        for place, number in enumerate(chosen):
+            images[place] = self.resize.crop(self.store[number])
+        return images
 
     def take(self, index):
         """Returns the `Images` of a slice, indices or a mask, which are not read yet."""

@@ -102,14 +102,19 @@ def read(builder, split, resize, cache):
         A `store.Stored`, and the labels, int64 [N].
     """
     key = f"{builder.info.full_name} {builder.data_dir} {split} {resize}"
-    path = files.cache_folder() / f"tfds-{hashlib.sha256(key.encode()).hexdigest()[:16]}.bin"
-    table = path.with_suffix(".npy")
-    if not (path.is_file() and table.is_file()):
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def is_complete(path):
+        return path.is_file() and path.with_suffix(".npy").is_file()
+
+    def write(path):
         rows = []
         files.write_atomically(path, lambda file: rows.extend(_write(builder, split, resize, file)))
-        files.write_atomically(table, lambda file: np.save(file, np.array(rows, np.int64)))
-    rows = np.load(table)
+        table = np.array(rows, np.int64)
+        files.write_atomically(path.with_suffix(".npy"), lambda file: np.save(file, table))
+
+    name = f"tfds-{hashlib.sha256(key.encode()).hexdigest()[:16]}.bin"
+    path = files.cached(name, is_complete, write)
+    rows = np.load(path.with_suffix(".npy"))
     total = int(3 * rows[:, :2].prod(-1).sum())
     in_memory = cache == "memory" or (cache == "auto" and store.choose(total) == "memory")
     pixels = np.fromfile(path, np.uint8) if in_memory else np.memmap(path, np.uint8, "r")

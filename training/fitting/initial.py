@@ -1,5 +1,6 @@
 """The weights that a training begins with, and the layers that it freezes."""
 
+import math
 from pathlib import Path
 
 import keras
@@ -22,8 +23,8 @@ def load(model, source):
 
     The classifier is replaced if the number of classes differs. Attention layers that the file
     does not have stay as they were made, except for NAM gates. These begin at 0.5, so gamma and
-    beta of the normalization before each are doubled: the network begins with the function of the
-    file. The logits differ by less than 1%.
+    beta of the normalization before each are multiplied by 2 / gain: the network begins with the
+    function of the file. The logits differ by less than 1%.
 
     Args:
         model: A `keras.Model` of `keras_nam.create_model`.
@@ -100,7 +101,7 @@ def describe(found):
     if found["doubled_before"]:
         lines.append(
             f"{len(found['doubled_before'])} new NAM gates begin at 0.5, and the scale before each "
-            "was doubled: the network begins with the function of the file."
+            "was multiplied by 2 / gain: the network begins with the function of the file."
         )
     if found["unused"]:
         lines.append(f"In the file, and unused: {_some(found['unused'])}.")
@@ -129,11 +130,11 @@ def _is_attention(layer):
 
 
 def _compensate(layer, loaded, absent):
-    """Makes the new gates of a NAM layer almost constant; returns whether it doubled.
+    """Makes the new gates of a NAM layer almost constant; returns whether it scaled.
 
-    The normalization before it is doubled for each gate that the file does not have. A spatial gate
-    for another image size is new, but the file has one. The gates' gamma is small: with a gamma of
-    1 the gates deviate from 0.5 enough to change the logits of r18 by 8%.
+    The normalization before it is multiplied by 2 / gain for each gate that the file does not have.
+    A spatial gate for another image size is new, but the file has one. The gates' gamma is small:
+    with a gamma of 1 the gates deviate from 0.5 enough to change the logits of r18 by 8%.
     """
     kinds = (keras_nam.NAMChannelAttention, keras_nam.NAMSpatialAttention)
     gates = [inner for inner in layer._flatten_layers() if isinstance(inner, kinds)]
@@ -141,7 +142,7 @@ def _compensate(layer, loaded, absent):
     before = layer._inbound_nodes[0].parent_nodes[0].operation
     if not new or not isinstance(before, keras.layers.BatchNormalization):
         return False
-    factor = 2 ** len([gate for gate in new if gate.gamma.path in absent])
+    factor = math.prod(2 / gate.gain for gate in new if gate.gamma.path in absent)
     before.gamma.assign(factor * before.gamma)
     before.beta.assign(factor * before.beta)
     for gate in new:
@@ -158,8 +159,9 @@ def _compensate(layer, loaded, absent):
         elif gate is gates[0]:
             gate.moving_mean.assign(factor * gate.moving_mean)
             gate.moving_variance.assign(factor**2 * gate.moving_variance)
-        mean, variance = mean / 2, variance / 4  # a gate of 0.5
-    return factor > 1
+        half = gate.gain / 2  # a gate of 0.5
+        mean, variance = half * mean, half**2 * variance
+    return factor != 1
 
 
 def _fitting(model, path):

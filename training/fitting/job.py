@@ -62,11 +62,12 @@ def train(job, say=print, callbacks=()):
     job = resolve.for_data(job, dataset, placement, say)
     given = resolve.initial_weights(job, len(dataset.class_names), say)
     job = resolve.normalization(job, dataset, given, say)
-    job = resolve.steps(job, dataset, say)
+    job = resolve.steps(job, dataset)
     if job.find_lr:
         return _find_rate(job, dataset, say)
     if job.minutes:
         job = pace.fit_epochs(job, dataset, placement, say)
+    job = resolve.average(job, say)
     config = {**_configuration(job, dataset, placement), "init": given}
     if job.dry_run:
         say("\n".join(f"{name}: {value}" for name, value in files.described(config).items()))
@@ -165,7 +166,8 @@ def finish_in_tensorflow(job):
     Raises:
         FailedError: If that process fails; it has printed the reason.
     """
-    job = dataclasses.replace(job, strategy="none", scale_lr="none", resume=True)
+    # Its epochs are decided, so `minutes` must not decide them again.
+    job = dataclasses.replace(job, strategy="none", scale_lr="none", resume=True, minutes=None)
     command = [sys.executable, str(TRAIN), *job.as_options()]
     environment = {key: value for key, value in os.environ.items() if key not in multihost.NAMES}
     subprocess.run(command, env={**environment, "KERAS_BACKEND": "tensorflow"})

@@ -34,22 +34,27 @@ def fit_epochs(job, dataset, placement, say):
     else:
         if placement.devices > 1:
             raise InputError("--minutes: expected one device. Give --epochs.")
-        pace = measure(job, dataset, placement)
+        recipe = job.recipe
+        every_size = max(recipe.epochs, len(recipe.progressive_sizes))
+        recipe = dataclasses.replace(recipe, epochs=every_size)
+        pace = measure(dataclasses.replace(job, recipe=recipe), dataset, placement)
         epochs = _most_epochs(job, pace)
         say(f"--epochs {epochs}, which take about {minutes(job, pace, epochs):.1f} minutes")
     return dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, epochs=epochs))
 
 
 def measure(job, dataset, placement):
-    """Returns size of the images -> `Pace`.
+    """Returns size of the images -> `Pace`, for the sizes of the job's epochs.
 
     The steps train another network, which is thrown away.
     """
     with placement.scope():
         models = network.at_sizes(network.compiled_model(job, len(dataset.class_names)), job)
     found = {}
-    for size in dict.fromkeys(job.recipe.progressive_sizes or (None,)):
-        epoch = next(e for e in range(MOST) if job.recipe.image_size(e) == size)
+    for epoch in range(job.recipe.epochs):
+        size = job.recipe.image_size(epoch)
+        if size in found:
+            continue
         batches = iter(loop.training_batches(job, dataset, epoch, 0, placement.shard))
         start, step = _seconds(lambda b=batches, s=size: models[s].train_on_batch(*next(b)))
         held_out = loop.one_hot(loop.held_out(job, dataset, size, placement), dataset)

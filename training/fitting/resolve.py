@@ -1,6 +1,7 @@
 """The settings of a training that depend on each other, on the data set and on given weights."""
 
 import dataclasses
+from pathlib import Path
 
 import keras
 
@@ -37,6 +38,9 @@ def check(job):
         raise InputError("--freeze-epochs: expected --freeze bn, backbone or stages:N.")
     if job.recipe.decay_exempt:
         _check_exempt(job)
+    mean, std = job.recipe.mean, job.recipe.std
+    if mean in (recipes.AUTO, recipes.IMAGENET) and std != recipes.RECIPES[job.recipe_name].std:
+        raise InputError(f"--std {std}: --mean {mean[0]} brings its own. Leave out --std.")
 
 
 def _check_exempt(job):
@@ -59,32 +63,33 @@ def for_data(job, dataset, placement, say):
     for warning in dataset.warnings:
         say(f"warning: {warning}")
     height, width, _ = dataset.image_shape
-    recipe, named = job.recipe, recipes.RECIPES[job.recipe_name]
-    if recipe.progressive_sizes == named.progressive_sizes and height == width:
-        recipe = recipe.for_size(height)
-        if recipe != job.recipe:
-            say(f"--progressive-sizes {' '.join(map(str, recipe.progressive_sizes))}")
+    given, job = job, for_size(job, height, width)
+    recipe = job.recipe
+    if recipe != given.recipe:
+        say(f"--progressive-sizes {' '.join(map(str, recipe.progressive_sizes))}")
     if recipe.progressive_sizes and (height, width) != 2 * recipe.progressive_sizes[-1:]:
         raise InputError(
             f"--progressive-sizes {recipe.progressive_sizes}: expected {height}, the size of the "
             f"network's images ({height}×{width}), as the last, and a square."
         )
-    stem = job.stem
-    if stem is None:
-        stem = "cifar" if max(height, width) <= jobs.LARGEST_OF_CIFAR_STEM else "imagenet"
-        if stem != "cifar":
-            say(f"--stem {stem}, for images of {height}×{width}")
+    if given.stem is None and job.stem != "cifar":
+        say(f"--stem {job.stem}, for images of {height}×{width}")
     _check_augmentation(recipe, height, width, placement)
     _check_end(recipe, dataset, placement)
     if recipe.freeze != "none":
         say(_frozen(job))
-    return dataclasses.replace(
-        job,
-        recipe=recipe,
-        stem=stem,
-        image_size=(height, width),
-        crop_fraction=dataset.resize.crop_fraction,
-    )
+    return dataclasses.replace(job, crop_fraction=dataset.resize.crop_fraction)
+
+
+def for_size(job, height, width):
+    """Returns the job with the stem and progressive sizes for images of a size, pixels."""
+    recipe, stem = job.recipe, job.stem
+    own_sizes = recipe.progressive_sizes != recipes.RECIPES[job.recipe_name].progressive_sizes
+    if height == width and not own_sizes:
+        recipe = recipe.for_size(height)
+    if stem is None:
+        stem = "cifar" if max(height, width) <= jobs.LARGEST_OF_CIFAR_STEM else "imagenet"
+    return dataclasses.replace(job, recipe=recipe, stem=stem, image_size=(height, width))
 
 
 def _check_augmentation(recipe, height, width, placement):
@@ -115,7 +120,7 @@ def initial_weights(job, classes, say):
         return None
     path = job.folder / files.CONFIG
     before = files.read_json(path).get("init") if path.is_file() else None
-    if before and before["source"] == job.init:
+    if before and before["source"] == str(Path(job.init)):
         return before
     found = initial.load(network.initial_model(job, classes), job.init)
     for line in initial.describe(found):
@@ -136,20 +141,24 @@ def _frozen(job):
     )
 
 
-def steps(job, dataset, say):
-    """Returns the job with the steps of an epoch, and an average of weights that fits their number.
+def steps(job, dataset):
+    """Returns the job with the steps of an epoch."""
+    whole = streams.steps_per_epoch(dataset.train, job.recipe.batch_size)
+    return dataclasses.replace(job, steps_per_epoch=min(job.steps_per_epoch or whole, whole))
+
+
+def average(job, say=lambda line: None):
+    """Returns the job with an average of the weights that fits the number of all steps.
 
     A recipe's average of more than a tenth of all steps would keep the first weights.
     """
-    whole = streams.steps_per_epoch(dataset.train, job.recipe.batch_size)
-    count = min(job.steps_per_epoch or whole, whole)
-    recipe = job.recipe
+    recipe, count = job.recipe, job.steps_per_epoch * job.recipe.epochs
     if recipe.ema == recipes.RECIPES[job.recipe_name].ema:
-        most = max(0.0, 1 - EMA_SPANS / (count * recipe.epochs))
+        most = max(0.0, 1 - EMA_SPANS / count)
         recipe = dataclasses.replace(recipe, ema=round(min(recipe.ema, most), 4))
         if recipe != job.recipe:
-            say(f"--ema {recipe.ema}, for {count * recipe.epochs} steps")
-    return dataclasses.replace(job, steps_per_epoch=count, recipe=recipe)
+            say(f"--ema {recipe.ema}, for {count} steps")
+    return dataclasses.replace(job, recipe=recipe)
 
 
 def normalization(job, dataset, given, say):

@@ -94,6 +94,8 @@ def _norm(deviations):
 
 def _decades(least, most):
     """Returns 0 and the powers of 10 from `least` to `most`, with both signs."""
+    if most < least:
+        return [0.0]
     powers = np.arange(np.ceil(np.log10(least)), np.floor(np.log10(most)) + 1)
     return [*-(10.0 ** powers[::-1]), 0, *10.0**powers]
 

@@ -46,7 +46,7 @@ def report(args):
     """
     run = _Run.of(args)
     job, model = run.job, run.model
-    dataset = datasets.load(**{**job.data, "data_dir": args.data_dir})
+    dataset = run.dataset(args.data_dir)
     most = len(dataset.test)
     if args.images is not None and not 1 <= args.images <= most:
         raise InputError(f"--images {args.images}: expected 1 to {most}, the test images.")
@@ -107,7 +107,7 @@ class _Run(NamedTuple):
     folder: Path
     out: Path
     job: jobs.Job
-    class_names: list | None
+    config: dict
     model: keras.Model
 
     @classmethod
@@ -123,9 +123,16 @@ class _Run(NamedTuple):
         if not gates_of(model):
             raise InputError(f"{folder} is a run of {job.arch}: expected an arch with a NAM gate.")
         out = Path(args.out) if args.out else folder / "gates"
-        return cls(
-            folder, out, job, config.get("class_names"), network.with_dtype(model, "float32")
-        )
+        return cls(folder, out, job, config, network.with_dtype(model, "float32"))
+
+    def dataset(self, data_dir):
+        """Returns the run's data set, and says its warnings."""
+        where = {"data_dir": data_dir, "cache": self.job.cache}
+        classes = self.model.output_shape[-1]
+        dataset = datasets.of_run(self.folder, self.job, self.config, classes, **where)
+        for warning in dataset.warnings:
+            console.say(f"warning: {warning}")
+        return dataset
 
     def create_out(self):
         """Creates and returns the output folder."""
@@ -141,9 +148,10 @@ class _Run(NamedTuple):
         """Draws the gates of images [N, H, W, 3], uint8, with the prediction for each."""
         normalized = streams.normalize(images, self.job.recipe.mean, self.job.recipe.std)
         probabilities = keras.ops.softmax(self.model(normalized, training=False)).numpy()
+        names = self.config.get("class_names")
         for number, (scores, caption) in enumerate(zip(probabilities, captions, strict=True)):
             label = scores.argmax()
-            name = self.class_names[label] if self.class_names else f"class {label}"
+            name = names[label] if names else f"class {label}"
             captions[number] = f"{caption}\npredicted: {name}, {scores[label]:.0%}"
         paths = {gate.path: name for name, gate in gate_values.named_gates(self.model).items()}
         found = keras_nam.gate_values(self.model, normalized)

@@ -49,6 +49,20 @@ def _temporary(path):
     return path.with_name(f".{path.stem}.writing{path.suffix}")
 
 
+def cached(name, is_complete, write):
+    """Returns the path of a file in the cache folder; `write(path)` unless `is_complete(path)`.
+
+    One process writes, and the others wait for it.
+    """
+    path = cache_folder() / name
+    if not is_complete(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with lock(path.with_name(f".{name}.lock")):
+            if not is_complete(path):
+                write(path)
+    return path
+
+
 def write_json(path, content):
     """Writes indented JSON atomically; NaN and infinity become `null`."""
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

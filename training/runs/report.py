@@ -9,12 +9,13 @@ import numpy as np
 
 import keras_nam  # noqa: F401 - registers the layers that a .keras file names
 from training import console, jobs, recipes
-from training.cli import FailedError, InputError
+from training.cli import FailedError, InputError, check_name
 from training.data import datasets, streams
 from training.runs import files, plots
 from training.runs.scores import accuracy_by_class, answered, evaluate, worst_confusions
 
 SHOWN = 10
+SPLITS = ("test", "validation")
 
 
 def report(run, split_name, flip, data_dir, recipe_name, dataset_name):
@@ -35,24 +36,22 @@ def report(run, split_name, flip, data_dir, recipe_name, dataset_name):
         InputError: If the model or the split is missing, or the model has other classes.
         FailedError: If some logits are not finite, after the report.
     """
+    check_name("part as --split", split_name, SPLITS)
     path = Path(run) if run else files.newest_finished()
     file = path / "best.keras" if path.is_dir() else path
-    job = _job(file, recipe_name, dataset_name)
-    # Only the pictures that are evaluated are decoded.
-    dataset = datasets.load(**{**job.data, "data_dir": data_dir, "cache": "none"})
-    split = {"test": dataset.test, "validation": dataset.validation}.get(split_name)
+    if not file.is_file():
+        raise InputError(f"{file} is missing; give a run folder or a .keras file.")
+    model = load_model(file)
+    dataset, recipe = _data(file, model.output_shape[-1], recipe_name, dataset_name, data_dir)
+    for warning in dataset.warnings:
+        console.say(f"warning: {warning}")
+    split = getattr(dataset, split_name)
     if split is None:
         raise InputError(
             f"--split {split_name}: {path} has no such part; expected test, or validation for a "
             "run with --validation-split."
         )
-    model = load_model(file)
-    if model.output_shape[-1] != len(dataset.class_names):
-        raise InputError(
-            f"{file} has {model.output_shape[-1]} classes and {job.dataset} "
-            f"{len(dataset.class_names)}; name its set with --dataset."
-        )
-    stream = streams.evaluation_stream(split, 256, job.recipe.mean, job.recipe.std)
+    stream = streams.evaluation_stream(split, 256, recipe.mean, recipe.std)
     scores = evaluate(model, stream, flip)
     flipped = ", each with its mirror image" if flip else ""
     _print(scores, file, f"{split_name}, {len(split)} images{flipped}", dataset)
@@ -89,13 +88,20 @@ def load_model(file):
         raise InputError(f"{file} cannot be loaded as a model: {reason}") from None
 
 
-def _job(file, recipe_name, dataset_name):
-    """Returns the run's job, or the job of the command line without a run."""
-    if not file.is_file():
-        raise InputError(f"{file} is missing; give a run folder or a .keras file.")
-    if (file.parent / "config.json").is_file():
-        return jobs.Job.from_config(files.read_json(file.parent / "config.json"), file.parent)
-    return jobs.Job(recipe=recipes.get(recipe_name), dataset=dataset_name)
+def _data(file, classes, recipe_name, dataset_name, data_dir):
+    """Returns the data set and the recipe of a run, or those of the command line without one."""
+    folder = file.parent
+    if (folder / files.CONFIG).is_file():
+        config = files.read_json(folder / files.CONFIG)
+        job = jobs.Job.from_config(config, folder)
+        return datasets.of_run(folder, job, config, classes, data_dir), job.recipe
+    dataset = datasets.load(dataset_name, data_dir, cache="none")
+    if classes != len(dataset.class_names):
+        raise InputError(
+            f"{file} has {classes} classes and {dataset_name} {len(dataset.class_names)}; name its "
+            "set with --dataset."
+        )
+    return dataset, recipes.get(recipe_name)
 
 
 def _print(scores, file, split, dataset):

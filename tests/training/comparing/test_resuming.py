@@ -93,6 +93,11 @@ def test_the_kept_runs_of_two_machines_are_merged(finished, tmp_path):
         (["--validation-split", "0.1"], r"validation_split: 0\.0 there, 0\.1 here"),
         (["--dataset", "cifar10"], "dataset: synthetic there, cifar10 here"),
         (["--precision", "mixed_bfloat16"], "precision: float32 there, mixed_bfloat16 here"),
+        (["--image-size", "48"], r"image_size: \[32, 32\] there, \[48, 48\] here"),
+        (["--crop-fraction", "0.5"], r"crop_fraction: None there, 0\.5 here"),
+        (["--stem", "imagenet"], "stem: cifar there, imagenet here"),
+        (["--augment"], r"augment: \['random_crop:mode=reflect', .* there, \[\] here"),
+        (["--init", "a.keras"], r"init: None there, a\.keras here"),
     ],
 )
 def test_runs_of_other_settings_are_refused(finished, tmp_path, more, message):
@@ -104,6 +109,24 @@ def test_runs_of_other_settings_are_refused(finished, tmp_path, more, message):
     with pytest.raises(InputError, match=rf"out/runs/r18w4-s0 was started .*{message}"):
         finished(*more)
     assert (tmp_path / "out" / "compare.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--image-size", "48", "40"], r"image_size: \[48, 40\] there, \[32, 32\] here"),
+        (["--crop-fraction", "0.5"], r"crop_fraction: 0\.5 there, None here"),
+        (["--stem", "imagenet"], "stem: imagenet there, cifar here"),
+        (["--progressive-sizes", "16", "32"], r"progressive_sizes: \[16, 32\] there, \[\] here"),
+        (["--decay-exempt", "_nam"], r"decay_exempt: \['_nam'\] there, \[\] here"),
+        (["--init", "a.keras"], r"init: a\.keras there, None here"),
+    ],
+)
+def test_more_seeds_without_a_setting_of_the_first_are_refused(run, more, message):
+    run(*more, archs="r18w4_nam")
+    assert run(*more, archs="r18w4_nam")["missing"] == []
+    with pytest.raises(InputError, match=message):
+        run(archs="r18w4_nam", seeds="0,1")
 
 
 def test_runs_that_differ_from_the_first_are_refused(finished, tmp_path):

@@ -115,11 +115,11 @@ def test_standard_deviation_is_the_samples():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "milliseconds"),
-    [((32,), 200.0), ((16, 32), 320.0), ((16, 24, 32), 400.0)],
+    ("sizes", "epochs", "milliseconds"),
+    [((32,), 6, 200.0), ((16, 32), 6, 320.0), ((16, 24, 32), 6, 400.0), ((16, 32), 2, None)],
 )
-def test_step_time_is_measured_at_full_size(tmp_path, sizes, milliseconds):
-    """64 images a step; 640, 400, 320, 320, 200 and 120 a second in the epochs."""
+def test_step_time_is_measured_at_full_size(tmp_path, sizes, epochs, milliseconds):
+    """64 images a step; 640, 400, 320, 320, 200 and 120 a second in the epochs, if not ended."""
     recipe = recipes.get("fast", progressive_sizes=sizes, epochs=6, batch_size=64)
     job = jobs.Job("r18w4", "fast", recipe)
     (run,) = grid.plan({"r18w4": job}, [0], tmp_path, tmp_path / "out")
@@ -127,14 +127,17 @@ def test_step_time_is_measured_at_full_size(tmp_path, sizes, milliseconds):
     row = dict.fromkeys(files.HISTORY_COLUMNS, 1.0)
     speeds = [640, 400, 320, 320, 200, 120]
     rows = [row | {"epoch": e + 1, "images_per_second": s} for e, s in enumerate(speeds)]
-    files.write_history(run.folder / "history.csv", rows)
+    files.write_history(run.folder / "history.csv", rows[:epochs])
     environment = {"versions": {}, "machine": "a machine", "git_revision": None}
     config = {"arch": "r18w4", "stem": "cifar", "seed": 0, "classes": 10}
     config |= {"environment": environment}
     files.write_json(run.folder / "config.json", config)
     result = dict.fromkeys(("top1", "top5", "loss", "parameters", "minutes"), 1)
-    files.write_json(run.folder / "result.json", result | {"epochs": 6, "data": "a set"})
-    assert statistics.figures(run)["step_milliseconds"] == milliseconds
+    files.write_json(run.folder / "result.json", result | {"epochs": epochs, "data": "a set"})
+    found = statistics.figures(run)
+    assert found["step_milliseconds"] == milliseconds
+    (row,) = statistics.compare([found], "r18w4", {"r18w4": 1})
+    assert row["step_milliseconds"] == milliseconds
 
 
 def test_multiply_adds_of_a_published_network():

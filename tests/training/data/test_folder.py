@@ -125,6 +125,14 @@ def _one_picture(root):
     Image.new("RGB", (40, 40)).save(root / "red/only.png")
 
 
+def _link_to_nothing(root):
+    (root / "red/link.png").symlink_to("nowhere.png")
+
+
+def _not_utf8(root):
+    os.rename(root / "red/001.png", os.fsencode(root / "red") + b"/caf\xe9.png")
+
+
 @pytest.mark.parametrize(
     ("change", "token"),
     [
@@ -134,6 +142,8 @@ def _one_picture(root):
         (_empty, "red"),
         (_parts, "red is in one of them only"),
         (_one_picture, "red/only.png"),
+        (_link_to_nothing, r"red/link\.png: No such file"),
+        (_not_utf8, r"red/caf\\udce9\.png': the name is not UTF-8"),
     ],
 )
 def test_refused(pictures, change, token):

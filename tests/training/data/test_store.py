@@ -41,6 +41,7 @@ def test_stores_hold_the_pixels_that_pillow_reads(decoded, cache):
     assert min(whole.shape[:2]) == round(32 / 0.875)
     np.testing.assert_array_equal(found[0], RESIZE.crop(whole))
     np.testing.assert_array_equal(found.take([3, 1])[1:], found[[1]])
+    assert found[np.array([], int)].shape == (0, 32, 32, 3)
 
 
 def test_streams_of_views(decoded):

@@ -225,10 +225,13 @@ def test_the_shards_of_the_stream_are_the_stream():
             np.testing.assert_array_equal(joined, expected)
 
 
-def test_a_preview_shows_the_images_row_by_row():
-    picture = streams.preview(numbered(9), lambda images, seed: images, seed=0, columns=3)
-    assert picture.shape == (1, 12, 12, 3)
-    np.testing.assert_allclose(picture[0, ::4, ::4, 0] * 255, np.arange(9).reshape(3, 3), atol=1e-4)
+@pytest.mark.parametrize(("count", "rows", "columns"), [(12, 3, 3), (8, 2, 3), (2, 1, 2)])
+def test_a_preview_shows_the_images_row_by_row(count, rows, columns):
+    """Whole rows: a training set may be small."""
+    picture = streams.preview(numbered(count), lambda images, seed: images, seed=0, columns=3)
+    expected = np.arange(rows * columns).reshape(rows, columns)
+    assert picture.shape == (1, 4 * rows, 4 * columns, 3)
+    np.testing.assert_allclose(picture[0, ::4, ::4, 0] * 255, expected, atol=1e-4)
 
 
 @pytest.mark.data

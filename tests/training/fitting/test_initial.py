@@ -121,12 +121,15 @@ def difference(ours, theirs):
     return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("attention", ["nam", "nam_spatial", "nam_full"])
-def test_new_gates_keep_the_function(trained, attention):
+@pytest.mark.parametrize(
+    ("attention", "gain", "doubled"),
+    [("nam", 1.0, 8), ("nam", 2.0, 0), ("nam_spatial", 1.0, 8), ("nam_full", 1.5, 8)],
+)
+def test_new_gates_keep_the_function(trained, attention, gain, doubled):
     path, images, expected, in_training = trained
-    model = network(f"r18w16_{attention}")
+    model = network(f"r18w16_{attention}", gain=gain)
     found = initial.load(model, path)
-    assert len(found["doubled_before"]) == len(found["missing"]) == 8
+    assert (len(found["doubled_before"]), len(found["missing"])) == (doubled, 8)
     assert difference(logits(model, images), expected) < 0.01
     # A training step begins with the statistics of its batch.
     assert difference(logits(model, images, training=True), in_training) < 0.01

@@ -15,9 +15,12 @@ import tensorflow as tf
 import keras_nam
 from tests.support.small_run import history, run
 from tests.support.weights.golden_modules import relative_error
-from training import recipes
-from training.cli import InputError
+from training import recipes, train
+from training.cli import FailedError, InputError
 from training.data import datasets, streams
+from training.fitting import job as fitting
+from training.fitting import resolve
+from training.jobs import Job, read_job
 from training.runs import files, report
 
 RECIPE = recipes.get("fast")
@@ -167,6 +170,7 @@ def test_an_existing_folder_keeps_its_settings(finished, tmp_path, is_finished, 
         (["--freeze-epochs", "1"], "--freeze "),
         (["--decay-exempt", "_nan"], "--decay-exempt _nan: .*such as"),
         (["--decay-exempt", "_nam", "--optimizer", "adamw"], "sgd or muon"),
+        (["--mean", "auto", "--std", "0.2", "0.2", "0.2"], "--std .*--mean auto"),
         (["--seed", "-1"], "--seed -1"),
         (["--dataset", "/no/such/folder"], "existing folder"),
     ],
@@ -176,3 +180,14 @@ def test_bad_input_leaves_nothing(tmp_path, more, message):
         run(tmp_path / "run", *more)
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_another_backends_run_is_finished_with_the_epochs_that_fitted(tmp_path, monkeypatch):
+    words = []
+    monkeypatch.setattr(fitting.subprocess, "run", lambda command, env: words.extend(command[2:]))
+    job = Job("r18_nam", "fast", recipes.get("fast", epochs=7), minutes=5.0, run_dir=str(tmp_path))
+    with pytest.raises(FailedError, match="finishing failed"):
+        fitting.finish_in_tensorflow(job)
+    again = read_job(vars(train.parser().parse_args(words)))
+    resolve.check(again)
+    assert again.recipe.epochs == 7

@@ -41,6 +41,14 @@ def test_each_image_size_has_its_own_pace(tmp_path, lean, measured):
     assert len(rows) == 3
 
 
+def test_the_average_of_the_weights_fits_the_epochs_that_fit(tmp_path, lean, measured):
+    """Two epochs of 4 steps are 8 steps, too few for any; the recipe's 20 would get 0.875."""
+    more = ["--recipe", "finetune", "--augment", "random_flip"]
+    run(tmp_path / "run", *more, *MINUTES, "2.5")
+    settings = files.read_json(tmp_path / "run" / "config.json")["recipe_settings"]
+    assert (settings["epochs"], settings["ema"]) == (2, 0)
+
+
 def test_what_compiles_is_no_part_of_an_epoch(monkeypatch):
     now = iter([0, 7, 10, 26])  # the first step takes 7 s, the eight that are measured 16 s
     monkeypatch.setattr(pace.time, "perf_counter", lambda: next(now))
@@ -59,10 +67,14 @@ def test_epochs_beside_minutes_are_refused(tmp_path):
 
 
 def test_a_dry_run_prints_settings_and_the_time_and_writes_nothing(tmp_path, lean, capsys):
-    assert run(tmp_path / "run", "--dry-run") == []
+    """Of two sizes, the one that one epoch has."""
+    more = ["--epochs", "1", "--progressive-sizes", "16", "32"]
+    assert run(tmp_path / "run", "--dry-run", *more) == []
     out = capsys.readouterr().out
-    for line in ("arch: r18w8_nam", "epochs: 3", "classes: 10", f"tensorflow: {tf.__version__}"):
+    for line in ("arch: r18w8_nam", "epochs: 1", "classes: 10", f"tensorflow: {tf.__version__}"):
         assert line in out.splitlines()
     assert "class_names" not in out
-    assert "3 epochs take about" in out
+    assert "1 epochs take about" in out
+    assert "with images of 32 pixels" in out
+    assert "16 pixels" not in out
     assert not (tmp_path / "run").exists()

@@ -56,6 +56,10 @@ def test_the_command_leaves_its_files(run, monkeypatch, capsys):
     assert captions[0].startswith(f"{label}\npredicted: ")
     assert list(shown) == [row["name"] for row in findings["layers"]]
     assert shown["stage2_block1_nam_full_spatial"].shape == (6, 8, 8, 16)
+    for row in findings["layers"]:  # as with the weighting "constant"
+        quantiles = dict.fromkeys(row["gate"]["quantiles"], 0.5)
+        row["gate"] |= {"min": 0.5, "max": 0.5, "quantiles": quantiles}
+    plots.overview(findings, run / "gates" / "constant.png")
 
 
 def test_spectrum():

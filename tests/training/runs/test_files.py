@@ -6,6 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -163,10 +166,10 @@ def test_the_newest_finished_run(tmp_path):
     for root in ("", "missing"):
         with pytest.raises(InputError, match=r"No finished run under .*python training/train.py"):
             files.newest_finished(tmp_path / root)
-    for name, time in (("a", 200), ("b", 300), ("c", 100)):
+    for name, modified in (("a", 200), ("b", 300), ("c", 100)):
         (tmp_path / name).mkdir()
         files.write_json(tmp_path / name / "result.json", {})
-        os.utime(tmp_path / name / "result.json", (time, time))
+        os.utime(tmp_path / name / "result.json", (modified, modified))
     (tmp_path / "unfinished").mkdir()
     assert files.newest_finished(tmp_path) == tmp_path / "b"
 
@@ -266,3 +269,21 @@ with files.lock(sys.argv[1]):
         holder.communicate()
     with files.lock(tmp_path / ".lock", "busy"):
         pass
+
+
+def test_one_process_writes_a_file_of_the_cache_and_another_waits(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    begun, written = threading.Barrier(2), []
+
+    def write(path):
+        time.sleep(0.2)  # while the other one comes
+        written.append(path)
+        path.write_text("pixels")
+
+    def cached(_):
+        begun.wait(10)
+        return files.cached("some.bin", Path.is_file, write).read_text()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(cached, range(2))) == ["pixels", "pixels"]
+    assert written == [files.cache_folder() / "some.bin"]
