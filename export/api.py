@@ -8,11 +8,12 @@ import numpy as np
 
 from export.runtime import local_models
 from export.runtime.classification import Classifier, open_any
+from export.runtime.native_log import one_line
 from export.runtime.preprocessing import Preprocessing
-from export.runtime.signatures import IMAGE, fits
+from export.runtime.signatures import IMAGE, SCORES, fits
 from export.targets import exporter, onnx
 from export.verification import keras_models, keras_source, release, tensors
-from training.cli import InputError
+from training.cli import InputError, check_name
 
 __all__ = ["Preprocessing", "export_onnx", "open_model", "verify_onnx"]
 
@@ -50,9 +51,10 @@ def export_onnx(
         calibration: Images as above, for the ranges of int8. They must be others than `images`.
         class_names: List of strings by label, for the file's metadata, or `None`.
         preprocessing: `Preprocessing` that is put into the file, before the model. By default the
-            model gets pixels of 0–255.
+            model gets pixels of 0–255. Like `labels`, `class_names` and `scores` it is refused for
+            other models than image classifiers.
         scores: `"logits"` or `"probabilities"`, what the model returns; `None` to find it out by
-            its last activation.
+            its last activation or the numbers.
         fold: Whether normalizations are folded into convolutions.
         opset: Integer, the ONNX opset.
         provider: ONNX Runtime's execution provider, such as `"cpu"` or `"cuda"`.
@@ -147,7 +149,8 @@ def verify_onnx(
         candidate = tensors.Renamed(candidate, source)
         images = source.samples
     else:
-        images, labels = source.dataset.test.images, None if source.no_labels else labels
+        test = source.dataset.test
+        images, labels = test.images, None if source.no_labels else test.labels
         if len(declared.outputs) == 1:
             candidate = local_models.SingleOutput(candidate, source.classify.kind)
     export = release.Export(
@@ -174,6 +177,7 @@ def open_model(
     preprocessing=None,
     crop_fraction=None,
     signature="image",
+    scores=None,
     name="keras_nam",
     version=None,
     timeout=10.0,
@@ -187,6 +191,8 @@ def open_model(
         preprocessing: `Preprocessing` of a model that does not normalize RGB of 0–255 itself.
         crop_fraction: Share of the resized picture that is kept; `None` for the model's own rule.
         signature: `"image"` to send pixels, `"bytes"` to send the files.
+        scores: `"logits"` or `"probabilities"`, what a Keras file, or an ONNX file with one output,
+            returns; `None` to find it out by its last activation or by the numbers.
         name: The model's name on a server.
         version: Integer, its version on a server; `None` for the newest.
         timeout: Seconds without an answer of a server after which a call fails.
@@ -206,7 +212,12 @@ def open_model(
         where = {"path": source}
     model = open_any(**where, name=name, version=version, timeout=timeout)
     return Classifier(
-        model, labels, preprocessing, crop_fraction=crop_fraction, signature=signature
+        model,
+        labels,
+        preprocessing,
+        crop_fraction=crop_fraction,
+        signature=signature,
+        scores=scores,
     )
 
 
@@ -220,7 +231,15 @@ def _check_precision(precision, calibration=True):
 
 
 def _source(
-    model, images, labels, calibration, preprocessing, as_pixels=False, class_names=None, **options
+    model,
+    images,
+    labels,
+    calibration,
+    preprocessing,
+    as_pixels=False,
+    class_names=None,
+    scores=None,
+    **options,
 ):
     """Returns the source of a Keras model and arrays; `as_pixels` are RGB of 0–255."""
     if isinstance(model, keras.Model):
@@ -230,6 +249,13 @@ def _source(
     where = {"name": name, "folder": Path()}
     shape = keras_models.image_shape(model)
     if isinstance(images, dict) or shape is None:
+        given = {
+            "preprocessing": preprocessing is not None,
+            "labels": labels is not None,
+            "class names": class_names is not None,
+            "scores": scores is not None,
+        }
+        tensors.refuse_of_classifiers(name, given)
         if not isinstance(images, dict):
             taken = keras_models.inputs(model)
             if len(taken) != 1:
@@ -238,37 +264,62 @@ def _source(
             images = {taken[0].name: images}
         arrays = {key: np.asarray(value) for key, value in images.items()}
         return tensors.of_model(model, arrays, fold=options["fold"], **where)
-    for what, given in (("images", images), ("calibration", calibration)):
-        if given is not None:
-            _check_images(what, given, shape)
+    if scores is not None:
+        check_name("kind of scores", scores, SCORES)
+    images = _images("images", images, shape)
+    if calibration is not None:
+        calibration = _images("calibration", calibration, shape)
     if as_pixels:
         _check_pixels(images)
-    if labels is not None and np.shape(labels) != (len(images),):
-        raise InputError(
-            f"labels of shape {np.shape(labels)}: expected integers of shape ({len(images)},)"
-        )
+    if labels is not None:
+        labels = _labels(labels, len(images))
     return keras_source.of_model(
         model,
         keras_source.of_arrays(images, labels, calibration),
         normalize=preprocessing,
         class_names=class_names,
+        scores=scores,
         **where,
         **options,
     )
 
 
-def _check_images(what, images, shape):
-    found = np.shape(images)
-    if not fits((None, *shape), found):
+def _images(what, given, shape):
+    """Returns images as an array, whatever holds them; InputError if they do not fit a shape."""
+    images = _numbers(what, given, "biuf")
+    if not fits((None, *shape), images.shape):
         expected = ", ".join(str(n or "any") for n in shape)
-        raise InputError(f"{what} of shape {list(found)}: expected [N, {expected}]")
-    if not found[0]:
+        raise InputError(f"{what} of shape {list(images.shape)}: expected [N, {expected}]")
+    if not len(images):
         raise InputError(f"{what}: expected one image or more")
+    return images
+
+
+def _labels(given, count):
+    """Returns the labels of `count` images as an array; InputError if they do not fit."""
+    labels = _numbers("labels", given, "biu")
+    if labels.shape != (count,):
+        raise InputError(f"labels of shape {labels.shape}: expected integers of shape ({count},)")
+    if labels.min() < 0:
+        raise InputError(f"labels: received {labels.min()}, expected integers from 0")
+    return labels.astype(np.int64)
+
+
+def _numbers(what, given, kinds):
+    """Returns an array of one of the kinds of dtype; InputError if it is none."""
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError) as error:  # rows of different lengths, a tensor on a GPU
+        raise InputError(f"{what}: expected a NumPy array ({one_line(error)})") from None
+    if array.dtype.kind not in kinds:
+        expected = "numbers" if "f" in kinds else "integers"
+        raise InputError(f"{what} of dtype {array.dtype}: expected {expected}")
+    return array
 
 
 def _check_pixels(images):
     low, high = float(np.min(images)), float(np.max(images))
-    if low < 0 or high > 255 or high <= 1:
+    if not (low >= 0 and 1 < high <= 255):  # NaN fits nothing
         raise InputError(
             f"images have values of {low:.3g} to {high:.3g}: expected RGB of 0 to 255. Say with "
             "preprocessing=Preprocessing('0..1') or such what the model takes, and give the images "

@@ -11,6 +11,7 @@ if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from export.runtime import classification, local_models, preprocessing
+from export.runtime.signatures import SCORES
 from training import cli, console
 from training.data import pictures
 from training.runs import files
@@ -42,6 +43,7 @@ def main(argv=None):
         args.crop_fraction,
         args.preprocessing,
         args.signature,
+        args.scores,
     )
     if paths == args.images and len(paths) == 1:  # nothing else to do: a bad one is bad input
         classifier.read(paths[0])
@@ -147,6 +149,12 @@ def parser():
         "--labels",
         metavar="FILE",
         help="class names, one a line; a server does not have them (default: the model's own)",
+    )
+    model.add_argument(
+        "--scores",
+        choices=SCORES,
+        help="what a Keras file, or an ONNX file with one output, returns (default: found out by"
+        " its last activation or by the numbers)",
     )
     pixels = parser.add_argument_group(
         "pixels",

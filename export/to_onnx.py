@@ -77,7 +77,8 @@ def add_options(parser, folder):
         "--samples",
         type=int,
         metavar="N",
-        help="test images for the verification (default: 1000; all for int8)",
+        help="test images for the verification, drawn at random; of --inputs the first (default: "
+        "1000; all for int8 and --inputs)",
     )
     made.add_argument(
         "--output",
@@ -93,8 +94,8 @@ def add_keras_options(parser):
     data.add_argument(
         "--images",
         metavar="FOLDER",
-        help="pictures to verify it on, in class folders or not; all of them for float32, else a "
-        "half, and the other half to measure ranges on",
+        help="pictures to verify it on, in class folders or not; up to 1000 (--samples) for "
+        "float32, else of a half, and the other half to measure ranges on",
     )
     data.add_argument(
         "--inputs",
@@ -107,7 +108,7 @@ def add_keras_options(parser):
     group.add_argument(
         "--scores",
         choices=("logits", "probabilities"),
-        help="what the model returns (default: found out by its last activation)",
+        help="what the model returns (default: found out by its last activation or the numbers)",
     )
     group.add_argument(
         "--image-size",

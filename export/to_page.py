@@ -36,8 +36,7 @@ def parser():
         "--examples",
         type=int,
         metavar="N",
-        default=EXAMPLES,
-        help="of the run's test pictures that the page contains (default: %(default)s)",
+        help=f"of the run's test pictures that the page contains (default: {EXAMPLES})",
     )
     made = parser.add_argument_group("what is made")
     made.add_argument(
@@ -56,7 +55,7 @@ def parser():
 def main(argv=None):
     """Parses, exports what is missing, writes the page and prints its path."""
     args = parser().parse_args(argv)
-    if args.examples < 0:
+    if args.examples is not None and args.examples < 0:
         raise cli.InputError(f"--examples {args.examples}: expected 0 or more")
     with cli.needing("train,export"):
         from export.targets.page import page, runtime
@@ -71,6 +70,12 @@ def _file(args):
     path = Path(args.onnx)
     if not path.is_file():
         raise cli.InputError(f"--onnx {path}: expected a file that export/to_onnx.py wrote")
+    for name in ("examples", "data_dir"):
+        if getattr(args, name) is not None:
+            raise cli.InputError(
+                f"--{name.replace('_', '-')} is for a run: the page of an ONNX file alone has no "
+                "pictures of a data set. Leave the option out."
+            )
     return {
         "folder": args.output or path.parent / "page",
         "paths": [path],
@@ -109,7 +114,7 @@ def _run(args):
         "paths": [path for path in paths.values() if path.exists()],
         "title": source.run.config["arch"],
         "gammas": gammas,
-        "examples": page.examples(source, args.examples),
+        "examples": page.examples(source, EXAMPLES if args.examples is None else args.examples),
     }
 
 

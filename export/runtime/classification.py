@@ -6,9 +6,10 @@ import numpy as np
 
 from export.runtime import local_models
 from export.runtime.preprocessing import UNCHANGED
-from export.runtime.signatures import IMAGE, IMAGE_BYTES, image_size
-from training.cli import FailedError, InputError
+from export.runtime.signatures import IMAGE, IMAGE_BYTES, SCORES, image_size
+from training.cli import FailedError, InputError, check_name
 from training.data import pictures
+from training.data.sources import SIZE
 
 BATCH_SIZE = 64
 SIGNATURES = {"image": IMAGE, "bytes": IMAGE_BYTES}
@@ -40,6 +41,7 @@ class Classifier:
         crop_fraction: See `pictures.Resize`; `None` for the model's own rule.
         rule: Path of a `preprocessing.json`, or `None` for the model's own rule.
         signature: A key of `SIGNATURES`: whether resized pixels are sent, or the files.
+        scores: One of `SCORES`, what a model with one output returns; `None` to find it out.
 
     Raises:
         InputError: If the model does not classify pictures, or an argument does not fit it.
@@ -53,16 +55,28 @@ class Classifier:
         crop_fraction=None,
         rule=None,
         signature="image",
+        scores=None,
     ):
         self.model = model
         self._labels = labels
+        check_name("signature", signature, SIGNATURES)
+        if scores is not None:
+            check_name("kind of scores", scores, SCORES)
+            if not hasattr(model, "kind"):
+                raise InputError(
+                    f"--scores {scores}: {model.source} returns {' and '.join(SCORES)}, each by "
+                    "its name. Leave the option out."
+                )
+            model.kind = scores
         wanted = SIGNATURES[signature]
         options = [str(preprocessing)] if preprocessing else []
         options += ["--crop-fraction"] if crop_fraction else []
         options += ["--preprocessing"] if rule else []
         if options and wanted is not IMAGE:
             raise InputError(f"{options[0]}: pixels are sent with --signature image only")
-        size = image_size(model.signatures(), wanted, model.source)
+        own = local_models.read_rule(rule) if rule else model.rule
+        usual = own[:2] if own else SIZE
+        size = image_size(model.signatures(), wanted, model.source, usual)
         if wanted is IMAGE_BYTES:
             self.read = pictures.read_encoded
             return
@@ -74,7 +88,12 @@ class Classifier:
                 "as in its training, or --input-range 0..255 if the model normalizes them itself "
                 "(in Python: preprocessing=)"
             )
-        resize = _resize(model, size, crop_fraction, rule)
+        if rule and own[:2] != size:
+            raise InputError(
+                f"{rule} is for images of {own.height}×{own.width}, and {model.source} takes "
+                f"{size[0]}×{size[1]}: give the file that belongs to this model"
+            )
+        resize = pictures.Resize(*size, crop_fraction or (own and own.crop_fraction))
         self.read = lambda path: form(pictures.read(path, resize))
 
     def classify(self, paths, top=5):
@@ -147,14 +166,3 @@ class Classifier:
             # By the logits: an int8 model's probabilities have steps of 1/256.
             for i in np.argsort(-logits, kind="stable")[:count]
         ]
-
-
-def _resize(model, size, crop_fraction, path):
-    """Returns the `pictures.Resize` that is stated, or else the model's own, or else no crop."""
-    rule = local_models.read_rule(path) if path else model.rule
-    if path and (rule.height, rule.width) != size:
-        raise InputError(
-            f"{path} is for images of {rule.height}×{rule.width}, and {model.source} "
-            f"takes {size[0]}×{size[1]}: give the file that belongs to this model"
-        )
-    return pictures.Resize(*size, crop_fraction or (rule and rule.crop_fraction))

@@ -15,9 +15,12 @@ from export.runtime.preprocessing import Preprocessing
 from export.runtime.signatures import (
     IMAGE,
     IMAGE_BYTES,
+    SEVERAL_LABELS,
     Scores,
     Signature,
+    fits,
     input_of,
+    kind_of,
     scores,
     scores_of,
     shape_of,
@@ -71,6 +74,8 @@ class LocalModel:
         """Returns the `Scores` of pictures, an array of shape [N, H, W, 3], 0–255."""
         try:
             outputs = self._run(pictures)
+        except InputError:
+            raise
         except Exception as error:  # the runtimes' exceptions have no public base class
             raise InputError(f"{self.source}: {one_line(error)}") from None
         return scores(outputs, len(pictures), self.source)
@@ -79,8 +84,11 @@ class LocalModel:
 class KerasModel(LocalModel):
     """A `.keras` file, run by Keras on TensorFlow in this process.
 
-    `preprocessing` is how the model takes pictures: known for a file in a run's folder, else
-    `None`.
+    Attributes:
+        preprocessing: How the model takes pictures; `None` for a file that is not in a run's
+            folder.
+        kind: See `kind_of`: what it returns, by its last activation; `None` to find it out by the
+            values.
     """
 
     def __init__(self, path):
@@ -89,10 +97,11 @@ class KerasModel(LocalModel):
         super().__init__(path)
         self._model = load_model(path)
         self.preprocessing = None
+        self.kind, *_ = last_activation(self._model) or [None]
         run = path.parent
-        if (run / "config.json").exists():
-            config = files.read_json(run / "config.json")
-            recipe = config["recipe_settings"]
+        config = files.read_json(run / "config.json") if (run / "config.json").exists() else None
+        if isinstance(config, dict) and "recipe_settings" in config:  # else it is another tool's
+            self.kind, recipe = "logits", config["recipe_settings"]
             self.rule = Resize(*self._model.input_shape[1:3], config.get("crop_fraction"))
             self.preprocessing = Preprocessing("0..1", tuple(recipe["mean"]), tuple(recipe["std"]))
             with contextlib.suppress(InputError):
@@ -112,7 +121,38 @@ class KerasModel(LocalModel):
     def _run(self, pictures):
         # A graph that was loaded may take a list of one.
         takes_list = isinstance(getattr(self._model, "input", None), list)
-        return scores_of(self._model([pictures] if takes_list else pictures, training=False))
+        rows = np.asarray(self._model([pictures] if takes_list else pictures, training=False))
+        self.kind = kind_of(rows, self.source, self.kind)
+        return scores_of(rows, self.kind)
+
+
+def last_activation(model):
+    """Returns what a Keras graph's last layer makes of its outputs, that layer, and its input.
+
+    The first is one of `SCORES` or `SEVERAL_LABELS`. Returns `None` without a graph, or if the
+    last layer is not a softmax, a sigmoid or a linear dense layer of Keras.
+    """
+    import keras
+
+    dense = keras.layers.Dense
+    is_graph = isinstance(model, keras.Function | keras.Sequential)
+    outputs = getattr(model, "outputs", []) if is_graph else []
+    if len(outputs) != 1:
+        return None
+    layer, index, _ = outputs[0]._keras_history
+    # An own layer may do more after its activation.
+    activation = layer.activation if type(layer) in (dense, keras.layers.Activation) else None
+    if type(layer) is keras.layers.Softmax:
+        activation = keras.activations.softmax
+    if activation is keras.activations.sigmoid and outputs[0].shape[-1] != 1:
+        kind = SEVERAL_LABELS
+    elif activation in (keras.activations.softmax, keras.activations.sigmoid):
+        kind = "probabilities"
+    elif activation is keras.activations.linear and type(layer) is dense:
+        kind = "logits"
+    else:
+        return None
+    return kind, layer, layer._inbound_nodes[index].input_tensors[0]
 
 
 class SavedModel(LocalModel):
@@ -202,14 +242,15 @@ class SingleOutput(LocalModel):
 
     Args:
         model: The `OnnxModel`.
-        kind: `"logits"` or `"probabilities"`, what it returns; `None` to find out.
+        kind: One of `SCORES`, what it is known to return; `None` to find it out by the values.
+            The attribute `kind` can be set to what a user states, which the values must fit.
     """
 
     preprocessing = None  # a file of others does not say how it takes pictures
 
     def __init__(self, model, kind=None):
         super().__init__(model.source)
-        self._model, self._kind = model, kind
+        self._model, self.kind, self._is_known = model, kind, kind is not None
         self.labels, self.rule, self.provider = model.labels, model.rule, model.provider
         self._declared = model.signatures()[IMAGE.signature]
         if len(self._declared.inputs) != 1 or len(self._declared.outputs) != 1:
@@ -224,7 +265,9 @@ class SingleOutput(LocalModel):
     def _run(self, pictures):
         ((name, output),) = zip(self._declared.inputs, self._declared.outputs, strict=True)
         found = self._model.run({name: np.asarray(pictures, np.float32)})
-        return scores_of(found[output], self._kind)
+        if not self._is_known:
+            self.kind = kind_of(found[output], self.source, self.kind)
+        return scores_of(found[output], self.kind)
 
 
 def classifier_signature(image, output):
@@ -279,12 +322,12 @@ class LiteRTModel(LocalModel):
 
     def _run(self, pictures):
         pictures = np.asarray(pictures, np.float32)
-        expected = self._signatures[IMAGE.signature].inputs[IMAGE.name]
+        height, width, channels = self._signatures[IMAGE.signature].inputs[IMAGE.name][1:]
         # LiteRT would take any size, and repeat one channel three times.
-        if pictures.shape[1:] != expected[1:] or not len(pictures):
+        if not fits((None, height, width, channels), pictures.shape) or not len(pictures):
             raise ValueError(
-                f"expected images of shape [N, {', '.join(map(str, expected[1:]))}], N from 1; "
-                f"received: {list(pictures.shape)}"
+                f"expected images of shape [N, {height or 'any'}, {width or 'any'}, {channels}], "
+                f"N from 1; received: {list(pictures.shape)}"
             )
         return self.run({IMAGE.name: pictures})
 
@@ -335,7 +378,7 @@ def read_labels(path):
         InputError: If the file cannot be read, or does not hold names.
     """
     try:
-        labels = Path(path).read_text(encoding="utf-8").splitlines()
+        labels = Path(path).read_text(encoding="utf-8-sig").splitlines()  # of Notepad, too
     except OSError as error:
         raise InputError(f"cannot read the class names in {path}: {error.strerror}") from None
     except UnicodeDecodeError:

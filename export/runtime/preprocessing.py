@@ -6,15 +6,19 @@ model the user states the normalization, and the exporter puts it before the mod
 
 import argparse
 import sys
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
+from training.cli import InputError, check_name
+
 RANGES = {"0..255": (0.0, 255.0), "0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0)}
+CHANNELS = ("rgb", "bgr")
 OPTIONS = "--input-range, --mean, --std or --channels"
 
 
-class Preprocessing(NamedTuple):
+@dataclass(frozen=True)
+class Preprocessing:
     """Converts pixels of 0–255 to `range`, subtracts `mean`, divides by `std`.
 
     Attributes:
@@ -22,12 +26,32 @@ class Preprocessing(NamedTuple):
         mean: Of R, G and B, in the units of the range.
         std: Likewise.
         channels: `"rgb"`, or `"bgr"` for a network that takes blue first.
+
+    Raises:
+        InputError: If an argument is something else, or a number of `std` is not above 0.
     """
 
     range: str = "0..255"
     mean: tuple = (0.0, 0.0, 0.0)
     std: tuple = (1.0, 1.0, 1.0)
     channels: str = "rgb"
+
+    def __post_init__(self):
+        check_name("input range", self.range, RANGES)
+        if self.channels not in CHANNELS:
+            raise InputError(f"channels {self.channels!r}: expected 'rgb' or 'bgr'")
+        for name, least in (("mean", -np.inf), ("std", 0)):
+            given = getattr(self, name)
+            try:
+                numbers = tuple(map(float, given))
+            except (TypeError, ValueError):
+                numbers = ()
+            if len(numbers) != 3 or not all(least < number < np.inf for number in numbers):
+                above = "" if least else " above 0"
+                raise InputError(
+                    f"{name} {given!r}: expected three numbers{above}, such as (0.5, 0.5, 0.5)"
+                )
+            object.__setattr__(self, name, numbers)
 
     def __call__(self, images):
         """Returns RGB images [N, H, W, 3] of 0–255 (array or tensor) as the network takes them."""
@@ -87,25 +111,21 @@ def add_options(group):
         "--std", type=_three_numbers, metavar="R,G,B", help="divided by (default: 1,1,1)"
     )
     group.add_argument(
-        "--channels", choices=("rgb", "bgr"), help="the order that the model takes (default: rgb)"
+        "--channels", choices=CHANNELS, help="the order that the model takes (default: rgb)"
     )
 
 
 def from_options(args):
     """Returns the `Preprocessing` in the options, or `None` if none is given."""
-    from training import cli
-
-    if args.input_range is not None:
-        cli.check_name("input range", args.input_range, RANGES)
-    if args.std and min(args.std) <= 0:
-        raise cli.InputError(f"--std {_numbers(args.std)}: expected three numbers above 0")
     given = {
-        "range": args.input_range or ("0..1" if args.mean or args.std else None),
+        "range": args.input_range,
         "mean": args.mean,
         "std": args.std,
         "channels": args.channels,
     }
     given = {key: value for key, value in given.items() if value is not None}
+    if args.mean or args.std:
+        given.setdefault("range", "0..1")
     return Preprocessing(**given) if given else None
 
 

@@ -33,7 +33,15 @@ class Scores(NamedTuple):
 IMAGE = Input("serving_default", "image", (None, None, None, 3))
 IMAGE_BYTES = Input("serving_bytes", "image_bytes", (None,))
 OUTPUT_SHAPE = (None, None)
+SCORES = ("logits", "probabilities")  # what one output of a classifier can be
+SEVERAL_LABELS = "labels"  # or this: a sigmoid for each
+STATE_SCORES = "State which with --scores logits or --scores probabilities (in Python: scores=)"
 LEAST_PROBABILITY = 1e-37  # the logarithm of 0 is not finite
+ROUNDING = 1e-3  # of probabilities that were computed in float16, and of their sum
+
+
+class SeveralLabelsError(InputError):
+    """The outputs of a model are a sigmoid for each of several labels, not scores of one class."""
 
 
 def shape_of(lengths):
@@ -67,13 +75,14 @@ def input_of(pictures):
     return IMAGE_BYTES if any(isinstance(picture, bytes) for picture in pictures) else IMAGE
 
 
-def image_size(signatures, wanted, source):
-    """Returns the height and width, in pixels, of the images for a model; `SIZE` if it takes any.
+def image_size(signatures, wanted, source, usual=SIZE):
+    """Returns the height and width, in pixels, of the images for a model.
 
     Args:
         signatures: Dictionary name -> `Signature`, what the model has.
         wanted: The `Input` that will be sent.
         source: Name of the model, for the message.
+        usual: Height and width for a model that takes any.
 
     Raises:
         InputError: If the model takes something else, or does not return `Scores`.
@@ -96,7 +105,7 @@ def image_size(signatures, wanted, source):
             f"{_text(dict.fromkeys(Scores._fields, OUTPUT_SHAPE))}"
         )
     shape = declared.inputs[wanted.name] or wanted.shape
-    return tuple(fixed or usual for fixed, usual in zip(shape[1:3], SIZE, strict=False))
+    return tuple(fixed or own for fixed, own in zip(shape[1:3], usual, strict=False))
 
 
 def scores(outputs, count, source):
@@ -129,17 +138,64 @@ def scores(outputs, count, source):
     return found
 
 
-def scores_of(rows, kind=None):
-    """Returns the outputs of a classifier by name, of its one output [N, classes].
+def kind_of(rows, source, known=None, advice=STATE_SCORES):
+    """Returns what the one output of a classifier is: one of `SCORES`.
+
+    Numbers below 0 or above 1 are logits. Rows of 0 to 1 with the sum 1 are probabilities. Others
+    of 0 to 1 may be logits, a sigmoid for the second of two classes, or one for each label.
+
+    Args:
+        rows: Array [N, classes].
+        source: Name of the model, for the message.
+        known: One of `SCORES` or `SEVERAL_LABELS`, if it is stated; `None` to find it out.
+        advice: What to do if it cannot be found out, for the message.
+
+    Raises:
+        SeveralLabelsError: If more than one class can be true of an image.
+        InputError: If it cannot be found out, or the numbers are not what is stated.
+    """
+    if known == "logits":
+        return known
+    rows = np.asarray(rows, np.float64)
+    if rows.ndim != 2:
+        raise InputError(f"{source} returns an array of shape {rows.shape}: expected [N, classes]")
+    rows = rows[np.isfinite(rows).all(-1)]
+    in_range = bool(np.all(np.abs(rows - 0.5) <= 0.5 + ROUNDING))
+    columns = rows.shape[-1]
+    if known == "probabilities" and not in_range:
+        raise InputError(
+            f"{source} returns numbers of {rows.min():.3g} to {rows.max():.3g}: expected "
+            "probabilities, as stated. Numbers below 0 or above 1 are logits."
+        )
+    if known is None and not in_range:
+        return "logits"
+    if known != SEVERAL_LABELS and columns > 1 and np.allclose(rows.sum(-1), 1, atol=ROUNDING):
+        return "probabilities"
+    if known is None:
+        other = "probabilities of several labels" if columns > 1 else "the probability of a class"
+        raise InputError(
+            f"{source} returns numbers of 0 to 1{' whose sum is not 1' if columns > 1 else ''}, "
+            f"which may be logits or {other}. {advice}"
+        )
+    if columns > 1:
+        raise SeveralLabelsError(
+            f"{source} returns a probability for each of {columns} labels, whose sum is not 1: "
+            "expected a classifier of one class an image. Give another model."
+        )
+    return known
+
+
+def scores_of(rows, kind):
+    """Returns the outputs of a classifier by name, of its one output.
 
     One column is the second of two classes.
 
     Args:
         rows: Array [N, classes].
-        kind: `"logits"`, `"probabilities"`, or `None` to find out.
+        kind: One of `SCORES`, which the output is.
     """
     rows = np.asarray(rows, np.float64)
-    are_logits = not are_probabilities(rows) if kind is None else kind == "logits"
+    are_logits = kind == "logits"
     if rows.shape[-1] == 1:
         rows = np.concatenate([0 * rows if are_logits else 1 - rows, rows], -1)
     logits = rows if are_logits else np.log(np.maximum(rows, LEAST_PROBABILITY))
@@ -148,12 +204,6 @@ def scores_of(rows, kind=None):
         "logits": logits,
         "probabilities": exponentials / exponentials.sum(-1, keepdims=True),
     }
-
-
-def are_probabilities(rows):
-    """Whether a classifier's outputs [N, classes] are probabilities, not logits."""
-    rows = np.asarray(rows)
-    return bool(np.all(rows >= 0) and np.allclose(rows.sum(-1), 1, atol=1e-4))
 
 
 def fits(declared, wanted):

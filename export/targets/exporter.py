@@ -46,7 +46,7 @@ class Converted(NamedTuple):
         facts: Dictionary for the report.
         constants: Dictionary name -> float32 array, what the float32 file holds; `None` if there
             is no float32 file to compare with the trained weights.
-        companions: Dictionary name -> text, of files beside it.
+        companions: As in `Export`.
     """
 
     content: bytes
@@ -65,8 +65,20 @@ def export(target, args):
         source = open_source(
             args.run, args.saved_model, args.data_dir, args.dataset or "cifar100", stated
         )
+        if source.run:
+            refuse_for_run(source.folder, args.dataset)
     folder = Path(args.output) if args.output else source.folder / target.name
     return write(target, source, folder / file_name(args.precision, target.suffix), args)
+
+
+def refuse_for_run(folder, dataset, stated=None):
+    """Raises an InputError for a data set or a `Preprocessing`, of which a run has its own."""
+    given = f"--dataset {dataset}" if dataset else stated
+    if given:
+        raise InputError(
+            f"{given}: {folder} is a run, which has its own data set and normalization. Leave "
+            "that out."
+        )
 
 
 def write(target, source, path, args):
@@ -80,7 +92,9 @@ def write(target, source, path, args):
             ONNX `opset` and `provider`, as the options of the command line.
     """
     if isinstance(source, TensorSource):
-        images, labels, description = source.samples[: args.samples], None, None
+        available = len(source.samples)
+        images = source.samples[: _number("--samples", args.samples, available, available)]
+        labels = description = None
         if args.precision == "int8":
             raise InputError(
                 f"--precision int8: {source.name} is not an image classifier, and other outputs "
@@ -124,13 +138,14 @@ def file_name(precision, suffix):
 
 
 def sample(source, precision, count=None):
-    """Returns the first test images, uint8, and their labels, or `None` if those do not fit.
+    """Returns test images, uint8, and their labels, or `None` if those do not fit.
 
-    The images of a folder are `store.Images`: a batch at a time is read.
+    They are drawn at random, always the same ones, because a folder's are ordered by class. The
+    images of a folder are `store.Images`: a batch at a time is read.
     """
     test = source.dataset.test
     count = _number("--samples", count, SAMPLES[precision] or len(test), len(test))
-    chosen = test.take(slice(count))
+    chosen = _drawn(test, count)
     return chosen.images, None if source.no_labels else chosen.labels
 
 
@@ -141,8 +156,15 @@ def calibration_images(source, count=None):
     """
     train = source.dataset.train
     count = _number("--calibration-images", count, CALIBRATION_IMAGES, len(train))
-    chosen = np.random.default_rng(0).permutation(len(train))[:count]
-    return train.take(np.sort(chosen)).images
+    return _drawn(train, count).images
+
+
+def _drawn(split, count):
+    """Returns `count` images of a `Split`, drawn at random, in their order there."""
+    if count == len(split):
+        return split
+    chosen = np.random.default_rng(0).permutation(len(split))[:count]
+    return split.take(np.sort(chosen))
 
 
 def _number(option, count, default, available):

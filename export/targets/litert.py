@@ -98,7 +98,7 @@ def _convert(source, args, calibration):
         content,
         {"operators": operators(content)},
         constants(content) if args.precision == "float32" else None,
-        {files.LABELS: labels(names).decode()} if names else {},
+        {files.LABELS: labels(names).decode() if names else None},
     )
 
 

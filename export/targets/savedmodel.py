@@ -12,7 +12,10 @@ from training.runs import files, saved_model
 def of_run(args):
     """Writes a run's SavedModel as the parsed options say; returns the path of the version."""
     keras_source.refuse_options(args, "no_fold")
-    run = open_run(args.run or files.newest_finished(), finished=False)
+    stated = preprocessing.from_options(args)
+    folder = args.run or files.newest_finished()
+    exporter.refuse_for_run(folder, args.dataset, stated)
+    run = open_run(folder, finished=False)
     base = run.folder / "saved_model"
     return saved_model.save(
         run.model,
@@ -51,17 +54,20 @@ def of_keras(args):
         labels=labels,
         missing_weights=trained_weights.missing(source),
     )
-    reports = []
+    version, reports = args.version or _next(base), []
 
     def check(folder):
         report, failure = release.examine(export, folder)
-        report["bytes"] = sum(file.stat().st_size for file in folder.rglob("*"))
+        written = [file for file in folder.rglob("*") if file.is_file()]
+        report |= {
+            "file": f"{base.name}/{version}",
+            "bytes": sum(file.stat().st_size for file in written),
+        }
         release.show(report)
         if failure:
             raise failure
         reports.append(report)
 
-    version = args.version or _next(base)
     written = saved_model.write(source.classify.loaded, base, source.class_names, version, check)
     files.write_json(source.folder / "saved_model.verification.json", reports[0])
     return written

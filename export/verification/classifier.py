@@ -4,10 +4,15 @@ import tensorflow as tf
 
 from export.runtime.native_log import one_line
 from export.runtime.preprocessing import UNCHANGED
-from export.runtime.signatures import IMAGE, LEAST_PROBABILITY, Scores, are_probabilities
+from export.runtime.signatures import IMAGE, LEAST_PROBABILITY, Scores, kind_of
 from training.cli import InputError
 from training.data.sources import SIZE
 from training.runs import saved_model
+
+ADVICE = (
+    "Export its Keras model with --keras FILE.keras, or write a SavedModel whose outputs have the "
+    "names logits and probabilities"
+)
 
 
 def classifier(folder, preprocessing=UNCHANGED, any_size=SIZE):
@@ -27,7 +32,8 @@ def classifier(folder, preprocessing=UNCHANGED, any_size=SIZE):
         and `image_shape`, the height, width and channels of an image.
 
     Raises:
-        InputError: If it is damaged, or its signatures do not fit.
+        InputError: If it is damaged, its signatures do not fit, or it cannot be found out whether
+            its one output is logits or probabilities.
     """
     try:
         loaded = tf.saved_model.load(str(folder))
@@ -53,7 +59,9 @@ def classifier(folder, preprocessing=UNCHANGED, any_size=SIZE):
     declared = spec.shape.as_list() if spec.shape.rank else IMAGE.shape
     shape = *(fixed or own for fixed, own in zip(declared[1:3], any_size, strict=True)), 3
     probe = tf.random.stateless_uniform([8, *shape], seed=(0, 0), maxval=255.0)
-    to_scores = _to_scores(outputs, lambda: signature(**{input_name: preprocessing(probe)}))
+    to_scores = _to_scores(
+        outputs, lambda: signature(**{input_name: preprocessing(probe)}), str(folder)
+    )
 
     def network(image):
         return to_scores(signature(**{input_name: image}))
@@ -72,15 +80,15 @@ def _is_image(spec):
     return spec.dtype == tf.float32 and spec.shape.is_compatible_with(IMAGE.shape)
 
 
-def _to_scores(outputs, probe):
+def _to_scores(outputs, probe, source):
     """Returns the function from a signature's outputs to `logits` and `probabilities`.
 
-    A single output holds probabilities if its rows for some images do, else logits.
+    What a single output is, `kind_of` finds out by its rows for some images.
     """
     if set(Scores._fields) <= set(outputs):
         return lambda found: {name: found[name] for name in Scores._fields}
     (name,) = outputs
-    read = of_probabilities if are_probabilities(probe()[name]) else of_logits
+    read = READ[kind_of(probe()[name], source, advice=ADVICE)]
     return lambda found: read(found[name])
 
 
@@ -97,6 +105,9 @@ def of_probabilities(outputs):
         outputs = tf.concat([1 - outputs, outputs], -1)
     logits = tf.math.log(tf.maximum(outputs, LEAST_PROBABILITY))
     return {"logits": logits, "probabilities": outputs}
+
+
+READ = {"logits": of_logits, "probabilities": of_probabilities}
 
 
 def _are_scores(specs):

@@ -14,14 +14,14 @@ import keras
 import numpy as np
 
 import keras_nam
+from export.runtime.local_models import last_activation
 from export.runtime.native_log import one_line
-from export.runtime.signatures import are_probabilities
+from export.runtime.signatures import SeveralLabelsError, kind_of
 from export.verification.classifier import of_logits, of_probabilities
 from keras_nam.attention.normalization_gate import NormalizationGate
 from training.cli import InputError
 from training.runs import report
 
-SCORES = ("logits", "probabilities")
 PROBE = 8  # images that tell probabilities from logits
 TRUTH = "the Keras model in float32"
 MIXED = ("mixed_float16", "mixed_bfloat16")
@@ -114,12 +114,12 @@ def _replaced(path, copy, old, new):
 def _classes(path):
     """Returns name -> class or function, of a Python file's own."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None or not Path(path).is_file():
+        raise InputError(f"--custom {path}: expected a Python file (.py)")
     try:
         module = importlib.util.module_from_spec(spec)
         sys.modules.setdefault(spec.name, module)  # for pickles and dataclasses in it
         spec.loader.exec_module(module)
-    except (AttributeError, OSError):
-        raise InputError(f"--custom {path}: expected a Python file (.py)") from None
     except Exception as error:  # whatever the user's code raises
         raise InputError(f"--custom {path} cannot be imported: {one_line(error)}") from None
     own = (
@@ -200,7 +200,7 @@ class Head(NamedTuple):
         model: The model, without a final softmax or sigmoid where that could be taken off.
         to_scores: Function of its outputs to a dictionary of `logits` and `probabilities`.
         note: Sentence about what was found.
-        kind: One of `SCORES`, what the whole model returns.
+        kind: One of `signatures.SCORES`, what the whole model returns.
     """
 
     model: keras.Model
@@ -217,7 +217,7 @@ def head(model, images, stated=None, keep_activation=False):
     Args:
         model: A `keras.Model`.
         images: Float array [N, ...], as the model takes them.
-        stated: One of `SCORES`, or `None` to find it out.
+        stated: One of `signatures.SCORES`, or `None` to find it out.
         keep_activation: Whether the last activation is left where it is.
 
     Raises:
@@ -227,40 +227,21 @@ def head(model, images, stated=None, keep_activation=False):
     if len(outputs) != 1 or len(outputs[0].shape) != 2:
         return None
     found = np.asarray(outputs[0])
-    last = _last_activation(model)
-    if stated is None:
-        is_final = last is not None or are_probabilities(found)
-        if not is_final and np.all((found >= 0) & (found <= 1)):
-            raise InputError(
-                f"{model.name!r} returns numbers of 0 to 1, which may be logits or probabilities: "
-                f"say so with --scores {' or '.join(SCORES)}"
-            )
-        stated = "probabilities" if is_final else "logits"
-    if stated == "logits":
-        return Head(model, of_logits, "The model's outputs are read as logits.", stated)
-    if found.shape[1] > 1 and not are_probabilities(found):  # several classes can be true
+    kind, *last = last_activation(model) or [None]
+    try:
+        kind = kind_of(found, repr(model.name), stated or kind)
+    except SeveralLabelsError:
         return None
+    if kind == "logits":
+        return Head(model, of_logits, "The model's outputs are read as logits.", kind)
     note = "The model's outputs are read as probabilities"
-    bare = None if keep_activation or last is None else _without(model, *last)
+    bare = _without(model, *last) if last and not keep_activation else None
     if bare is not None:
         again = of_logits(bare(images[:PROBE]))["probabilities"]
         if np.allclose(again[:, -found.shape[1] :], found, atol=1e-5):
             note += ", and the logits are before the last activation."
-            return Head(bare, of_logits, note, stated)
-    return Head(model, of_probabilities, f"{note}, and the logits are their logarithms.", stated)
-
-
-def _last_activation(model):
-    """Returns the layer of a graph's final softmax or sigmoid and its input, or `None`."""
-    if not isinstance(model, keras.Function) or not hasattr(model.output, "_keras_history"):
-        return None
-    layer, index, _ = model.output._keras_history
-    activation = getattr(layer, "activation", None)
-    if isinstance(layer, keras.layers.Softmax):
-        activation = keras.activations.softmax
-    if activation not in (keras.activations.softmax, keras.activations.sigmoid):
-        return None
-    return layer, layer._inbound_nodes[index].input_tensors[0]
+            return Head(bare, of_logits, note, kind)
+    return Head(model, of_probabilities, f"{note}, and the logits are their logarithms.", kind)
 
 
 def _without(model, layer, tensor):

@@ -166,8 +166,16 @@ def of_model(
     batch = normalize(dataset.test.images[: keras_models.PROBE].astype(np.float32))
     head = keras_models.head(model, batch, scores, keep_activation)
     if head is None:
+        given = {
+            "preprocessing": stated,
+            "labels": dataset.class_names is None,  # of arrays
+            "class names": class_names is not None,
+            # Several labels are probabilities that do not sum to 1.
+            "scores": scores == "logits",
+        }
+        tensors.refuse_of_classifiers(name, given)
         (taken,) = keras_models.inputs(model)
-        images = normalize(dataset.test.images[: tensors.MOST].astype(np.float32))
+        images = dataset.test.images[: tensors.MOST].astype(np.float32)
         return tensors.of_model(model, {taken.name: images}, name=name, folder=folder, fold=fold)
     shape = keras_models.image_shape(model)
     served, folding = keras_models.folded(head.model) if fold else (head.model, "Not folded.")

@@ -45,7 +45,8 @@ class Export:
         missing_weights: Names of the trained weights that it does not hold; `None` if that cannot
             be known.
         facts: Dictionary, what else the report has of the file.
-        companions: Dictionary name -> text, of files beside it.
+        companions: Dictionary name -> text, of files beside it; `None` if none of that name may
+            be there.
         preprocessing: Dictionary, the content of `preprocessing.json`, without hashes; `None` for
             a file that takes no pictures.
         judges_pixels: Whether the top-1 of a model of no run must be better than chance.
@@ -84,7 +85,8 @@ def verify_and_release(export):
         candidate_path = Path(folder) / path.name
         candidate_path.write_bytes(export.content)
         for name, text in export.companions.items():
-            candidate_path.with_name(name).write_text(text, encoding="utf-8")
+            if text is not None:
+                candidate_path.with_name(name).write_text(text, encoding="utf-8")
         report, failure = examine(export, candidate_path)
         report |= {
             "file": _aside(path, "unverified").name if failure else path.name,
@@ -136,7 +138,10 @@ def report_path(path):
 
 
 def _publish(export, candidate_path, verified, digest):
-    """Copies the files to their places by renames, the model as it was verified."""
+    """Copies the files to their places by renames, the model as it was verified.
+
+    What describes the verified file stays as it is if the verification failed.
+    """
 
     def copy(temporary):
         shutil.copyfile(candidate_path, temporary)
@@ -145,14 +150,20 @@ def _publish(export, candidate_path, verified, digest):
 
     path = export.path
     unverified = _aside(path, "unverified")
-    for name in export.companions:
-        companion = candidate_path.with_name(name)
-        files.write_atomically(path.with_name(name), partial(shutil.copyfile, companion))
-    files.write_atomically(path if verified else unverified, copy)
-    if verified:
-        unverified.unlink(missing_ok=True)
-    elif path.exists():
-        os.replace(path, _aside(path, "previous"))
+    if not verified:
+        files.write_atomically(unverified, copy)
+        if path.exists():
+            os.replace(path, _aside(path, "previous"))
+        return
+    for name, text in export.companions.items():
+        companion = path.with_name(name)
+        if text is None:
+            companion.unlink(missing_ok=True)
+        else:
+            copied = partial(shutil.copyfile, candidate_path.with_name(name))
+            files.write_atomically(companion, copied)
+    files.write_atomically(path, copy)
+    unverified.unlink(missing_ok=True)
     if export.preprocessing is not None:
         beside = sorted(path.parent.glob(f"*{path.suffix}"))
         hashes = {file.name: files.sha256(file) for file in beside}

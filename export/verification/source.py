@@ -1,6 +1,7 @@
 """What is exported: a classifier, the reference that it must equal, and data to verify it on."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,6 @@ from training.runs import files, report
 from training.runs.saved_model import labels, scores
 
 BATCH_SIZE = 64
-LISTED = 5  # names in a message
 CONFIG_KEYS = ("arch", "dataset", "validation_split", "seed", "precision", "recipe_settings")
 
 
@@ -52,30 +52,8 @@ class Run:
         Raises:
             InputError: If it is missing, or has other classes than the run.
         """
-        dataset = _load(**{**self.job.data, "data_dir": data_dir})
-        names, found = self.config.get("class_names"), dataset.class_names
         classes = self.model.output_shape[-1]
-        if classes != len(found) or names not in (None, found):
-            other = sorted({*found} ^ {*(names or found)})
-            raise InputError(
-                f"{self.folder} has {classes} classes and {dataset.source} {len(found)}"
-                f"{'; different: ' + ', '.join(other[:LISTED]) if other else ''}. Name the folder "
-                "of the run's own data with --data-dir"
-            )
-        return self._tested_in_training(dataset)
-
-    def _tested_in_training(self, dataset):
-        """Returns a folder's data set with the test pictures that the run was tested on."""
-        if not self.tested:
-            return dataset
-        test = [row for row in dataset.listing if row[0] == "test"]
-        same = [index for index, row in enumerate(test) if row in self.tested]
-        if not same:
-            raise InputError(
-                f"{self.folder} was tested on {len(self.tested)} pictures, none of which is in "
-                f"{dataset.source}. Name the folder of the run's own data with --data-dir"
-            )
-        return replace(dataset, test=dataset.test.take(np.array(same)))
+        return datasets.of_run(self.folder, self.job, self.config, classes, data_dir)
 
     @property
     def tested(self):
@@ -138,9 +116,7 @@ class Source:
     def notes(self):
         """List of lines that a user must know about the verification."""
         if self.run:
-            lost = self.tested - len(self.dataset.test)
-            line = f"{lost} of {self.tested} test pictures have changed, and are left out."
-            return [line] if lost else []
+            return list(self.dataset.warnings)
         lines = list(self.remarks)
         if self.stated:
             lines.append(f"Pixels of 0–255 are converted as stated: {self.normalize}.")
@@ -236,7 +212,7 @@ def open_source(run=None, saved_model=None, data_dir=None, dataset="cifar100", p
         folder, version = Path(run) if run else files.newest_finished(), None
     else:
         version = version_folder(Path(saved_model))
-        folder = version.parent.parent
+        folder = Path(os.path.normpath(version / "../.."))  # also of "." and "1"
     if saved_model is not None and not files.is_finished(folder):
         source = _of_no_run(version, dataset, data_dir, preprocessing)
     elif preprocessing is not None:
@@ -336,7 +312,7 @@ def _of_run(folder, version, data_dir):
         return run.model(normalize(image), training=False)
 
     return Source(
-        name=str(version.resolve().relative_to(run.folder.resolve())),
+        name=os.path.relpath(version, run.folder),
         folder=run.folder,
         saved_model=version,
         model=run.model,

@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import keras
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from export.runtime.native_log import one_line
+from export.runtime.preprocessing import UNCHANGED
 from export.runtime.signatures import IMAGE, Samples, Signature, fits
 from export.verification import keras_models
 from export.verification.limits import EPSILON
@@ -42,6 +44,7 @@ class TensorSource:
     truth: str = keras_models.TRUTH
     data_name: str = "the given inputs"
     run = class_names = saved_model = None
+    normalize = UNCHANGED
     identity = {}  # noqa: RUF012 - never changed
 
     @property
@@ -70,11 +73,27 @@ def read(path):
     try:
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(
             f"--inputs {path}: expected an .npz file with an array for each input "
             f"({one_line(error)})"
         ) from None
+
+
+def refuse_of_classifiers(name, given):
+    """Raises an InputError for what only an image classifier has.
+
+    Args:
+        name: Of the model.
+        given: Dictionary, what it is to whether it was given.
+    """
+    if found := [what for what, was_given in given.items() if was_given]:
+        raise InputError(
+            f"{name}: received {', '.join(found)}, which only an image classifier has: a model of "
+            "RGB images [N, height, width, 3] with one output of logits, or of probabilities that "
+            "sum to 1. Leave that out, and give the arrays as the model takes them: with --inputs "
+            "FILE.npz, in Python as a dictionary."
+        )
 
 
 def of_model(model, arrays, name, folder, fold=True):
@@ -89,15 +108,15 @@ def of_model(model, arrays, name, folder, fold=True):
             f"{name} has the inputs {', '.join(sorted(t.name for t in taken))}: received arrays "
             f"for {', '.join(sorted(arrays)) or 'none'}"
         )
-    counts = {len(array) for array in arrays.values()}
-    if len(counts) != 1 or 0 in counts:
-        raise InputError(f"{name}: expected the same number of samples for each input, from 1")
     for tensor in taken:
         found = arrays[tensor.name].shape
         if not fits(tensor.shape, found):
             raise InputError(
                 f"{name} takes {tensor.name} of shape {list(tensor.shape)}: received {list(found)}"
             )
+    counts = {len(array) for array in arrays.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise InputError(f"{name}: expected the same number of samples for each input, from 1")
     samples = Samples({t.name: np.asarray(arrays[t.name]).astype(t.dtype) for t in taken})
     served, folding = keras_models.folded(model) if fold else (model, "Not folded.")
     names = [tensor.name for tensor in taken]
@@ -120,10 +139,28 @@ class Check:
         self.source, self.samples = export.source, export.images
         self.missing_weights = export.missing_weights
         self.candidate, self.precision = candidate, export.precision
-        self.true = self.source.evaluate(self.samples)
-        advance(len(self.samples))
-        self.found = _joined(candidate.run, self.samples)
-        advance(len(self.samples))
+        self.advance = advance
+
+    @cached_property
+    def true(self):
+        """The reference's outputs: name -> array."""
+        found = self.source.evaluate(self.samples)
+        self.advance(len(self.samples))
+        return found
+
+    @cached_property
+    def found(self):
+        """The candidate's outputs, likewise."""
+        found = _joined(self.run, self.samples)
+        self.advance(len(self.samples))
+        return found
+
+    def run(self, arrays):
+        """Returns the candidate's outputs of arrays; InputError if it rejects them."""
+        try:
+            return self.candidate.run(arrays)
+        except Exception as error:  # the runtimes' exceptions have no public base class
+            raise InputError(f"it rejects its inputs: {one_line(error)}") from None
 
     def limits(self):
         """Returns the largest difference that is accepted: output name -> number."""
@@ -138,14 +175,16 @@ def interface(check):
     """Names and shapes; some samples give the same outputs in another batch."""
     declared = check.candidate.signatures()[IMAGE.signature]
     inputs = {i.name: i.shape for i in keras_models.inputs(check.source.model)}
-    found = {name: array.shape[1:] for name, array in check.found.items()}
     true = {name: array.shape[1:] for name, array in check.true.items()}
-    if declared.inputs != inputs or set(declared.outputs) != set(true) or found != true:
+    if declared.inputs != inputs or set(declared.outputs) != set(true):
         return {}, [f"it declares {declared.inputs} → {declared.outputs}, not {inputs} → {true}"]
+    found = {name: array.shape[1:] for name, array in check.found.items()}
+    if found != true:
+        return {}, [f"its outputs have the shapes {found}, not {true}"]
     limits, largest = check.limits(), {}
     for size in BATCHES:
         some = check.samples[:size]
-        for name, array in check.candidate.run(some.arrays).items():
+        for name, array in check.run(some.arrays).items():
             difference = _largest(array - check.found[name][: len(some)])
             largest[name] = max(largest.get(name, 0.0), difference)
     complaints = [

@@ -12,6 +12,7 @@ import tensorflow as tf
 import keras_nam
 from keras_nam.attention.base import ImageAttention
 from keras_nam.fold import KERNELS, FoldedGate
+from keras_nam.graph_copy import following
 
 # The converter computes with the constants in these, and so rounds some of them again.
 RECOMPUTED = (ImageAttention, keras.layers.BatchNormalization)
@@ -25,7 +26,8 @@ def missing(source, constants=None, whole=True):
         constants: Dictionary name -> float32 array, what a float32 file holds; `None` to look at
             the SavedModel only.
         whole: Whether a constant that is not a weight counts too. If not, it is a LiteRT file,
-            whose converter multiplies a gate's scale by the inverse root of a variance of 1.
+            whose converter multiplies a gate's scale by the inverse root of a variance of 1, and a
+            kernel by the factor of a Rescaling layer before it.
     """
     model = source.model
     if model is None:
@@ -69,6 +71,7 @@ def _missing_from_file(source, folded, constants, whole):
     if not whole:
         gates = [layer.scale.path for layer in kept if isinstance(layer, FoldedGate)]
         changed = {name: expected[name] * _inverse_root_of_one(expected[name]) for name in gates}
+        changed |= _rescaled_kernels(folded, expected)
         expected |= {name: array for name, array in changed.items() if _bits(array) in there}
     # An offset of 0 is not stored.
     differing = [n for n, array in expected.items() if array.any() and _bits(array) not in there]
@@ -81,6 +84,16 @@ def _missing_from_file(source, folded, constants, whole):
             if _bits(array) not in known and not np.array_equal(array, np.round(array))
         ]
     return differing
+
+
+def _rescaled_kernels(model, expected):
+    """Returns the kernels after a Rescaling layer, multiplied by its factor: name -> array."""
+    found = {}
+    for layer, (after, _) in following([model]).items():
+        if type(layer) is keras.layers.Rescaling and type(after) in KERNELS:
+            name = getattr(after, KERNELS[type(after)][0]).path
+            found[name] = expected[name] * np.float32(layer.scale)
+    return found
 
 
 def _bits(array):

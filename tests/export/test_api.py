@@ -1,6 +1,8 @@
 """`from export import export_onnx, verify_onnx, open_model`, as a Python program uses them."""
 
+import keras
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -94,18 +96,114 @@ def test_another_input_range_is_not_verified(foreign, model, tmp_path):
         ({"images": IMAGES[..., :1]}, r"expected \[N, 16, 16, 3\]"),
         ({"images": IMAGES[:0]}, "one image"),
         ({"labels": LABELS[:5]}, "labels of shape"),
+        ({"images": [*IMAGES[:2], IMAGES[0, :8]]}, "images: expected a NumPy array"),
+        ({"images": IMAGES.astype(str)}, "images of dtype <U.*: expected numbers"),
+        ({"images": np.where(IMAGES > 200, np.nan, IMAGES)}, "0 to 255"),
         ({"labels": LABELS + 1}, "label 3"),
+        ({"labels": LABELS - 1}, "labels: received -1"),
+        ({"labels": LABELS * 1.0}, "labels of dtype float64: expected integers"),
+        ({"scores": "logit"}, "kind of scores 'logit'.* 'logits'"),
         ({"precision": "int8"}, "calibration"),
         ({"precision": "int4"}, "int8"),
         ({"class_names": ["red"]}, "1 names for 3 classes"),
         ({"opset": 99}, "opset"),
     ],
-    ids=str,
+    ids=lambda given: given if isinstance(given, str) else next(iter(given)),
 )
 def test_bad_arguments(model, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         export_onnx(model, tmp_path / "model.onnx", **{"images": IMAGES, **options})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def two_outputs(tmp_path_factory):
+    """A model of numbers with two outputs, its samples, and its ONNX file."""
+    numbers = keras.Input((4,), name="numbers")
+    outputs = {name: keras.layers.Dense(2, name=name)(numbers) for name in ("left", "right")}
+    model = keras.Model(numbers, outputs)
+    samples = {"numbers": np.random.default_rng(0).normal(size=(9, 4)).astype("float32")}
+    path = tmp_path_factory.mktemp("two") / "model.onnx"
+    assert export_onnx(model, path, samples)["verdict"] == "verified"
+    return model, samples, path
+
+
+def fixed_batch(graph):
+    graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def other_dtype(graph):
+    graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    for node in graph.node:
+        node.input[:] = ["as_float" if name == "numbers" else name for name in node.input]
+    cast = onnx.helper.make_node("Cast", ["numbers"], ["as_float"], to=onnx.TensorProto.FLOAT)
+    graph.node.insert(0, cast)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(fixed_batch, r"it declares .*\(1, 4\)"), (other_dtype, "Unexpected input data type")],
+)
+def test_a_file_that_rejects_the_inputs_is_not_verified(two_outputs, tmp_path, change, message):
+    model, samples, path = two_outputs
+    changed = onnx.load(path)
+    change(changed.graph)
+    onnx.save(changed, tmp_path / "changed.onnx")
+    with pytest.raises(VerificationError, match=f"interface: .*{message}") as refused:
+        verify_onnx(tmp_path / "changed.onnx", model, samples)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"preprocessing": Preprocessing("0..1")},
+        {"labels": LABELS[:9]},
+        {"class_names": ["a", "b"]},
+        {"scores": "logits"},
+    ],
+    ids=list,
+)
+def test_no_argument_is_ignored(two_outputs, tmp_path, options):
+    """What only an image classifier has is refused for other models."""
+    model, samples, path = two_outputs
+    message = next(iter(options)).replace("_", " ")
+    with pytest.raises(InputError, match=f"received {message}"):
+        export_onnx(model, tmp_path / "model.onnx", samples, **options)
+    if "class_names" not in options:
+        with pytest.raises(InputError, match=f"received {message}"):
+            verify_onnx(path, model, samples, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_labels_have_no_accuracy(tmp_path):
+    model = colour_models.build(activation="sigmoid")
+    path = tmp_path / "model.onnx"
+    for options in ({"preprocessing": Preprocessing("0..1")}, {"labels": LABELS}):
+        with pytest.raises(InputError, match=f"received {next(iter(options))}"):
+            export_onnx(model, path, IMAGES, **options)
+    assert export_onnx(model, path, IMAGES)["verdict"] == "verified"
+
+
+def test_arrays_of_other_packages(model, tmp_path):
+    images, labels = list(IMAGES), keras.ops.convert_to_tensor(LABELS)
+    report = export_onnx(model, tmp_path / "model.onnx", images, labels)
+    assert report["stages"]["accuracy"]["top1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": "BGR"}, "channels 'BGR': expected 'rgb' or 'bgr'"),
+        ({"range": "0..2"}, r"input range '0\.\.2'"),
+        ({"mean": 0.5}, "mean 0.5: expected three numbers,"),
+        ({"std": (1, 1, 0)}, r"std \(1, 1, 0\): expected three numbers above 0"),
+    ],
+    ids=str,
+)
+def test_bad_preprocessing(options, message):
+    with pytest.raises(InputError, match=message):
+        Preprocessing(**options)
 
 
 def test_a_server_is_opened_by_its_address(tmp_path):
@@ -122,7 +220,7 @@ def test_a_server_is_opened_by_its_address(tmp_path):
     assert classes == grpc_server.LOGITS.argmax(1).tolist()
 
 
-def test_bad_models(tmp_path):
+def test_bad_models(foreign, tmp_path):
     for given, message in ((tmp_path / "no.keras", "does not exist"), ("model", "does not exist")):
         with pytest.raises(InputError, match=message):
             export_onnx(given, tmp_path / "model.onnx", IMAGES)
@@ -130,3 +228,7 @@ def test_bad_models(tmp_path):
         verify_onnx(tmp_path / "no.onnx", colour_models.build(), IMAGES)
     with pytest.raises(InputError, match="does not exist"):
         open_model(tmp_path / "no.onnx")
+    form = Preprocessing("0..255")
+    for options, message in (({"signature": "x"}, "signature 'x'"), ({"scores": "x"}, "'x'")):
+        with pytest.raises(InputError, match=message):
+            open_model(foreign, preprocessing=form, **options)

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 import keras
@@ -19,6 +20,7 @@ from export.verification.verify import VerificationError
 from tests.support import random_run
 from tests.support.networks import gated_networks
 from training.cli import InputError
+from training.data import datasets
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,7 +154,7 @@ def test_a_stale_saved_model(run):
     model.save(run / "best.keras")
     with pytest.raises(VerificationError, match="not verified, weights"):
         to_onnx.main(["--run", str(run), "--samples", "8"])
-    assert files(run) == ["model.unverified.onnx", "preprocessing.json", "verification.json"]
+    assert files(run) == ["model.unverified.onnx", "verification.json"]
 
 
 @pytest.mark.parametrize(
@@ -166,6 +168,18 @@ def test_unfolded_saved_models(tmp_path, attention):
     assert report_of(run)["verdict"] == "verified"
 
 
+def test_a_sample_is_drawn_from_all_classes():
+    """The pictures of a folder are ordered by class."""
+    labels = np.repeat([0, 1], 1250)
+    test = datasets.Split(np.arange(len(labels)), labels)
+    source = types.SimpleNamespace(dataset=types.SimpleNamespace(test=test), no_labels=None)
+    images, found = exporter.sample(source, "float32")
+    assert len(images) == len(set(images)) == 1000
+    assert abs(np.mean(found) - 0.5) < 0.05
+    np.testing.assert_array_equal(found, labels[images])
+    np.testing.assert_array_equal(exporter.sample(source, "int8")[0], test.images)
+
+
 def test_counts_and_opsets_out_of_range(source):
     for count in (0, 501):
         with pytest.raises(InputError, match=f"--samples {count}: expected 1 to 500"):
@@ -176,6 +190,14 @@ def test_counts_and_opsets_out_of_range(source):
     for opset in (7, 99):
         with pytest.raises(InputError, match=rf"--opset {opset}: expected 13 to \d+"):
             onnx_target.convert(source, opset)
+
+
+@pytest.mark.parametrize("where", ["--run", "--saved-model"])
+def test_a_data_set_is_refused_for_a_run(small, where):
+    path = small if where == "--run" else small / "saved_model"
+    with pytest.raises(InputError, match=r"--dataset cifar10: .* is a run"):
+        to_onnx.main([where, str(path), "--dataset", "cifar10"])
+    assert not (small / "onnx").exists()
 
 
 @pytest.mark.parametrize("command", [to_onnx, to_litert])

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from export import predict, to_litert, to_onnx, to_savedmodel
+from export.runtime.classification import Classifier
 from export.runtime.local_models import open_model
 from export.runtime.signatures import Scores
 from export.verification.verify import VerificationError
@@ -92,6 +93,10 @@ def test_the_normalization_is_put_into_the_file(tmp_path, photos):
     images, labels = colour_models.images(9)
     found = open_model(tmp_path / "own" / "litert" / "model.tflite").predict(images)
     assert (found.logits.argmax(-1) == labels).all()
+    assert open_model(tmp_path / "own" / "litert" / "model.tflite").labels == colour_models.NAMES
+    argv[-1] = str(photos / "flat")
+    to_litert.main([*argv, "--input-range", "0..1"])
+    assert open_model(tmp_path / "own" / "litert" / "model.tflite").labels is None
 
 
 def test_mixed_precision_is_rebuilt_in_float32(tmp_path, photos):
@@ -116,6 +121,10 @@ def test_an_own_class_is_found_in_a_python_file(tmp_path, photos):
     argv = [*saved(model, tmp_path), "--images", str(photos / "classes")]
     with pytest.raises(InputError, match="--custom"):
         to_onnx.main(argv)
+    source.write_text(f"import keras\nkeras.Layr\n{colour_models.OWN_LAYERS}")
+    with pytest.raises(InputError, match=r"cannot be imported: .*Layr"):
+        to_onnx.main([*argv, "--custom", str(source)])
+    source.write_text(colour_models.OWN_LAYERS)
     to_onnx.main([*argv, "--custom", str(source)])
     report = report_of(tmp_path / "own" / "onnx")
     assert report["stages"]["accuracy"]["top1"] == 1
@@ -134,13 +143,16 @@ def test_one_sigmoid_is_two_classes(tmp_path, photos):
     assert scores.logits.shape == (6, 2)
 
 
-def test_images_of_any_size(tmp_path, photos):
+@pytest.mark.parametrize(
+    ("export", "file"), [(to_onnx, "onnx/model.onnx"), (to_litert, "litert/model.tflite")]
+)
+def test_images_of_any_size(tmp_path, photos, export, file):
     argv = [*saved(colour_models.build((None, None)), tmp_path), "--images"]
-    to_onnx.main([*argv, str(photos / "classes"), "--image-size", "40", "48"])
-    interface = report_of(tmp_path / "own" / "onnx")["stages"]["interface"]
-    assert interface["smaller_images"] == [32, 32]
-    model = open_model(tmp_path / "own" / "onnx" / "model.onnx")
-    assert model.rule[:2] == (40, 48)
+    export.main([*argv, str(photos / "classes"), "--image-size", "40", "48"])
+    path = tmp_path / "own" / file
+    assert report_of(path.parent)["stages"]["interface"]["smaller_images"] == [32, 32]
+    model = open_model(path)
+    assert Classifier(model).read(photos / "flat" / "0.png").shape == (40, 48, 3)
     assert model.predict(colour_models.images(2, (24, 16))[0]).logits.shape == (2, 3)
 
 
@@ -151,6 +163,10 @@ def test_the_saved_model_is_verified_before_it_gets_its_place(tmp_path, photos):
     to_savedmodel.main(argv)
     base = tmp_path / "own" / "saved_model"
     assert sorted(path.name for path in base.iterdir()) == ["1", "2"]
+    report = json.loads((tmp_path / "own" / "saved_model.verification.json").read_text())
+    assert report["file"] == "saved_model/2"
+    written = [path for path in (base / "2").rglob("*") if path.is_file()]
+    assert report["bytes"] == sum(path.stat().st_size for path in written)
     outputs, scores = logits_of(model, tmp_path / "own")
     np.testing.assert_allclose(scores.logits, outputs, atol=1e-5)
     wrong = [*argv, "--channels", "bgr"]
@@ -177,10 +193,38 @@ def test_a_float16_model_of_several_outputs_keeps_its_names(tmp_path):
     assert not set(Scores._fields) & set(report["stages"]["values"])
     with pytest.raises(InputError, match="int8"):
         to_onnx.main([*argv, "--precision", "int8"])
+    for count in ("0", "10"):
+        with pytest.raises(InputError, match=f"--samples {count}: expected 1 to 9"):
+            to_onnx.main([*argv, "--samples", count])
     arrays["photo"] = arrays["photo"][:, :7]
     np.savez(tmp_path / "inputs.npz", **arrays)
     with pytest.raises(InputError, match=r"photo of shape \[None, 8, 8, 3\]"):
         to_onnx.main(argv)
+
+
+@pytest.mark.parametrize("content", ["nothing", "one array", "a number"])
+def test_bad_arrays(tmp_path, content):
+    with open(path := tmp_path / "x.npz", "wb") as file:
+        if content == "one array":
+            np.save(file, np.zeros((2, 16, 16, 3)))
+        elif content == "a number":
+            np.savez(file, photo=1.0)
+    message = r"photo of shape .*received \[\]" if content == "a number" else r"expected an \.npz"
+    with pytest.raises(InputError, match=message):
+        to_onnx.main([*saved(colour_models.build(), tmp_path), "--inputs", str(path)])
+
+
+def test_options_of_classifiers_are_refused_for_several_labels(tmp_path, photos):
+    names = tmp_path / "labels.txt"
+    names.write_text("b\ng\nr\n")
+    argv = [*saved(colour_models.build(activation="sigmoid"), tmp_path)]
+    argv += ["--images", str(photos / "classes")]
+    for options in (["--input-range", "0..1"], ["--labels", str(names)]):
+        with pytest.raises(InputError, match=r"received (preprocessing|class names)"):
+            to_onnx.main([*argv, *options])
+    to_onnx.main(argv)
+    report = report_of(tmp_path / "own" / "onnx")
+    assert any("accuracy is not checked" in note for note in report["notes"])
 
 
 def test_probabilities_of_a_subclass_must_be_stated(tmp_path, photos):
@@ -239,7 +283,8 @@ def test_bad_models_are_refused_in_one_line(tmp_path, photos, name):
         ([], "--images FOLDER"),
         (["--labels", "labels.txt"], "2 names for 3 classes"),
         (["--opset", "99"], "--opset 99"),
-        (["--custom", "labels.txt"], "--custom"),
+        (["--custom", "labels.txt"], "expected a Python file"),
+        (["--custom", "none.py"], "expected a Python file"),
         (["--inputs", "labels.txt"], ".npz"),
     ],
     ids=str,
@@ -273,6 +318,15 @@ def test_a_saved_model_needs_data_too(tmp_path):
     with pytest.raises(InputError, match="--images FOLDER"):
         to_savedmodel.main(argv)
     to_savedmodel.main([*argv, "--dataset", "synthetic", "--input-range", "0..255"])
+
+
+@pytest.mark.parametrize(
+    "option", [["--dataset", "cifar10"], ["--mean", "1,1,1"], ["--input-range", "nonsense"]]
+)
+def test_options_of_keras_files_are_refused_for_a_runs_saved_model(original, option):
+    with pytest.raises(InputError, match=f"{option[0]} {option[1]}.* is a run|nonsense"):
+        to_savedmodel.main(["--run", str(original), *option])
+    assert [path.name for path in (original / "saved_model").iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize("option", [["--images", "x"], ["--no-fold"], ["--scores", "logits"]])

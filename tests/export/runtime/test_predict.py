@@ -64,14 +64,17 @@ def test_the_size_of_the_images_is_the_models(run, folder):
     assert found["predictions"][0]["top"][0]["logit"] == pytest.approx(logits.max(), abs=1e-5)
 
 
-def save_keras(path, activation=None):
-    """Saves the toy as a `.keras` file that takes 0–1."""
-    image = keras.Input((32, 32, 3))
-    colour = keras.layers.GlobalAveragePooling2D()(image)
-    dense = keras.layers.Dense(5, activation=activation, use_bias=False)
-    model = keras.Model(image, dense(colour))
-    dense.set_weights([toys.WEIGHTS])
+def save_keras(path, activation=None, classes=5):
+    """Saves the toy as a `.keras` file that takes 0–1; returns the model."""
+    dense = keras.layers.Dense(classes, activation=activation, use_bias=False)
+    layers = [keras.Input((32, 32, 3)), keras.layers.GlobalAveragePooling2D(), dense]
+    model = keras.Sequential(layers)
+    if classes > 1:
+        model = keras.Model(model.inputs[0], model.outputs[0])
+    dense.set_weights([toys.WEIGHTS[:, :classes]])
+    model(np.zeros((1, 32, 32, 3)))  # Keras exports to ONNX only what was called
     model.save(path)
+    return model
 
 
 def logits_in(found):
@@ -89,6 +92,46 @@ def test_a_keras_file(run, folder, activation):
         expected = np.log(toys.softmax(expected))
     for stated in (["--input-range", "0..1"], ["--std", "1,1,1"]):
         found = run("blue.png", "--json", "--model", "toy.keras", *stated)
+        np.testing.assert_allclose(logits_in(found), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["keras", "onnx"])
+def test_one_sigmoid_is_the_second_of_two_classes(run, folder, suffix):
+    """Not a logit: nothing in an ONNX file says so, thus it must be stated."""
+    path = f"sigmoid.{suffix}"
+    model = save_keras(folder / "sigmoid.keras", "sigmoid", classes=1)
+    argv = ["blue.png", "grey.png", "--json", "--model", path, "--input-range", "0..1"]
+    if suffix == "onnx":
+        model.export(folder / path, format="onnx", verbose=False)
+        with pytest.raises(InputError, match=r"may be logits or .* --scores probabilities"):
+            run(*argv)
+        argv += ["--scores", "probabilities"]
+    pixels = np.stack([np.asarray(Image.open(folder / name)) for name in argv[:2]])
+    expected = 1 / (1 + np.exp(-(pixels / 255).mean((1, 2)) @ toys.WEIGHTS[:, 0]))
+    found = run(*argv)["predictions"]
+    second = [entry for each in found for entry in each["top"] if entry["class"] == 1]
+    np.testing.assert_allclose([entry["probability"] for entry in second], expected, atol=1e-5)
+
+
+def test_several_labels_are_refused(run, folder):
+    model = save_keras(folder / "labels.keras", "sigmoid")
+    model.export(folder / "labels.onnx", format="onnx", verbose=False)
+    argv = ["blue.png", "--input-range", "0..1", "--model"]
+    with pytest.raises(InputError, match="a probability for each of 5 labels"):
+        run(*argv, "labels.keras")
+    with pytest.raises(InputError, match="may be logits or probabilities of several labels"):
+        run(*argv, "labels.onnx")
+    with pytest.raises(InputError, match="a probability for each of 5 labels"):
+        run(*argv, "labels.onnx", "--scores", "probabilities")
+
+
+def test_a_keras_file_beside_another_tools_configuration(run, folder, tmp_path):
+    save_keras(tmp_path / "toy.keras")
+    for content in ({"architectures": ["ResNet"]}, ["a list"]):
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        argv = ["blue.png", "--json", "--model", str(tmp_path / "toy.keras")]
+        found = run(*argv, "--input-range", "0..1")
+        expected = toys.logits_of(np.asarray(Image.open(folder / "blue.png")))
         np.testing.assert_allclose(logits_in(found), expected, atol=1e-5)
 
 
@@ -137,7 +180,7 @@ def test_the_default_is_the_newest_finished_run(run, folder, tmp_path, monkeypat
 def test_a_server_over_rest(run, tmp_path):
     """The signatures are asked before the pictures are sent."""
     labels = tmp_path / "labels.txt"
-    labels.write_text("a\nb\nc\nd\ne\n")
+    labels.write_text("a\nb\nc\nd\ne\n", encoding="utf-8-sig")  # as Notepad writes it
     with replay() as (url, log):
         options = ["seven.png", "seven.png", "--url", url, "--model-name", "toy"]
         found = run(*options, "--top", "1", "--json")

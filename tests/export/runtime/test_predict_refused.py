@@ -86,6 +86,7 @@ BAD_USE = [
     (["--model", "model.onnx", "--top", "0"], "--top"),
     (["--model", "model.onnx", "--timeout", "0"], "--timeout"),
     (["--model", "model.onnx", "--timeout", "nan"], "--timeout"),
+    (["--model", "run", "--scores", "logits"], "--scores logits: run.* Leave the option out"),
     (["--model", "run", "--url", "http://localhost:8501"], "not allowed"),
 ]
 

@@ -162,6 +162,13 @@ def test_options_that_contradict_the_model(original, tmp_path):
         exporting(tmp_path, of_normalized, labels=["a", "b"])
 
 
+@pytest.mark.parametrize(("classes", "other"), [(1, "of a class"), (6, "of several labels")])
+def test_sigmoids_are_not_read_as_logits(tmp_path, classes, other):
+    with pytest.raises(InputError, match=f"may be logits or .* {other}.*--keras FILE"):
+        exporting(tmp_path, lambda x: tf.sigmoid(of_normalized(x))[:, :classes], *STATED)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("top1", "count", "by_chance", "better"),
     [
@@ -182,6 +189,14 @@ def test_better_than_chance_by_a_wide_margin(top1, count, by_chance, better):
 def test_chance_is_at_least_the_most_common_class():
     assert plausibility.chance(np.array([0, 0, 0, 1]), 10) == 0.75
     assert plausibility.chance(np.arange(10), 10) == 0.1
+
+
+def test_one_class_is_not_judged():
+    """Chance is always right then, and no model can be better."""
+    labels, logits = np.zeros(40, int), np.eye(2)[np.arange(40) % 4 // 3]
+    source = types.SimpleNamespace(stated=True)
+    found = plausibility.check(source, None, labels, logits)
+    assert found == ({"passed": None, "top1_by_chance": 1.0}, [])
 
 
 def options(*argv):

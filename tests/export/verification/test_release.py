@@ -27,15 +27,15 @@ def stub(monkeypatch):
     monkeypatch.setattr(release, "verify", verify)
 
 
-def released(folder, content, meanwhile=lambda path: None, complaint=""):
+def released(folder, content, meanwhile=lambda path: None, complaint="", **more):
     def open_file(path):
         assert path.read_bytes() == content
         meanwhile(path)
         return complaint, {}
 
-    path = folder / "model.onnx"
+    path, more = folder / "model.onnx", {"preprocessing": {}, **more}
     return release.verify_and_release(
-        release.Export(SOURCE, path, content, open_file, "float32", [], [], preprocessing={})
+        release.Export(SOURCE, path, content, open_file, "float32", [], [], **more)
     )
 
 
@@ -91,6 +91,20 @@ def test_a_failed_export_keeps_the_verified_file_of_another(tmp_path):
     assert (tmp_path / "model.previous.onnx").read_bytes() == b"good"
     released(tmp_path, b"better")
     assert_released(tmp_path, b"better", "model.previous.onnx")
+
+
+def test_the_files_beside_it_are_of_the_verified_file(tmp_path):
+    def described(size, labels):
+        return {"preprocessing": {"height": size}, "companions": {"labels.txt": labels}}
+
+    released(tmp_path, b"good", **described(1, "a"))
+    with pytest.raises(VerificationError):
+        released(tmp_path, b"bad", complaint="bad", **described(2, "b"))
+    assert (tmp_path / "labels.txt").read_text() == "a"
+    assert json.loads((tmp_path / "preprocessing.json").read_text())["height"] == 1
+    released(tmp_path, b"better", **described(3, None))
+    assert not (tmp_path / "labels.txt").exists()
+    assert json.loads((tmp_path / "preprocessing.json").read_text())["height"] == 3
 
 
 def test_a_full_disk_leaves_no_half_written_file(tmp_path, monkeypatch):

@@ -53,12 +53,17 @@ async function open() {
   buildGates();
 }
 
+/** Returns the least and the largest of numbers; a call of Math.max takes some 100,000 at most. */
+function ends(numbers) {
+  return [Math.min, Math.max].map((of) => numbers.reduce((one, other) => of(one, other)));
+}
+
 /** Reads the page's test picture and compares its pixels with Python's, which it returns. */
 async function checkPictures() {
   const expected = Float32Array.from(bytes(page.check.pixels));
   const { input } = await read(new Blob([bytes(page.check.picture)]));
   const differences = rgb(input).map((value, index) => Math.abs(value - expected[index]));
-  const most = Math.max(...differences);
+  const [, most] = ends(differences);
   check(most <= 1, "reading pictures", `largest difference of a pixel ${most} of 255, at most 1 accepted`);
   return expected;
 }
@@ -183,9 +188,9 @@ function drawGates() {
     const draw = (canvas, kind, width) => {
       canvas.hidden = summary[kind].length < 2 && gate.units !== kind;
       const marked = gate.units === kind ? closed : new Set();
-      const spread = Math.max(...summary[kind].map((value) => Math.abs(value - 0.5)));
+      const [least, most] = ends(summary[kind]);
+      const spread = Math.max(0.5 - least, most - 0.5);
       drawValues(canvas, summary[kind], width, spread, marked, colours);
-      const [least, most] = [Math.min(...summary[kind]), Math.max(...summary[kind])];
       canvas.setAttribute("aria-label", `${gate.name}, means of its ${kind}: ${least.toFixed(4)} to ${most.toFixed(4)}`);
       return canvas.hidden ? "" : `${canvas.className} 0.5 ± ${spread < 1e-3 ? spread.toExponential(1) : spread.toPrecision(2)}`;
     };

@@ -18,6 +18,7 @@ from export.targets.page import graph, page, runtime
 from export.verification.limits import LIMITS
 from export.verification.source import open_source
 from tests.support import browser, random_run
+from tests.support.networks import toys
 from training.cli import InputError
 from training.data import pictures
 from training.data.pictures import Resize
@@ -354,6 +355,18 @@ def test_a_cut_runtime(open_page, written_page, tmp_path):
     tab = open_page(path)
     assert "runtime is damaged or cut short" in text(tab, "error")
     assert text(tab, "status") == ""
+
+
+def test_pictures_of_224(open_page, web_runtime, tmp_path):
+    """They have more values than a function of JavaScript takes arguments."""
+    size, path = 224, tmp_path / "model.onnx"
+    toys.save_onnx(path, size=size)
+    model = onnx.load(path)
+    model.metadata_props.add(key="picture", value=json.dumps(Resize(size, size).as_json()))
+    onnx.save(model, path)
+    tab = open_page(page.write(tmp_path, [path], "toy", runtime_folder=web_runtime))
+    assert (text(tab, "error"), tab.complaints()) == ("", [])
+    assert "gives the same answers as Python" in text(tab, "status")
 
 
 @pytest.mark.slow

@@ -128,6 +128,8 @@ def test_bad_files(float32_onnx, stand_in, tmp_path, change, message):
         (["--examples", "-1"], "--examples -1: expected 0 or more"),
         (["--run", "nowhere"], "nowhere is not a finished run"),
         (["--run", "one", "--onnx", "two"], "not allowed with"),
+        (["--onnx", __file__, "--examples", "2"], "--examples is for a run"),
+        (["--onnx", __file__, "--data-dir", "x"], "--data-dir is for a run"),
     ],
 )
 def test_bad_usage(stand_in, arguments, message):
