@@ -103,13 +103,13 @@ def convert(arguments):
     source, target = arguments.source, arguments.target
     target_format = _check(source, target, arguments.target_format)
 
-    from keras_nam import create_model
+    from keras_nam.models import create_model, image_shape
     from keras_nam.weights import find, load_weights
     from keras_nam.weights.files import read_checkpoint
 
     size = arguments.image_size or (224 if arguments.stem == "imagenet" else 32)
     model = create_model(
-        arguments.arch, arguments.num_classes, input_shape=(size, size, 3), stem=arguments.stem
+        arguments.arch, arguments.num_classes, image_shape(size), stem=arguments.stem
     )
     contents = read_checkpoint(source)
     options = {"format": arguments.source_format, "weights": arguments.weights}

@@ -234,9 +234,10 @@ class FoldedGate(layers.Layer):
         axes = {axis % rank for axis in axes}
         self._broadcast = tuple(n if i in axes else 1 for i, n in enumerate(input_shape))
         shape = (input_shape[self.axis],) if isinstance(self.axis, int) else self._broadcast[1:]
-        # Like a normalization's, the weights are float32 under every policy.
-        self.scale = self.add_weight(name="scale", shape=shape, autocast=False)
-        self.offset = self.add_weight(name="offset", shape=shape, autocast=False)
+        dtype = keras.backend.result_type(self.variable_dtype, "float32")
+        options = {"shape": shape, "dtype": dtype, "autocast": False}
+        self.scale = self.add_weight(name="scale", **options)
+        self.offset = self.add_weight(name="offset", **options)
 
     def call(self, inputs):
         x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))

@@ -17,9 +17,9 @@ def gate_values(model, inputs):
         inputs: What the model is called with: an array or tensor, or a structure of them.
 
     Returns:
-        Dictionary from each gate's path, such as `"r50_nam/stage1_block1_nam"`, to a float32 array
-        of the shape of the gate's inputs. A gate that is called several times has the suffixes
-        `#2`, `#3`.
+        Dictionary from each gate's `path`, such as `"stage1_block1_nam"`, to a float32 array of the
+        shape of the gate's inputs. Further calls of the same gate, and other gates of the same
+        path, have the suffixes `#2`, `#3`.
 
     Raises:
         ValueError: If the model has no gate.

@@ -114,9 +114,10 @@ def following(graphs):
     found = {}
     for node in nodes:
         tensor, *others = node.outputs
-        user, *further = users[id(tensor)]
-        if others or further or user is None or len(user.input_tensors) > 1:
+        uses = users[id(tensor)]
+        if others or len(uses) != 1 or uses[0] is None or len(uses[0].input_tensors) > 1:
             continue
+        user = uses[0]
         if calls[node.operation] == calls[user.operation] == 1:
             found[node.operation] = user.operation, len(tensor.shape)
     return found

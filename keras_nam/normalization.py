@@ -65,7 +65,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             and len(inputs.shape) == 4
             and self.axis in (-1, 3)
             and not (self.renorm or self.synchronized)
-            and keras.backend.standardize_dtype(inputs.dtype) != "float64"
+            and keras.backend.standardize_dtype(inputs.dtype) in ("float16", "bfloat16", "float32")
         )
 
     def _normalize(self, inputs, gamma, beta, training):

@@ -37,8 +37,8 @@ def slim(model, share, by="gamma"):
     → conv2` of a residual block, or the expansion of an inverted residual. The layers between must
     have one use each. The shapes of inputs and outputs, and of all other tensors, stay.
 
-    Removing a channel whose `gamma` and `beta` are 0 leaves the outputs equal. Otherwise train
-    the model further.
+    Removing a channel whose `gamma` and `beta` are 0 leaves the outputs equal, unless a depthwise
+    convolution with a bias stands after the last normalization. Otherwise train the model further.
 
     Args:
         model: A `keras.Model`, functional or a built `Sequential`. It is not changed.

@@ -88,6 +88,8 @@ class ImageAttention(keras.layers.Layer):
         self.positions_axes = tuple(range(1, rank - 1) if last else range(2, rank))
         self.input_spec = keras.InputSpec(ndim=rank, axes={self.channels_axis: channels})
         self.build_gates(channels)
+        for layer in self._flatten_layers(include_self=False):
+            layer.trainable = self.trainable  # it may have been set before they were created
 
     def maps_shape(self, channels):
         """Returns the shape of maps of a number of channels."""

@@ -181,7 +181,7 @@ class NAM(keras.layers.Layer):
             "gamma_regularizer": keras.regularizers.get(gamma_regularizer),
             "data_format": resolve_data_format(data_format),
         }
-        options = {**self.options, "dtype": self.dtype_policy}
+        options = {**self.options, "dtype": self.dtype_policy, "trainable": self.trainable}
         self.gates = {}
         if channel:
             self.gates["channel"] = NAMChannelAttention(**options, name="channel")

@@ -46,8 +46,8 @@ class NormalizationGate(BatchNormalization):
     @property
     def gate_weights(self):
         """The weights `|gamma| / sum(|gamma|)`, a tensor of gamma's shape; 0 if every gamma is."""
-        magnitude = ops.abs(ops.convert_to_tensor(self.gamma))
-        return weightings.weights(self.weighting, magnitude)
+        dtype = keras.backend.result_type(self.gamma.dtype, "float32")
+        return weightings.weights(self.weighting, ops.abs(ops.cast(self.gamma, dtype)))
 
     def call(self, inputs, training=None):
         # w is about 1/C, so the gate is so near 0.5 that float16 cannot tell them apart.

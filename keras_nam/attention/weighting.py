@@ -13,7 +13,7 @@ WEIGHTINGS = {
     "mean": lambda m, xp: _share(m, xp.mean(m), xp),
     "max": lambda m, xp: _share(m, xp.max(m), xp),
     "unnormalized": lambda m, xp: m,
-    "uniform": lambda m, xp: xp.ones_like(m) / len(m),
+    "uniform": lambda m, xp: xp.ones_like(m) / m.shape[0],
     "constant": lambda m, xp: xp.zeros_like(m),
 }
 

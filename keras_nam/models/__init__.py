@@ -8,6 +8,7 @@ from typing import NamedTuple
 import keras
 
 from keras_nam.attention import ATTENTIONS
+from keras_nam.attention.base import channel_axis
 from keras_nam.models import mobilenet_v2
 from keras_nam.models.resnet import BASIC, BOTTLENECK, STEMS, resnet
 
@@ -54,10 +55,15 @@ def parse_arch(arch):
     return backbone, int(width or BACKBONES[backbone].width), attention
 
 
+def image_shape(size):
+    """Returns the shape of a square RGB image in Keras' data format."""
+    return (size, size, 3) if channel_axis() == -1 else (3, size, size)
+
+
 def create_model(
     arch,
     num_classes=100,
-    input_shape=(32, 32, 3),
+    input_shape=None,
     stem="cifar",
     include_top=True,
     **attention_options,
@@ -69,7 +75,7 @@ def create_model(
             `list_archs()` has the names. The width is the number of channels of the first stage
             (of the stem for `mbv2`).
         num_classes: Integer, the number of logits. Not used if `include_top=False`.
-        input_shape: Shape of an image, in Keras' data format.
+        input_shape: Shape of an image, in Keras' data format. Defaults to 32x32 pixels, 3 channels.
         stem: `"cifar"`: stride 1, for images of 32x32; `"imagenet"`: 7x7, stride 2, and a pooling.
         include_top: Whether the pooling and the classifier follow the features.
         **attention_options: Arguments of the attention's layer, such as `gate_gradient=False` or
@@ -109,7 +115,7 @@ def create_model(
             return x
         return ATTENTIONS[attention].layer(**attention_options, name=f"{name}_{attention}")(x)
 
-    images = keras.Input(input_shape, name="image")
+    images = keras.Input(input_shape or image_shape(32), name="image")
     x = BACKBONES[backbone].features(images, width=width, stem=stem, attend=attend)
     if include_top:
         x = keras.layers.GlobalAveragePooling2D(name="pool")(x)

@@ -65,7 +65,7 @@ class ResNet(nn.Module):
         imagenet, weiaicunzai = stem == "imagenet", style == "weiaicunzai"
         kernel, stride = (7, 2) if imagenet else (3, 1)
         conv = nn.Conv2d(3, width, kernel, stride, padding=kernel // 2, bias=False)
-        size = size // 4 if imagenet else size
+        size = -(-size // 4) if imagenet else size  # rounded up, as by padded convolutions
         if weiaicunzai:
             self.conv1 = nn.Sequential(conv, nn.BatchNorm2d(width))
             self.path = [self.conv1, nn.ReLU()]
@@ -81,7 +81,7 @@ class ResNet(nn.Module):
             blocks = nn.Sequential()
             for i in range(depth):
                 stride = 2 if stage > 1 and i == 0 else 1
-                size //= stride
+                size = -(-size // stride)
                 blocks.append(Block(channels, sizes, filters, stride, style, attention, size**2))
                 channels = filters[-1]
             setattr(self, f"conv{stage + 1}_x" if weiaicunzai else f"layer{stage}", blocks)
@@ -122,7 +122,7 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, width, attention, classes, stem, size):
         super().__init__()
-        kernel, stride, size = (3, 2, size // 2) if stem == "imagenet" else (1, 1, size + 2)
+        kernel, stride, size = (3, 2, -(-size // 2)) if stem == "imagenet" else (1, 1, size + 2)
         self.pre = nn.Sequential(
             nn.Conv2d(3, width, kernel, stride, padding=1), nn.BatchNorm2d(width), nn.ReLU6()
         )

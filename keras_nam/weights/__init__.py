@@ -61,7 +61,8 @@ def load_weights(model, source, format="auto", strict=True, weights=None):
 
     Args:
         model: A model of `create_model`, or a built attention layer for a checkpoint of one. From
-            a Keras file, any Keras model: its layers are matched by name.
+            a Keras file, any Keras model: its layers are matched by name, so each needs its own.
+            Vocabularies are not loaded.
         source: Path of a file of PyTorch, Paddle, safetensors, NumPy (`.npz`) or Keras (`.keras`,
             `.weights.h5`), with any suffix, or a dictionary of arrays or tensors. The weights may
             be in dictionaries such as `{"state_dict": ...}` and under prefixes such as `module.`.
@@ -93,7 +94,9 @@ def load_weights(model, source, format="auto", strict=True, weights=None):
     values = []
     for variable, key, layout in entries:
         if key in loaded:
-            values.append((variable, layout.to_keras(_as_float32(key, selection.arrays[key]))))
+            is_float = "float" in keras.backend.standardize_dtype(variable.dtype)
+            array = (_as_float32 if is_float else _as_integers)(key, selection.arrays[key])
+            values.append((variable, key, layout.to_keras(array)))
     _warn_of_non_finite(values)
     if report.others and weights is None:
         warnings.warn(
@@ -101,8 +104,11 @@ def load_weights(model, source, format="auto", strict=True, weights=None):
             f"{_first(report.others, 'others')}. Choose with weights= or --weights.",
             stacklevel=2,
         )
-    for variable, value in values:
-        variable.assign(value)
+    if report.format == "keras":
+        keras_files.load(model, {key: value for _, key, value in values})
+    else:
+        for variable, _, value in values:
+            variable.assign(value)
     return report
 
 
@@ -207,8 +213,19 @@ def _as_float32(key, value):
         return value.astype(np.float32)
 
 
+def _as_integers(key, value):
+    value = np.asarray(value)
+    if value.dtype.kind not in "iub":
+        raise ValueError(f"{key} is not of an integer type. Received: dtype={value.dtype}")
+    return value
+
+
 def _warn_of_non_finite(values):
-    paths = [variable.path for variable, value in values if not np.isfinite(value).all()]
+    paths = [
+        getattr(variable, "path", key)  # Dense saves a tensor for its kernel and LoRA
+        for variable, key, value in values
+        if not np.isfinite(value).all()
+    ]
     if paths:
         warnings.warn(
             f"The checkpoint holds NaN or infinite numbers: {_first(paths, 'weights')}",

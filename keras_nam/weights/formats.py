@@ -110,7 +110,7 @@ def entries(model, format):
 
 
 def _entry(layer, variable, row, rows):
-    # The layer's name may hold slashes.
+    # The path of a layer inside another one holds slashes.
     inner = variable.path.removeprefix(layer.path).strip("/")
     part, _, parameter = inner.rpartition("/")
     name = names.layer_name(layer, part, rows)

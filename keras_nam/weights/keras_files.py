@@ -24,7 +24,7 @@ class StoredArray:
 
     def __array__(self, dtype=None, copy=None):
         try:
-            values = self._dataset[()]
+            values = np.asarray(self._dataset[()])  # a scalar is no array
         except OSError as error:
             raise ValueError(f"{self._dataset.name} is damaged: {error}") from None
         is_bfloat16 = self._dataset.attrs.get("dtype") == "bfloat16" and values.itemsize == 2
@@ -51,10 +51,10 @@ def read(path):
             arrays[group, number] = StoredArray(item)
 
     file.visititems(visit)
-    return KerasWeights(
-        (f"{_layer_path(group, layers)}/{number}", array)
-        for (group, number), array in arrays.items()
-    )
+    weights = KerasWeights()
+    for (group, number), array in arrays.items():
+        _add(weights, f"{_layer_path(group, layers)}/{number}", array)
+    return weights
 
 
 def _is_stored(item):
@@ -71,11 +71,41 @@ def _layer_path(group, layers):
     return "/".join(layers[group] for group in groups if group in layers) or group
 
 
-def entries(layer, path=""):
+def entries(model):
     """Yields an `Entry` for every weight of a model, with the keys of `read`."""
+    found = {}
+    for path, _, own in _layers(model):
+        for number, variable in own.items():
+            _add(found, f"{path}{number}", variable)
+    for key, variable in found.items():
+        yield Entry(variable, key, Layout(tuple(range(len(variable.shape)))))
+
+
+def load(model, arrays):
+    """Gives arrays to a model by the keys of `entries`. What has no array is kept."""
+    for path, layer, own in _layers(model):
+        given = {n: arrays[f"{path}{n}"] for n in own if f"{path}{n}" in arrays}
+        if given:
+            layer.load_own_variables({**own, **given})
+
+
+def _layers(layer, path="", seen=None):
+    """Yields each layer once, as Keras saves it: its place, the layer, what it saves."""
+    seen = set() if seen is None else seen
+    if id(layer) in seen:
+        return
+    seen.add(id(layer))
     own = {}
     layer.save_own_variables(own)
-    for number, variable in own.items():
-        yield Entry(variable, f"{path}{number}", Layout(tuple(range(len(variable.shape)))))
+    yield path, layer, own
     for inner in layer._flatten_layers(include_self=False, recursive=False):
-        yield from entries(inner, f"{path}{inner.name}/")
+        yield from _layers(inner, f"{path}{inner.name}/", seen)
+
+
+def _add(found, key, value):
+    if key in found:
+        raise ValueError(
+            f"Layers are matched by name, and two have the name {key.rpartition('/')[0]!r}. "
+            "Name them differently, or use Keras' own `load_weights`"
+        )
+    found[key] = value

@@ -37,7 +37,8 @@ class DType:
     def __setstate__(self, state):
         if self.is_text:
             return
-        is_plain = type(state) is tuple and state[2:] == (None, None, None, -1, -1, 0)
+        is_state = type(state) is tuple and len(state) == 8
+        is_plain = is_state and state[2:] == (None, None, None, -1, -1, 0)
         if is_plain and state[1] in ("<", ">", "=", "|"):
             self.order = state[1]
         else:
@@ -76,8 +77,8 @@ def _array(data, dtype, shape, order):
     dtype = dtype.to_numpy()
     if type(data) is str:  # the byte strings of Python 2
         data = data.encode("latin1")
-    is_shape = type(shape) is tuple and all(type(n) is int and 0 <= n < 2**63 for n in shape)
-    if not is_shape or len(shape) > 32:
+    is_shape = type(shape) is tuple and len(shape) <= 32
+    if not is_shape or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
         raise ValueError("an array whose shape is not a tuple of sizes")
     size = math.prod(shape) * dtype.itemsize
     if type(data) not in (bytes, bytearray) or len(data) != size:
@@ -115,6 +116,8 @@ class Mapping:
 
     def __new__(cls, items=(), *_):
         pairs = items if type(items) is list else ()
+        if not all(type(pair) in (tuple, list) and len(pair) == 2 for pair in pairs):
+            raise ValueError("a dictionary of items that are not pairs")
         return _set_items({}, [part for pair in pairs for part in pair])
 
 
@@ -140,6 +143,7 @@ STAND_INS = {
     "numpy.core.numeric._frombuffer": _from_buffer,
     "numpy.dtype": DType,
 }
+_COPYING = (_encode, _from_buffer, _tuple, Mapping)  # their first argument
 _RENAMED = {"__builtin__.": "builtins.", "copy_reg.": "copyreg.", "numpy._core.": "numpy.core."}
 
 _LITERALS = {
@@ -173,6 +177,14 @@ def loads(content):
 
 def _interpret(content):
     stack, marks, memo = [], [], {}
+    budget = len(content)
+
+    def count_copies(*values):
+        """A true pickle copies a value once, so less than it has bytes; references cost nothing."""
+        nonlocal budget
+        budget -= sum(len(value) for value in values if type(value) in (str, list, tuple))
+        if budget < 0:
+            raise ValueError("it copies parts of itself again and again")
 
     def since_mark():
         start = marks.pop()
@@ -233,6 +245,8 @@ def _interpret(content):
             case "BUILD":
                 state = stack.pop()
                 target = _target(stack, name, Array, DType, Inert, dict)
+                if type(target) is Array and type(state) is tuple:
+                    count_copies(*state[-1:])  # the text of Python 2
                 if type(target) is not dict:  # a dictionary's attributes are dropped
                     target.__setstate__(state)
             case "GLOBAL":
@@ -242,10 +256,10 @@ def _interpret(content):
                 stack.append(_stand_in(module, attribute))
             case "REDUCE" | "NEWOBJ":
                 arguments, function = stack.pop(), stack.pop()
-                stack.append(_call(function, arguments))
+                stack.append(_call(function, arguments, count_copies))
             case "NEWOBJ_EX":
                 _, arguments, function = stack.pop(), stack.pop(), stack.pop()
-                stack.append(_call(function, arguments))
+                stack.append(_call(function, arguments, count_copies))
             case "STOP":
                 return stack.pop()
             case _:
@@ -264,11 +278,12 @@ def _stand_in(module, attribute):
     return STAND_INS[name]
 
 
-def _call(function, arguments):
+def _call(function, arguments, count_copies):
     if type(arguments) not in (tuple, list):
         raise ValueError("a call without a tuple of arguments")
     if not callable(function):  # only the stand-ins are
         raise ValueError(f"a call of a {type(function).__name__}")
+    count_copies(arguments, *(arguments[:1] if function in _COPYING else ()))
     return function(*arguments)
 
 

@@ -24,6 +24,7 @@ NAM_MODULE = re.compile(
     r"(?<![^.])(?P<block>layer\d\.\d+|conv\d_x\.\d+|stage\d(?:\.\d+)?)(?:\.\w+)*"
     r"\.(?P<rest>(?:Channel|Spatial)_Att\.[\w.]+)$"
 )
+LONGEST = 500  # characters of a key; NAM_MODULE takes a time that is quadratic in it
 DEEPEST = 4  # levels of dictionaries; a pickled one may hold itself
 MOST_PARTS = 12  # of a key, between its dots
 
@@ -137,18 +138,19 @@ def _split(container, taken, known, is_named):
 def _containers(contents):
     """Yields the names and the arrays of the dictionaries that hold arrays."""
     queue = [("", contents)] if isinstance(contents, dict) else []
-    seen = set()
+    seen = {id(contents)}
     for name, mapping in queue:
-        seen.add(id(mapping))
         arrays = {}
         for key, value in mapping.items():
+            key = str(key[:LONGEST] if isinstance(key, str | bytes) else key)
             array = _array_of(value)
             if array is not None:
-                renamed = NAM_MODULE.sub(r"\g<block>.nam.\g<rest>", str(key))
+                renamed = NAM_MODULE.sub(r"\g<block>.nam.\g<rest>", key)
                 # Where two keys take one name, both are kept and one is reported as unexpected.
-                arrays[str(key) if renamed in arrays else renamed] = array
+                arrays[key if renamed in arrays else renamed] = array
             elif isinstance(value, dict) and id(value) not in seen and name.count(".") < DEEPEST:
-                queue.append((_join(name, str(key)[:80]), value))
+                seen.add(id(value))
+                queue.append((_join(name, key[:80]), value))
         if arrays:
             yield name, arrays
 
@@ -158,9 +160,9 @@ def _array_of(value):
     if isinstance(value, tuple) and len(value) == 2:  # Paddle's name and array
         value = value[1]
     if isinstance(value, safe_pickle.Array):
+        if value.values is not None and value.values.dtype == np.uint16:  # Paddle's bfloat16
+            value.values = bfloat16(value.values)  # once, for all references
         value = value.values
-        if value is not None and value.dtype == np.uint16:  # Paddle's bfloat16
-            return bfloat16(value)
     is_nested = getattr(value, "is_nested", False)  # PyTorch's, which has no shape
     return value if not is_nested and hasattr(value, "shape") and hasattr(value, "dtype") else None
 

@@ -89,6 +89,11 @@ def test_stems(arch, stem, sizes):
         assert model.get_layer(name).output.shape[1:3] == (size, size)
 
 
+def test_the_default_shape_is_in_keras_data_format():
+    with created_under(data_format="channels_first"):
+        assert keras_nam.create_model("r18w8").input_shape == (None, 3, 32, 32)
+
+
 def test_the_places_and_options_of_the_gates():
     penalty = keras.regularizers.L1(0.01)
     model = keras_nam.create_model("r18w8_nam", gate_gradient=False, gamma_regularizer=penalty)

@@ -216,8 +216,9 @@ def test_mixed_precision_keeps_policies_and_float32_weights(policy, rounding):
 
 
 @pytest.mark.parametrize("axis", [-1, [1, 2]])
-def test_gate_is_computed_in_float32(axis):
-    half, single = (FoldedGate(axis, dtype=dtype) for dtype in ("mixed_float16", "float32"))
+@pytest.mark.parametrize("policy", ["mixed_float16", "float16"])
+def test_gate_is_computed_in_float32(axis, policy):
+    half, single = (FoldedGate(axis, dtype=dtype) for dtype in (policy, "float32"))
     x = (50 * images(2, 4, 5, 6)).astype("float16")
     for gate in (half, single):
         gate.build(x.shape)

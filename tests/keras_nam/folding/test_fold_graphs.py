@@ -115,6 +115,15 @@ def test_graph_with_branches():
     assert sorted(folded.output) == ["map", "mean"]
 
 
+def test_unused_inputs_and_first_outputs():
+    images_in, unused = keras.Input((6, 6, 3)), keras.Input((2,))
+    _, half = keras.ops.split(BN()(convolution(4)(images_in)), 2, axis=-1)
+    within = keras.Input((6, 6, 2))
+    nested = keras.Model(within, [layers.ReLU()(within), BN()(convolution()(within))])
+    _, state = layers.GRU(4, return_state=True)(layers.Reshape((36, 3))(nested(half)[1]))
+    assert_folds(draw(keras.Model([images_in, unused], state)), [images(2, 6, 6, 3), images(2, 2)])
+
+
 def sequential():
     model = keras.Sequential([layers.Conv2D(4, 3), layers.BatchNormalization(), layers.Flatten()])
     model.build((None, 8, 8, 3))

@@ -75,6 +75,9 @@ def test_weightings(weighting, expected):
     x = images((2, 3, 3, 4))
     gate = 1 / (1 + np.exp(-np.float64(expected) * [-2, 0, 1, 1] * x / np.sqrt(1 + 1e-5)))
     np.testing.assert_allclose(*arrays([layer(x)]), x * gate, rtol=1e-5)
+    inputs = keras.Input(x.shape[1:])
+    predicted = keras.Model(inputs, layer(inputs)).predict(x, verbose=0)
+    np.testing.assert_allclose(predicted, x * gate, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["channel", "spatial"])
@@ -119,16 +122,19 @@ def test_detached_weights_change_the_gamma_gradient_only():
     np.testing.assert_array_equal(gradients[False][1], gradients[True][1])
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16"])
 def test_gate_is_float32_under_every_policy(policy):
     layer, reference = (NAMChannelAttention(dtype=dtype) for dtype in (policy, "float32"))
     x = keras.ops.cast(images((2, 3, 3, 2048)), layer.compute_dtype)
+    for gate in (layer, reference):
+        gate.build(x.shape)
+        gate.gamma.assign(np.where(np.arange(2048) % 2, 25, 75))  # the sum overflows in float16
     outputs = layer(x, training=True)
     expected = reference(keras.ops.cast(x, "float32"), training=True)
     assert keras.backend.standardize_dtype(outputs.dtype) == layer.compute_dtype
     # The float32 answer, rounded once. A gate in half precision gives x / 2 nearly everywhere.
     assert fraction_that_differs(outputs, keras.ops.cast(expected, outputs.dtype)) < 1e-3
-    if policy == "mixed_float16":  # bfloat16 rounds most of these outputs to x / 2 themselves
+    if "bfloat16" not in policy:  # bfloat16 rounds most of these outputs to x / 2 themselves
         assert fraction_that_differs(outputs, x * 0.5) > 0.05
 
 

@@ -96,10 +96,12 @@ def test_half_policies_train(layer, policy):
         assert relative_error(actual, expected) < 2e-2
 
 
-def test_masks_and_float64_are_keras():
+def test_masks_integers_and_float64_are_keras():
     mask = np.random.default_rng(3).random(SHAPE[:-1]) < 0.7
     outputs = arrays([layer(images(), training=True, mask=mask) for layer in pair()])
     np.testing.assert_array_equal(*outputs)
+    x = np.random.default_rng(3).integers(0, 256, SHAPE, "uint8")
+    np.testing.assert_array_equal(*arrays([layer(x, training=True) for layer in pair()]))
     x = images().astype("float64")
     outputs = arrays([layer(x, training=True) for layer in pair(dtype="float64")])
     assert outputs[0].dtype == "float64"

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_nam import BAM, CBAM, ECA, SqueezeExcite
+from keras_nam import BAM, CBAM, ECA, NAM, SqueezeExcite
 from keras_nam.attention.eca import adaptive_kernel_size
 from tests.support.backends import BACKEND, arrays, training_step
 from tests.support.weights.golden_modules import relative_error
@@ -94,6 +94,23 @@ def test_round_trips(cls, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(*arrays([loaded(images()), model(images())]))
     assert loaded.layers[1].get_config() == model.layers[1].get_config()
+
+
+@pytest.mark.parametrize("cls", [*LAYERS, NAM])
+def test_a_frozen_layer_stays_frozen(cls, tmp_path):
+    """Also its inner layers, which a copy creates after `trainable` was set."""
+    inputs = keras.Input(SHAPE[1:])
+    model = keras.Model(inputs, cls()(inputs))
+    model.layers[1].trainable = False
+    model.save(tmp_path / "model.keras")
+    frozen_before_build = cls()
+    frozen_before_build.trainable = False
+    frozen_before_build.build(SHAPE)
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for copy in (loaded, keras.models.clone_model(model), frozen_before_build):
+        assert not [v.path for v in copy.variables if v.trainable]
+    loaded.layers[1].trainable = True
+    assert loaded.trainable_variables
 
 
 @pytest.mark.parametrize("cls", LAYERS)

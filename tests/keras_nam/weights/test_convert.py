@@ -12,6 +12,7 @@ import pytest
 import keras_nam
 from keras_nam import convert
 from keras_nam.weights import files, read_checkpoint
+from tests.support.networks.small_models import created_under
 from tests.support.weights.checkpoint_files import CHECKPOINTS, Calls
 
 pytestmark = pytest.mark.usefixtures("without_torch")
@@ -129,6 +130,12 @@ def test_a_failed_write_leaves_no_file(source, tmp_path, monkeypatch, capsys):
     assert "No space left" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["out.pdparams"]
     assert (tmp_path / "out.pdparams").read_bytes() == b"before"
+
+
+def test_where_images_are_channels_first(source, tmp_path):
+    with created_under(data_format="channels_first"):
+        assert run(source, tmp_path / "out.pdparams") == 0
+    assert "fc.bias" in read_checkpoint(tmp_path / "out.pdparams")
 
 
 def test_as_a_module(tmp_path, monkeypatch):

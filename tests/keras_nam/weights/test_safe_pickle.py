@@ -41,6 +41,7 @@ def test_what_checkpoints_hold(protocol):
         3: ("a", ("b", "c"), (1, 2, 3), (1, 2, 3, 4), (), b"\x00\xff"),
         "ordered": collections.OrderedDict(a=1, b=[{}]),
         "counted": collections.defaultdict(list, a=[1]),
+        "bytes": [bytes([n, n]) for n in range(256)],
     }
     assert loads(pickle.dumps(plain, protocol)) == plain
     for array in ARRAYS:
@@ -163,9 +164,16 @@ def test_state_and_items_of_anything_else_are_refused_by_name(target, opcodes, n
         loads(on_stack + opcodes + b".")
 
 
+ITEMS = b"](" + b"K\x01" * 50 + b"eq\x00"
+TEXT = b"(" + text("a" * 999) + text("latin1") + b"tq\x00"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (imported("collections.OrderedDict") + ITEMS + b"0](" + b"h\0" * 9 + b"e\x85R.", "pairs"),
+        (imported("builtins.tuple") + b"q\x01" + ITEMS + b"\x85q\x02" + b"Rh\1h\2" * 9, "again"),
+        (imported("_codecs.encode") + b"q\x01" + TEXT + b"Rh\1h\0" * 9, "again"),
         (b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.", r"numpy\.ndarray\.tofile"),
         (b"\x80\x04K\x01K\x02\x93.", "not a name"),
         (b"c" + b"a" * 100_000 + b"\nb\n.", "imports aaa"),

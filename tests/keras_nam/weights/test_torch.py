@@ -76,13 +76,21 @@ def test_both_directions(style, arch):
 
 
 @pytest.mark.parametrize(
-    ("style", "arch"), [("official", "r50w8_nam"), ("weiaicunzai", "mbv2w8_bam")]
+    ("style", "arch", "stem", "size"),
+    [
+        ("official", "r50w8_nam", "imagenet", 64),
+        ("weiaicunzai", "mbv2w8_bam", "imagenet", 64),
+        # Half of an odd size is rounded up: the weights of each position show it.
+        ("official", "r18w8_nam_spatial", "cifar", 30),
+        ("official", "r18w8_nam_spatial", "imagenet", 50),
+        ("weiaicunzai", "mbv2w8_nam_full", "imagenet", 45),
+    ],
 )
-def test_imagenet_stem(style, arch):
+def test_imagenet_stem_and_other_sizes(style, arch, stem, size):
     """The official one is torchvision's resnet50 except for its width and its gates."""
-    options = {"num_classes": 10, "stem": "imagenet"}
-    twin = random_twin(arch, style, image_size=64, **options)
-    model = keras_nam.create_model(arch, input_shape=(64, 64, 3), **options)
+    options = {"num_classes": 10, "stem": stem}
+    twin = random_twin(arch, style, image_size=size, **options)
+    model = keras_nam.create_model(arch, input_shape=(size, size, 3), **options)
     keras_nam.load_weights(model, twin.state_dict())
     assert_same_logits(model, twin)
 

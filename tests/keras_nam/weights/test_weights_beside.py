@@ -93,6 +93,10 @@ def test_several_weights_that_fit_equally_need_a_choice(model, state):
         keras_nam.load_weights(model, content, weights="third")
 
 
+def test_one_dictionary_under_two_names_needs_no_choice(model, state):
+    assert keras_nam.load_weights(model, {"first": state, "second": state}).weights == "first"
+
+
 def test_a_small_part_of_another_network_is_not_taken_for_a_layer(layer):
     """One block's normalization fits; the rest is unexpected, unless it is chosen."""
     arrays = {f"layer1.0.nam.Channel_Att.{key}": np.ones(16, np.float32) for key in SHAPES}

@@ -82,6 +82,57 @@ def test_a_model_of_the_user(tmp_path):
     assert keras_nam.load_weights(build(5, 4), tmp_path / "own.keras").fits
 
 
+def adapted(data):
+    normalization = keras.layers.Normalization(name="normalization")
+    normalization.adapt(data)
+    return keras.Sequential([keras.Input((4,)), normalization, keras.layers.Dense(3, name="head")])
+
+
+def shared(data):
+    """A layer of the outer and of a nested model, which Keras saves once."""
+    both, within = keras.layers.Dense(4, name="both"), keras.Input((4,))
+    nested = keras.Model(within, both(within), name="nested")
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, nested(both(inputs)))
+
+
+def with_lora(data):
+    """Its kernel is saved as the sum of three variables."""
+    dense = keras.layers.Dense(3, name="dense")
+    model = keras.Sequential([keras.Input((4,)), dense])
+    dense.enable_lora(2)
+    dense.lora_kernel_b.assign(data[:2, :3])
+    return model
+
+
+@pytest.mark.parametrize("build", [adapted, shared, with_lora])
+def test_layers_load_as_in_keras(tmp_path, build):
+    data = np.random.default_rng(0).normal(3, 2, (3, 20, 4)).astype("float32")
+    source, target = build(data[0]), build(data[1])
+    source.save(tmp_path / "source.keras")
+    assert keras_nam.load_weights(target, tmp_path / "source.keras").fits
+    ours, theirs = (keras.ops.convert_to_numpy(model(data[2])) for model in (target, source))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+class Experts(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.experts = [keras.layers.Dense(4, name="expert") for _ in range(2)]
+
+    def call(self, inputs):
+        return self.experts[1](self.experts[0](inputs))
+
+
+def test_inner_layers_of_one_name_are_refused(tmp_path):
+    model = Experts()
+    model(np.ones((1, 4)))
+    model.save_weights(tmp_path / "experts.weights.h5")
+    for source in (tmp_path / "experts.weights.h5", {"expert/0": np.ones((4, 4))}):
+        with pytest.raises(ValueError, match="two have the name 'expert'"):
+            keras_nam.load_weights(model, source, format="keras", strict=False)
+
+
 @pytest.mark.parametrize("policy", ["bfloat16", "float16"])
 def test_half_precision_loads_exactly(tmp_path, policy, model):
     with created_under(policy=policy):

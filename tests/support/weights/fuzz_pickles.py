@@ -162,10 +162,32 @@ def deep(rng):
     return b"\x80\x04" + rng.choice(whole) + b"."
 
 
+def repeated(number):
+    """Returns a pickle that refers many times to one large value: n * n items, if each is read."""
+    n = 20_000
+    keys = [b"J" + struct.pack("<i", key) for key in range(n)]
+    items = b"](" + b"K\1" * n + b"eq\0"
+    mapping = b"}(" + b"".join(key + b"K\1" for key in keys) + b"uq\0"
+    text = b"X" + struct.pack("<I", 8 * n) + b"a" * 8 * n
+    halves = ARRAY + b"(K\1J" + struct.pack("<i", 4 * n) + b"\x85" + DTYPES[0].replace(b"f4", b"u2")
+    halves += b"\x89B" + struct.pack("<I", 8 * n) + bytes(8 * n) + b"tbq\0"
+    key = b"layer1.0." * n + b"Channel_Att.-"
+    whole = (
+        items + b"0ccollections\nOrderedDict\n](" + b"h\0" * n + b"e\x85R",
+        b"c_codecs\nencode\nq\1(" + text + b"X\6\0\0\0latin1tq\0R](" + b"h\1h\0R" * n + b"e",
+        mapping + b"0}(" + b"".join(key + b"h\0" for key in keys) + b"u",
+        halves + b"0}(" + b"".join(key + b"h\0" for key in keys) + b"u",
+        b"}X" + struct.pack("<I", len(key)) + key + halves + b"s",
+    )
+    return b"\x80\x04" + whole[number % len(whole)] + b"."
+
+
 def case(seed, index, pickles):
     rng = random.Random(f"{seed} {index}")
     if index % 500 == 0:
         return deep(rng)
+    if index % 400 == 200:
+        return repeated(index // 400)
     if index % 3 == 0:
         return with_bytes_changed(rng, pickles)
     if index % 3 == 1:
