@@ -122,8 +122,9 @@ def open_pictures(folder, batch_size):
     names = ("random_resized_crop:flip=0.5",)
     how = (recipes.IMAGENET_MEAN, recipes.IMAGENET_STD, augment.compose(names))
     stock = keras.utils.image_dataset_from_directory(
-        folder, batch_size=batch_size, image_size=(256, 256), verbose=False
+        folder, batch_size=None, image_size=(256, 256), verbose=False
     )
+    stock = stock.repeat().batch(batch_size)  # whole batches, as ours
     for layer in (keras.layers.RandomCrop(224, 224), keras.layers.RandomFlip("horizontal")):
         stock = stock.map(
             lambda images, labels, layer=layer: (layer(images, training=True), labels),
@@ -133,7 +134,7 @@ def open_pictures(folder, batch_size):
         {"ours": names, "keras": ("resize to 256×256", "RandomCrop", "RandomFlip")},
         {
             "ours": streams.training_stream(split, batch_size, *how),
-            "keras": stock.repeat().prefetch(AUTOTUNE),
+            "keras": stock.prefetch(AUTOTUNE),
         },
         f"{PICTURES} drawn JPEGs of {PICTURE_SIZE[0]}×{PICTURE_SIZE[1]}, decoded each time",
     )

@@ -160,10 +160,19 @@ class Recipe:
 
     def is_done(self, rows):
         """Whether a training with these rows of `history.csv` is at its end."""
-        scores = [score(row) for row in rows]
+        scores = [self.score(row) for row in rows if self.has_full_size(row["epoch"] - 1)]
         since_best = len(scores) - 1 - max(range(len(scores)), key=scores.__getitem__, default=0)
         stopped = self.patience and since_best >= self.patience
         return bool(rows) and (rows[-1]["epoch"] >= self.epochs or stopped)
+
+    def score(self, row):
+        """Returns the rank of an epoch by its row of `history.csv`: any of full size is better.
+
+        Of one size it is the held-out top-1, or -inf if the evaluation was not finite.
+        """
+        is_finite = math.isfinite(row["val_top1"]) and math.isfinite(row["val_loss"])
+        top1 = row["val_top1"] if is_finite else -math.inf
+        return self.has_full_size(row["epoch"] - 1), top1
 
     def for_size(self, size):
         """Returns the recipe with its progressive sizes scaled, so that the last is `size`."""
@@ -176,12 +185,6 @@ class Recipe:
             for old, new in zip(self.progressive_sizes, smaller, strict=True)
         )
         return dataclasses.replace(self, progressive_sizes=sizes)
-
-
-def score(row):
-    """Returns an epoch's held-out top-1, or -inf if its evaluation was not finite."""
-    is_finite = math.isfinite(row["val_top1"]) and math.isfinite(row["val_loss"])
-    return row["val_top1"] if is_finite else -math.inf
 
 
 PADDLE = Recipe(

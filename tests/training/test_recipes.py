@@ -136,12 +136,20 @@ def test_each_setting_of_a_job_is_an_option_and_in_config(field):
         assert again == dataclasses.replace(job, run_dir="a folder")
 
 
+def test_patience_and_the_best_epoch_are_of_full_size():
+    recipe = recipes.get("fast", epochs=8, progressive_sizes=(16, 32), patience=2)
+    top1 = [0.9, 0.5, 0.4, 0.3, 0.6, 0.7, 0.2, 0.1]
+    rows = [{"epoch": e + 1, "val_top1": x, "val_loss": 1.0} for e, x in enumerate(top1)]
+    assert [recipe.is_done(rows[:count]) for count in range(9)] == 8 * [False] + [True]
+    assert max(rows, key=recipe.score)["epoch"] == 6
+
+
 def test_an_old_config_has_the_defaults_of_newer_settings():
     settings = {"epochs": 3, "mean": [0, 0, 1], "image_sizes": [16, 32]}
     old = {"arch": "r18", "recipe_settings": settings, "environment": {}}
     recipe = recipes.Recipe(epochs=3, mean=(0, 0, 1), progressive_sizes=(16, 32))
     job = jobs.Job.from_config(old, "runs/a")
-    assert job == jobs.Job("r18", recipe=recipe, run_dir="runs/a")
+    assert job == jobs.Job("r18", recipe=recipe, image_size=(32, 32), run_dir="runs/a")
     for content in ([], {}, {"recipe_settings": 3}, {"recipe_settings": {"no": 1}}):
         with pytest.raises(InputError, match=r"runs/a/config\.json"):
             jobs.Job.from_config(content, "runs/a")

@@ -174,7 +174,7 @@ def notes(report):
         lines.append(
             "With these spreads, a true difference of "
             f"{' to '.join(f'{end:.2g}' for end in sorted({min(found), max(found)}))} points would "
-            "be shown in 80% of such comparisons."
+            "be shown in about 80% of such comparisons."
         )
     if len({str(row["environment"]) for row in report["runs"]}) > 1:
         lines.append(

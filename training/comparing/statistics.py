@@ -132,7 +132,8 @@ def difference(values, baseline):
 
     Returns:
         A dictionary, or `None` without a common seed. `low` and `high` are `None` for one pair.
-        `detectable` is the true difference that so many pairs of this spread show in 80% of trials.
+        `detectable` is the true difference that so many pairs of this spread show in about 80% of
+        trials: 79% with 5 pairs, 77% with 3, 73% with 2.
     """
     seeds = sorted(set(values) & set(baseline))
     if not seeds:

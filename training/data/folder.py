@@ -70,8 +70,8 @@ class Folder:
     Attributes:
         path: Path.
         class_names: List of strings, sorted, by label.
-        parts: Dictionary from `"train"`, `"validation"` and `"test"` to lists of `Picture`, sorted
-            by name; without a validation part that list is empty.
+        parts: Dictionary from `"train"`, `"validation"` and `"test"` to lists of `Picture`, in an
+            order drawn by a hash of their names; without a validation part that list is empty.
         warnings: List of strings.
     """
 
@@ -123,12 +123,19 @@ def open_folder(path, test_split=0.1, validation_split=0.0, skip_unreadable=Fals
         ]
         for part, classes in named.items()
     }
+    # Not class by class: a sample of the first pictures has all classes.
+    parts = {part: sorted(found, key=_draw) for part, found in parts.items()}
     for part, share in (("test", test_split), ("validation", validation_split)):
         if part not in parts:
             parts["train"], parts[part] = _split(path, parts["train"], share, part)
     warnings += _duplicates(parts)
     _check_parts(path, class_names, parts)
     return Folder(path, class_names, {part: parts[part] for part in PARTS}, warnings)
+
+
+def _draw(picture):
+    """Returns a key that sorts pictures as if at random, and the same each time."""
+    return hashlib.sha256(picture.name.encode()).digest()
 
 
 def _part_folders(path):
@@ -359,7 +366,12 @@ def _unsplit(path, test_split, skip_unreadable):
     index = _index(path, names)
     warnings = _unreadable(path, index, names, skip_unreadable)
     found = [Picture(n, labels.get(n, 0), index[n]) for n in names if not index[n].error]
-    found.sort(key=lambda picture: hashlib.sha256(picture.name.encode()).digest())
+    found.sort(key=_draw)
+    if test_split < 1 and len(found) == 1:
+        raise InputError(
+            f"--images {path}: 1 picture: expected 2 or more, because float16 and int8 are measured "
+            "on some and verified on others. Add pictures, or export float32."
+        )
     count = max(1, round(test_split * len(found)))
     parts = {"train": found[count:] or found, "validation": [], "test": found[:count]}
     return Folder(path, list(classes), parts, warnings)

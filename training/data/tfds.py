@@ -15,7 +15,7 @@ from training.cli import InputError
 from training.data import folder, pictures, sources, store
 from training.runs import files
 
-TEST_SPLITS = ("test", "validation")  # the first that there is becomes the test part
+TEST_SPLITS = ("test", "validation")  # the first that has labels becomes the test part
 
 
 def load(name, options):
@@ -39,7 +39,7 @@ def load(name, options):
             images = images[:]  # small: an array, which is the fastest to read
         return images, labels
 
-    test = next((split for split in TEST_SPLITS if split in splits), None)
+    test = next((s for s in TEST_SPLITS if s in splits and _has_labels(builder, s)), None)
     has_validation = test == "test" and "validation" in splits
     return sources.Loaded(
         part("train"),
@@ -88,6 +88,13 @@ def features(builder):
     return keys
 
 
+def _has_labels(builder, split):
+    """Whether a split has labels; the test splits of competitions have -1 in their place."""
+    _, label_key = features(builder)
+    (example,) = builder.as_dataset(split=split).take(1)
+    return int(example[label_key]) >= 0
+
+
 def read(builder, split, resize, cache):
     """Reads a split: decoded, scaled and kept in the cache's file, which a second call reads.
 
@@ -115,6 +122,11 @@ def read(builder, split, resize, cache):
     name = f"tfds-{hashlib.sha256(key.encode()).hexdigest()[:16]}.bin"
     path = files.cached(name, is_complete, write)
     rows = np.load(path.with_suffix(".npy"))
+    if unknown := np.sum(rows[:, 2] < 0):
+        raise InputError(
+            f"--dataset tfds:{builder.info.full_name}: {unknown} images of the split {split} have "
+            "no label (-1). Choose another set, or a folder of pictures."
+        )
     total = int(3 * rows[:, :2].prod(-1).sum())
     in_memory = cache == "memory" or (cache == "auto" and store.choose(total) == "memory")
     pixels = np.fromfile(path, np.uint8) if in_memory else np.memmap(path, np.uint8, "r")

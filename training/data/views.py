@@ -134,7 +134,8 @@ def _cropped(images):
             )
         else:
             pixels = from_pixels()
-        image = tf.image.resize(tf.ensure_shape(pixels, [None, None, 3]), size)  # bilinear
+        pixels = tf.ensure_shape(pixels, [None, None, 3])
+        image = tf.image.resize(pixels, size, antialias=True)  # bilinear, as in an evaluation
         return tf.cond(is_mirrored, lambda: tf.reverse(image, [1]), lambda: image)
 
     return view

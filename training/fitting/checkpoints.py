@@ -14,7 +14,6 @@ import numpy as np
 
 from training.cli import FailedError, InputError, Terminated
 from training.fitting import multihost
-from training.recipes import score
 from training.runs import files
 
 POSITION_FILE = "training.json"
@@ -42,9 +41,9 @@ class Checkpoint(keras.callbacks.Callback):
 
     It saves after each epoch, every `job.checkpoint_every` steps, and before the training ends on a
     signal. The previous checkpoint stays until the new one is whole. The best epoch has the highest
-    top-1 on the validation split. Without such a split it is the last epoch, since a choice by the
-    test set would be tuning on it. `best.keras` has no optimizer, so that Keras loads it with
-    `import keras_nam` alone.
+    top-1 on the validation split, of those with images of full size. Without such a split it is the
+    last epoch, since a choice by the test set would be tuning on it. `best.keras` has no optimizer,
+    so that Keras loads it with `import keras_nam` alone.
 
     Args:
         job: A `Job` whose steps are resolved.
@@ -66,7 +65,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.position = position
         self.choose_best = choose_best
         self.ends = ends
-        self.best = max(map(score, history.rows), default=-np.inf) if history else None
+        self.score = job.recipe.score
+        self.best = max(map(self.score, history.rows), default=()) if history else None
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch > self.position.epochs:
@@ -103,10 +103,12 @@ class Checkpoint(keras.callbacks.Callback):
         self.position = Position(epoch + 1)
         if self.history:
             self.history.on_epoch_end(epoch, logs)
-        is_best = self.history and (not self.choose_best or score(logs) >= self.best)
+        # The figures as they are written, which a resumed training reads.
+        found = self.score(self.history.rows[-1]) if self.history else None
+        is_best = self.history and (not self.choose_best or found >= self.best)
         self._save(is_best)
         if is_best:
-            self.best = score(logs)
+            self.best = found
         self._end(self.ends((epoch + 1) * self.steps))
 
     def _save(self, is_best=False):

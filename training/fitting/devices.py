@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable
 
 import keras
@@ -139,3 +140,18 @@ def execution(steps):
         return {"jit_compile": False, "steps_per_execution": 1}
     most = max(n for n in range(1, MOST_STEPS + 1) if steps % n == 0)
     return {"jit_compile": True, "steps_per_execution": most}
+
+
+def fit_steps_per_call(model, steps, rest):
+    """Sets a model's `steps_per_execution` so that its calls end with an epoch of `rest` steps.
+
+    Args:
+        model: A compiled `keras.Model`.
+        steps: Integer, the steps of a whole epoch.
+        rest: Integer, those of the next call of `fit`, which may resume in an epoch.
+    """
+    fitting = math.gcd(execution(steps)["steps_per_execution"], rest)
+    if model.steps_per_execution != fitting:
+        model.steps_per_execution = fitting
+        for make in (model.make_train_function, model.make_test_function):
+            make(force=True)

@@ -31,12 +31,16 @@ class Sweep(Schedule):
 
 
 class _Losses(keras.callbacks.Callback):
-    """Records the smoothed loss of each step, and stops when it diverges."""
+    """Records the rate and the smoothed loss of each step, and stops when it diverges."""
 
     def __init__(self):
         super().__init__()
         self.total = self.average = 0.0
-        self.losses = []
+        self.rates, self.losses = [], []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # In float16 a step that overflows does not count.
+        self.rates.append(float(np.asarray(self.model.optimizer.learning_rate)))
 
     def on_train_batch_end(self, batch, logs=None):
         # Keras reports the mean of the losses so far.
@@ -70,7 +74,7 @@ def find_rate(model, batches, folder, say):
     model.fit(batches, steps_per_epoch=STEPS, epochs=1, verbose=0, callbacks=[recorder])
     if not recorder.losses:
         raise FailedError(f"The first loss is not finite, at a learning rate of {LOWEST:g}.")
-    rates = [float(np.asarray(Sweep()(step))) for step in range(len(recorder.losses))]
+    rates = recorder.rates[: len(recorder.losses)]
     suggested = float(f"{rates[int(np.argmin(recorder.losses))] / MARGIN:.2g}")
     folder.mkdir(parents=True, exist_ok=True)
     found = {"learning_rates": rates, "losses": recorder.losses, "suggested": suggested}

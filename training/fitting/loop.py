@@ -8,7 +8,15 @@ import tensorflow as tf
 
 from keras_nam.gates import gates_of
 from training.data import augment, streams
-from training.fitting import callbacks, checkpoints, initial, network, progress, schedules
+from training.fitting import (
+    callbacks,
+    checkpoints,
+    devices,
+    initial,
+    network,
+    progress,
+    schedules,
+)
 from training.gating import tensorboard as gate_board
 from training.runs import board, files
 
@@ -56,6 +64,7 @@ def fit(job, models, dataset, position, placement, say, more=()):
             if not recipe.is_frozen(first_epoch) and initial.is_frozen(model):
                 with placement.scope():
                     network.thaw(models, job)
+            devices.fit_steps_per_call(models[size], steps, steps - first_step)
             # Keras would put the average into the weights at the end of each call.
             model.optimizer.finalize_variable_values = lambda variables: None
             models[size].fit(

@@ -48,6 +48,8 @@ def thaw(models, job):
     optimizer.build(variables)
     optimizer.iterations.assign(models[None].optimizer.iterations)
     inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if hasattr(inner, "started"):
+        inner.started = int(np.asarray(optimizer.iterations))
     if inner.use_ema:  # Keras begins the averages at step 0 alone
         for average, variable in zip(inner._model_variables_moving_average, variables, strict=True):
             average.assign(variable)

@@ -1,4 +1,4 @@
-"""SGD with the semantics of PyTorch and Paddle, and Muon for the kernels of convolutions."""
+"""SGD as in PyTorch and Paddle, Muon for the kernels of convolutions, and AdamW."""
 
 import keras
 from keras import ops
@@ -152,12 +152,49 @@ def _norm(tensor):
     return ops.norm(ops.reshape(tensor, [-1]))
 
 
+@keras.saving.register_keras_serializable(package="keras_nam")
+class AdamW(keras.optimizers.AdamW):
+    """Keras' AdamW with moments that are 0 at a later step than the first.
+
+    `m / (1 - beta_1**t)` and `v / (1 - beta_2**t)` correct the moments for their start at 0, where
+    `t` counts from the step `started`. Keras counts from the first step of the training, so the
+    steps after layers are thawed would be up to six times as long.
+
+    Args:
+        learning_rate: A float, or a `keras.optimizers.schedules.LearningRateSchedule`.
+        started: Integer, the step at which the moments are 0.
+        **kwargs: Arguments of `keras.optimizers.AdamW`.
+
+    Reference:
+
+    - [Loshchilov and Hutter, 2019](https://arxiv.org/abs/1711.05101)
+    """
+
+    def __init__(self, learning_rate=0.001, started=0, **kwargs):
+        kwargs.setdefault("name", "adamw")
+        super().__init__(learning_rate, **kwargs)
+        self.started = started
+
+    def update_step(self, gradient, variable, learning_rate):
+        if self.started:
+            step = ops.cast(self.iterations + 1, variable.dtype)
+            ratio = self._correction(step - self.started) / self._correction(step)
+            learning_rate = ratio * ops.cast(learning_rate, variable.dtype)
+        super().update_step(gradient, variable, learning_rate)
+
+    def _correction(self, step):
+        return ops.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
+
+    def get_config(self):
+        return {**super().get_config(), "started": self.started}
+
+
 OPTIMIZERS = {
     "sgd": lambda rate, recipe: SGD(rate, **_momentum(recipe), **_shared(recipe)),
     "muon": lambda rate, recipe: Muon(
         rate, recipe.kernel_rate, **_momentum(recipe), **_shared(recipe)
     ),
-    "adamw": lambda rate, recipe: keras.optimizers.AdamW(rate, **_shared(recipe)),
+    "adamw": lambda rate, recipe: AdamW(rate, **_shared(recipe)),
 }
 
 

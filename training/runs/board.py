@@ -29,7 +29,8 @@ SCALARS = {
     ),
     "loss": (
         "1 quality/loss",
-        "Cross-entropy in nats. `train`: with smoothed labels, if `label_smoothing` is above 0.",
+        "Cross-entropy in nats. `train`, `held_out`: with smoothed labels if `label_smoothing` is "
+        "above 0, and with `gamma_penalty`. `test`: without both.",
     ),
     "images_per_second": (
         "2 speed/images per second",

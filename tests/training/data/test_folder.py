@@ -40,6 +40,11 @@ def test_classes_nested_folders_and_hidden_files(pictures):
     assert not names(found, "train") & names(found, "test")
 
 
+def test_the_first_pictures_are_of_several_classes(pictures):
+    found = folder.open_folder(pictures)
+    assert all(len({p.label for p in part[:5]}) > 2 for part in found.parts.values() if part)
+
+
 def test_orientation_and_jpegs_for_tensorflow(pictures):
     found = folder.open_folder(pictures)
     entries = {p.name: p.entry for part in found.parts.values() for p in part}

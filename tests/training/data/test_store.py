@@ -35,11 +35,12 @@ def test_stores_hold_the_pixels_that_pillow_reads(decoded, cache):
     found = images(decoded, cache)
     assert found.shape == (len(decoded), 32, 32, 3)
     np.testing.assert_array_equal(found[:], images(decoded, "none")[:])
-    with Image.open(decoded.paths[0]) as picture:
+    plain = int(decoded.is_jpeg.argmax())
+    with Image.open(decoded.paths[plain]) as picture:
         height, width = RESIZE.scaled(picture.height, picture.width)
         whole = np.asarray(picture.convert("RGB").resize((width, height), Image.BILINEAR))
     assert min(whole.shape[:2]) == round(32 / 0.875)
-    np.testing.assert_array_equal(found[0], RESIZE.crop(whole))
+    np.testing.assert_array_equal(found[plain], RESIZE.crop(whole))
     np.testing.assert_array_equal(found.take([3, 1])[1:], found[[1]])
     assert found[np.array([], int)].shape == (0, 32, 32, 3)
 
@@ -94,6 +95,20 @@ def test_large_jpegs_are_decoded_at_a_lower_resolution(tmp_path):
     (image,) = next(iter(batch)).numpy()
     assert image[:, :16, 2].min() > 240
     assert image[:, -8:, 0].min() > 240
+
+
+@pytest.mark.parametrize("is_jpeg", [False, True])
+def test_large_pictures_are_antialiased_in_a_crop(tmp_path, is_jpeg):
+    """As in an evaluation: noise is smoothed."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (320, 320, 3), np.uint8))
+    noise.save(path := tmp_path / ("noise.jpg" if is_jpeg else "noise.png"), quality=95)
+    source = store.Decoded([path], RESIZE, np.array([[320, 320]]), np.array([is_jpeg]))
+    one = store.Images(source, RESIZE, np.arange(1))
+    drawn = tf.data.Dataset.from_tensors(([0], tf.zeros([1, views.DRAWS])))
+    crop = views.RandomResizedCrop(area=1.0, aspect=1.0)
+    (image,) = next(iter(views.batches(one, drawn, crop, 1)))
+    expected = np.asarray(noise.resize((32, 32), Image.BILINEAR)).std()
+    assert image.numpy().std() == pytest.approx(expected, rel=0.2)
 
 
 def test_mirrored_crops(decoded):

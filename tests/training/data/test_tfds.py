@@ -42,6 +42,14 @@ def folder(tmp_path_factory):
         image=tfds.features.Image(shape=(12, 10, 1)),
         label=label,
     )
+    hidden = [{**example, "label": -1} for example in grey]
+    store(
+        "competition",
+        {"train": grey[:6], "validation": grey[6:10], "test": hidden[10:]},
+        image=tfds.features.Image(shape=(12, 10, 1)),
+        label=label,
+    )
+    store("hidden", {"train": hidden}, image=tfds.features.Image(shape=(12, 10, 1)), label=label)
     sizes = rng.integers(30, 70, (20, 2))
     various = [{"photo": image(*size, 3), "kind": i % 2} for i, size in enumerate(sizes)]
     photo = tfds.features.Image(shape=(None, None, 3))
@@ -82,7 +90,15 @@ def test_pictures_of_many_sizes_without_a_test_split(folder, kind):
     np.testing.assert_array_equal(found.test.images[:], other.test.images[:])  # of every seed
 
 
-@pytest.mark.parametrize(("name", "token"), [("none", "none"), ("unlabelled", "class label")])
+def test_a_test_split_without_labels_is_not_the_test_part(folder):
+    found = datasets.load("tfds:competition", folder)
+    assert (len(found.train), len(found.test), found.validation) == (6, 4, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "token"),
+    [("none", "none"), ("unlabelled", "class label"), ("hidden", "12 images of the split train")],
+)
 def test_refused(folder, name, token):
     with pytest.raises(InputError, match=token):
         datasets.load(f"tfds:{name}", folder)

@@ -18,6 +18,12 @@ from training.runs import files
 NAN, INF = math.nan, math.inf
 
 
+def logs_of(epoch):
+    """Returns Keras' logs, float32 numbers, of an epoch's loss and top-1."""
+    loss, top1 = epoch
+    return {"val_loss": loss, "val_top1": float(np.float32(top1))}
+
+
 @pytest.mark.parametrize(
     ("epochs", "best", "has_validation"),
     [
@@ -39,8 +45,13 @@ def test_best_is_the_epoch_of_the_highest_validation_top1(
     job = Job(run_dir=str(tmp_path), steps_per_epoch=4)
 
     def start(epoch):
-        rows = [{"val_loss": loss, "val_top1": top1} for loss, top1 in epochs[:epoch]]
-        history = SimpleNamespace(rows=rows, on_epoch_end=lambda epoch, logs: None)
+        rows = []
+        history = SimpleNamespace(rows=rows)
+        history.on_epoch_end = lambda epoch, logs: rows.append(
+            {"epoch": epoch + 1, **{key: float(f"{value:.7g}") for key, value in logs.items()}}
+        )
+        for number, logs in enumerate(map(logs_of, epochs[:epoch])):
+            history.on_epoch_end(number, logs)
         position = checkpoints.Position(epoch)
         started = checkpoints.Checkpoint(
             job, model, history, position, choose_best=has_validation, ends=lambda step: False
@@ -49,12 +60,12 @@ def test_best_is_the_epoch_of_the_highest_validation_top1(
         return started
 
     checkpoint = start(0)
-    for epoch, (loss, top1) in enumerate(epochs):
+    for epoch, logs in enumerate(map(logs_of, epochs)):
         if resumed and epoch == 2:
             checkpoint = start(epoch)
         model.set_weights([np.full(weight.shape, epoch) for weight in model.get_weights()])
         checkpoint.on_epoch_begin(epoch)
-        checkpoint.on_epoch_end(epoch, {"val_loss": loss, "val_top1": top1})
+        checkpoint.on_epoch_end(epoch, logs)
     assert keras.saving.load_model(tmp_path / "best.keras").get_weights()[0][0, 0] == best
     last, position, _ = checkpoints.load_newest(tmp_path)
     assert last.get_weights()[0][0, 0] == len(epochs) - 1

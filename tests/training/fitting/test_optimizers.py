@@ -152,3 +152,16 @@ def test_the_recipe_names_the_optimizer_and_its_settings(name, kind):
     assert (optimizer.momentum, optimizer.weight_decay, optimizer.nesterov) == (0.7, 0.1, True)
     assert getattr(optimizer, "kernel_rate", 0.3) == 0.3
     assert optimizer.decay_exempt == ["_nam"]
+
+
+def test_adamw_of_thawed_layers_steps_as_at_the_start():
+    steps = gradients((3, 4))
+    fresh, later = (optimizers.AdamW(0.1, started, weight_decay=0.0) for started in (0, 1000))
+    later.build([keras.Variable(np.zeros((3, 4), "float32"))])
+    later.iterations.assign(1000)
+    variables = [keras.Variable(np.zeros((3, 4), "float32")), later._trainable_variables[0]]
+    for optimizer, variable in zip((fresh, later), variables, strict=True):
+        for gradient in steps:
+            optimizer.apply([gradient], [variable])
+    np.testing.assert_allclose(*map(np.asarray, variables), rtol=1e-3)
+    assert keras.optimizers.deserialize(keras.optimizers.serialize(later)).started == 1000

@@ -9,7 +9,7 @@ from training.fitting import pace
 from training.runs import files
 
 # The small run's --epochs is replaced by the recipe's own number.
-PACE = {None: 60.0, 16: 60.0, 32: 240.0}
+PACE = {None: 60.0, 16: 60.0, 32: 240.0}  # by the size
 MINUTES = ["--epochs", "20", "--minutes"]
 
 
@@ -17,8 +17,8 @@ MINUTES = ["--epochs", "20", "--minutes"]
 def measured(monkeypatch):
     """An epoch takes a minute, or four at 32 pixels. Compiling takes half a minute a size."""
 
-    def measure(job, dataset, placement):
-        return {size: pace.Pace(30.0, epoch) for size, epoch in PACE.items()}
+    def measure(job, dataset, placement, kinds):
+        return {kind: pace.Pace(30.0, PACE[kind.size]) for kind in kinds}
 
     monkeypatch.setattr(pace, "measure", measure)
 
@@ -47,6 +47,13 @@ def test_the_average_of_the_weights_fits_the_epochs_that_fit(tmp_path, lean, mea
     run(tmp_path / "run", *more, *MINUTES, "2.5")
     settings = files.read_json(tmp_path / "run" / "config.json")["recipe_settings"]
     assert (settings["epochs"], settings["ema"]) == (2, 0)
+
+
+def test_frozen_and_thawed_epochs_have_their_own_pace(tmp_path, lean, capsys):
+    run(tmp_path / "run", "--dry-run", "--freeze", "backbone", "--freeze-epochs", "1")
+    out = capsys.readouterr().out
+    assert "An epoch with frozen layers takes" in out
+    assert "An epoch takes" in out
 
 
 def test_what_compiles_is_no_part_of_an_epoch(monkeypatch):

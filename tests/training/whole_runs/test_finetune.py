@@ -121,6 +121,11 @@ def test_freezing_ends(uninterrupted):
         assert not any(same(weights_of(folder, name), first.get_layer(name).get_weights()))
 
 
+def test_adamw_begins_again_where_freezing_ends(uninterrupted):
+    folder, _ = uninterrupted(*THAWED, "--optimizer", "adamw", "--learning-rate", "1e-3")
+    assert model_of(folder).optimizer.started == 4
+
+
 @pytest.mark.slow
 def test_freezing_ends_in_a_strategy(uninterrupted, tmp_path):
     _, rows = uninterrupted(*THAWED)

@@ -52,10 +52,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert run(tmp_path / "run", *more, "--resume") == whole
 
 
-def test_several_steps_a_call_change_nothing(whole, tmp_path, monkeypatch):
+def test_several_steps_a_call_change_nothing(whole, tmp_path, monkeypatch, signal_after):
+    """Nor where three steps of an epoch are left, after a checkpoint of one step a call."""
+    signal_after(5, signal.SIGTERM)
+    with pytest.raises(Terminated):
+        run(tmp_path / "run")
     two = {"jit_compile": False, "steps_per_execution": 2}
     monkeypatch.setattr(devices, "execution", lambda steps: two)
-    assert run(tmp_path / "run") == whole
+    assert run(tmp_path / "run", "--resume") == whole
 
 
 def test_callbacks_in_the_reverse_order_change_nothing(whole, tmp_path, monkeypatch):
