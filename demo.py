@@ -20,6 +20,7 @@ PICTURES = 8
 
 def main():
     """Trains on CIFAR-100 if it is on the disk, or else on the embedded synthetic set."""
+    cli.Parser(__doc__).parse_args()  # no options but --help
     dataset = "cifar100" if on_disk() else "synthetic"
     print(
         f"Demo: r18w16_nam, a ResNet-18 of width 16 with NAM, on {dataset}, a few epochs only: "

@@ -199,7 +199,7 @@ PADDLE = Recipe(
 """The reference article's recipe (ResNet50-NAM reproduced in Paddle), the default.
 
 Command: python training/train.py --arch r50_nam
-Cost: 90 epochs, for a GPU. On 2 CPU cores an epoch of r50_nam takes 20 minutes.
+Cost: 90 epochs, for a GPU. On 2 CPU cores an epoch of r50_nam takes 22 to 35 minutes.
 """
 
 OFFICIAL = Recipe(

@@ -122,7 +122,7 @@ def add_options(parser, kind, defaults=True, names=None):
         given = {"dest": field.name, "help": field.metadata["text"]}
         if defaults:
             given["default"] = field.default
-        if defaults and field.default not in (None, False, ()):
+        if defaults and field.default not in (None, ()) and field.default is not False:
             given["help"] += " (default: %(default)s)"
         part = _kind(field)
         if part is bool:

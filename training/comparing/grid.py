@@ -237,7 +237,7 @@ def _last_words(log):
 
 
 def _stop(processes):
-    """Interrupts the trainings, which keep their last whole epoch, and waits for their end."""
+    """Interrupts the trainings, which write a checkpoint, and waits for their end."""
     for process in processes:
         process.send_signal(signal.SIGINT)
     for process in processes:

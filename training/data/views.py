@@ -128,14 +128,19 @@ def _cropped(images):
         def from_pixels():
             return whole(number)[top : top + height, left : left + width]
 
+        def resized(pixels, antialias=False):  # bilinear
+            return tf.image.resize(
+                tf.ensure_shape(pixels, [None, None, 3]), size, antialias=antialias
+            )
+
         if is_decoded:
-            pixels = tf.cond(
-                is_jpeg[number], lambda: _decode_box(paths[number], box, size), from_pixels
+            image = tf.cond(
+                is_jpeg[number],
+                lambda: resized(_decode_box(paths[number], box, size)),
+                lambda: resized(from_pixels(), antialias=True),  # of any resolution
             )
         else:
-            pixels = from_pixels()
-        pixels = tf.ensure_shape(pixels, [None, None, 3])
-        image = tf.image.resize(pixels, size, antialias=True)  # bilinear, as in an evaluation
+            image = resized(from_pixels())
         return tf.cond(is_mirrored, lambda: tf.reverse(image, [1]), lambda: image)
 
     return view

@@ -9,7 +9,7 @@ from training.gating import values as gate_values
 HISTOGRAM_IMAGES = 8  # TensorBoard's histogram is slower than the network
 # Number of a gate's `Distribution` -> group and description.
 SCALARS = {
-    "mean": ("4 gate mean", "Mean of the gate's values on held-out images. 0.5 changes nothing."),
+    "mean": ("4 gate mean", "Mean of the gate's values on held-out images. 0.5 halves its input."),
     "std_between_units": (
         "5 gate spread between channels",
         "Standard deviation of the channels' means (of the positions', in a spatial gate): what a "

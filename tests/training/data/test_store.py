@@ -108,7 +108,7 @@ def test_large_pictures_are_antialiased_in_a_crop(tmp_path, is_jpeg):
     crop = views.RandomResizedCrop(area=1.0, aspect=1.0)
     (image,) = next(iter(views.batches(one, drawn, crop, 1)))
     expected = np.asarray(noise.resize((32, 32), Image.BILINEAR)).std()
-    assert image.numpy().std() == pytest.approx(expected, rel=0.2)
+    assert image.numpy().std() == pytest.approx(expected, rel=0.4)
 
 
 def test_mirrored_crops(decoded):
