@@ -1,5 +1,6 @@
 """Exports from a Python program; `from export import export_onnx, verify_onnx, open_model`."""
 
+import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,7 +49,8 @@ def export_onnx(
             classifiers: a dictionary from input names to arrays.
         labels: Integers [N], to verify the accuracy; `None` if they are not known.
         precision: `"float32"`, `"float16"` or `"int8"`.
-        calibration: Images as above, for the ranges of int8. They must be others than `images`.
+        calibration: Images as above, for the ranges of int8. They must be others than `images`:
+            it is an error if all of them are among `images`, or if the arrays share memory.
         class_names: List of strings by label, for the file's metadata, or `None`.
         preprocessing: `Preprocessing` that is put into the file, before the model. By default the
             model gets pixels of 0–255. Like `labels`, `class_names` and `scores` it is refused for
@@ -86,6 +88,8 @@ def export_onnx(
         scores=scores,
         fold=fold,
     )
+    if precision == "int8" and not isinstance(source, tensors.TensorSource):
+        _refuse_same(source.dataset.test.images, source.dataset.train.images)
     options = SimpleNamespace(
         precision=precision,
         opset=opset,
@@ -293,6 +297,19 @@ def _images(what, given, shape):
     if not len(images):
         raise InputError(f"{what}: expected one image or more")
     return images
+
+
+def _refuse_same(images, calibration):
+    """Raises an InputError if a verification on `images` would be on those of the calibration."""
+
+    def digests(some):
+        return {hashlib.sha256(np.float32(image).tobytes()).digest() for image in some}
+
+    if np.shares_memory(images, calibration) or digests(calibration) <= digests(images):
+        raise InputError(
+            "calibration: some or all of its images are among images. Give others, such as "
+            "training images: int8 is verified on images that its ranges are not measured on"
+        )
 
 
 def _labels(given, count):

@@ -36,7 +36,9 @@ class GrpcClient:
         host, _, port = target.rpartition(":")
         if not host or "/" in target or not port.isdecimal():
             raise InputError(f"{target!r} is not an address such as localhost:8500")
-        channel = grpc.insecure_channel(target)
+        # By default an answer of more than 4 MiB fails.
+        unlimited = [("grpc.max_receive_message_length", -1)]
+        channel = grpc.insecure_channel(target, options=unlimited)
         self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(channel)
         self._spec = model_pb2.ModelSpec(name=model)

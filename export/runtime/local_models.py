@@ -119,6 +119,8 @@ class KerasModel(LocalModel):
         return classifier_signature(*shapes)
 
     def _run(self, pictures):
+        # A graph casts its inputs, a subclassed model does not.
+        pictures = np.asarray(pictures, np.float32)
         # A graph that was loaded may take a list of one.
         takes_list = isinstance(getattr(self._model, "input", None), list)
         rows = np.asarray(self._model([pictures] if takes_list else pictures, training=False))

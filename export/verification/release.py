@@ -21,10 +21,13 @@ import numpy as np
 from export.verification.source import Source
 from export.verification.verify import VerificationError, verify
 from training import console
+from training.cli import InputError
 from training.runs import files
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tf2onnx", "onnx", "onnxruntime", "onnxruntime-gpu",
             "ai-edge-litert")  # fmt: skip
+# What the files that share a `preprocessing.json` must have in common.
+SHARED = ("height", "width", "crop_fraction", "class_names_sha256")
 VERDICTS = {True: "passed", False: "FAILED", None: "not checked"}
 
 
@@ -46,7 +49,7 @@ class Export:
             be known.
         facts: Dictionary, what else the report has of the file.
         companions: Dictionary name -> text, of files beside it; `None` if none of that name may
-            be there.
+            be there, unless another released file has it.
         preprocessing: Dictionary, the content of `preprocessing.json`, without hashes; `None` for
             a file that takes no pictures.
         judges_pixels: Whether the top-1 of a model of no run must be better than chance.
@@ -77,6 +80,7 @@ def verify_and_release(export):
 
     Raises:
         VerificationError: If a stage failed; the file and the report are kept.
+        InputError: See `sharing`; then nothing is changed.
         OSError: If the disk is full; then nothing new is left.
     """
     path = export.path
@@ -132,9 +136,58 @@ def examine(export, candidate_path):
 
 def report_path(path):
     """Returns the report's path: `model.int8.onnx` has `verification.int8.json`."""
-    variant = path.stem.removeprefix("model")
-    dot = "" if path.stem.startswith("model") else "."
-    return path.with_name(f"verification{dot}{variant}.json")
+    return _named("verification", path, path.stem)
+
+
+def description_path(path, precision):
+    """Returns the path of what the precisions of a model share: `preprocessing.json`.
+
+    `cats.onnx` and `cats.int8.onnx` have `preprocessing.cats.json`.
+    """
+    return _named("preprocessing", path, path.stem.removesuffix(f".{precision}"))
+
+
+def _named(word, path, stem):
+    variant = stem.removeprefix("model")
+    dot = "" if stem.startswith("model") else "."
+    return path.with_name(f"{word}{dot}{variant}.json")
+
+
+def sharing(path, precision, description):
+    """Returns the names of the other released files with the same `preprocessing.json`.
+
+    Args:
+        path: Path of the file that is to be released.
+        precision: Its precision.
+        description: What it has to say there; `None` for a file that takes no pictures.
+
+    Raises:
+        InputError: If its rule or class names differ from theirs.
+    """
+    shared = description_path(path, precision)
+    known = files.read_json(shared) if shared.exists() else {}
+    known = known if isinstance(known, dict) else {}  # another tool's
+    others = [
+        name
+        for name in known.get("sha256", {})
+        if name != path.name
+        and (path.parent / name).exists()
+        and not Path(name).stem.endswith((".unverified", ".previous"))
+    ]
+    differing = [
+        "other class names"
+        if key == "class_names_sha256"
+        else f"{key} {description.get(key)} instead of {known.get(key)}"
+        for key in SHARED
+        if others and description is not None and description.get(key) != known.get(key)
+    ]
+    if differing:
+        raise InputError(
+            f"{path}: expected the size, crop fraction and class names of {', '.join(others)}, "
+            f"because {shared.name} is for all of them; received {', '.join(differing)}. Give the "
+            "same options or another folder, or delete the other files."
+        )
+    return others
 
 
 def _publish(export, candidate_path, verified, digest):
@@ -155,20 +208,20 @@ def _publish(export, candidate_path, verified, digest):
         if path.exists():
             os.replace(path, _aside(path, "previous"))
         return
+    others = sharing(path, export.precision, export.preprocessing)  # of a simultaneous export, too
     for name, text in export.companions.items():
         companion = path.with_name(name)
-        if text is None:
+        if text is None and not others:
             companion.unlink(missing_ok=True)
-        else:
+        elif text is not None:
             copied = partial(shutil.copyfile, candidate_path.with_name(name))
             files.write_atomically(companion, copied)
     files.write_atomically(path, copy)
     unverified.unlink(missing_ok=True)
     if export.preprocessing is not None:
-        beside = sorted(path.parent.glob(f"*{path.suffix}"))
-        hashes = {file.name: files.sha256(file) for file in beside}
+        hashes = {name: files.sha256(path.parent / name) for name in sorted([*others, path.name])}
         description = {**export.preprocessing, "sha256": hashes}
-        files.write_json(path.with_name(files.PREPROCESSING), description)
+        files.write_json(description_path(path, export.precision), description)
 
 
 def _aside(path, word):

@@ -18,8 +18,15 @@ from export.verification.limits import EPSILON
 from training.cli import InputError
 
 MOST = 1000  # samples of pictures, which are all held in memory
-EPSILONS = 32  # of an output's largest value, which may differ
 BATCHES = (1, 3)
+# Of the precision's epsilon: what may differ, of an output's and of a column's largest value.
+OF_OUTPUT, OF_COLUMN = 32, 256
+FLOOR = 2.0**-10  # of the output's largest value, which a column's counts as at least
+ROWS = 8  # values in a column, from which its largest is compared with the other columns'
+
+
+class RejectedError(Exception):
+    """A candidate rejects its inputs."""
 
 
 @dataclass(frozen=True)
@@ -156,19 +163,42 @@ class Check:
         return found
 
     def run(self, arrays):
-        """Returns the candidate's outputs of arrays; InputError if it rejects them."""
+        """Returns the candidate's outputs of arrays; RejectedError if it rejects them."""
         try:
             return self.candidate.run(arrays)
         except Exception as error:  # the runtimes' exceptions have no public base class
-            raise InputError(f"it rejects its inputs: {one_line(error)}") from None
+            raise RejectedError(f"it rejects its inputs: {one_line(error)}") from None
 
+    @cached_property
     def limits(self):
-        """Returns the largest difference that is accepted: output name -> number."""
-        share = EPSILONS * EPSILON[self.precision]
-        return {
-            name: share * _largest(array) if np.issubdtype(array.dtype, np.floating) else 0.0
-            for name, array in self.true.items()
-        }
+        """The largest difference that is accepted: output name -> array, one for each column."""
+        epsilon = EPSILON[self.precision]
+        return {name: epsilon * _epsilons(array) for name, array in self.true.items()}
+
+    @cached_property
+    def rounding(self):
+        """Of the reference: output name -> number."""
+        return self.source.rounding(self.samples)
+
+    def worst(self, differences):
+        """Returns the columns that exceed their limits most, or are nearest to them.
+
+        If a float32 limit is exceeded, it is twice the reference's own rounding, if that is larger.
+
+        Args:
+            differences: Dictionary, output name to the largest difference of each column.
+
+        Returns:
+            Dictionary, output name to (column, difference, limit).
+        """
+        limits = self.limits
+        if self.precision == "float32" and any((differences[n] > limits[n]).any() for n in limits):
+            limits = {n: np.maximum(limits[n], 2 * self.rounding[n]) for n in limits}
+        found = {}
+        for name, limit in limits.items():
+            column = int(np.argmax(differences[name] - limit))  # the first NaN, if there is one
+            found[name] = column, *(float(a.flat[column]) for a in (differences[name], limit))
+        return found
 
 
 def interface(check):
@@ -181,37 +211,36 @@ def interface(check):
     found = {name: array.shape[1:] for name, array in check.found.items()}
     if found != true:
         return {}, [f"its outputs have the shapes {found}, not {true}"]
-    limits, largest = check.limits(), {}
+    differences = dict.fromkeys(true, np.float32(0))
     for size in BATCHES:
-        some = check.samples[:size]
-        for name, array in check.run(some.arrays).items():
-            difference = _largest(array - check.found[name][: len(some)])
-            largest[name] = max(largest.get(name, 0.0), difference)
+        index = np.arange(size) % len(check.samples)
+        for name, array in check.run(check.samples[index].arrays).items():
+            difference = _columns(array - check.found[name][index])
+            differences[name] = np.maximum(differences[name], difference)
     complaints = [
         f"{name} changes by {value:.3g} with the batch"
-        for name, value in largest.items()
-        if not value <= limits[name]
+        for name, (_, value, limit) in check.worst(differences).items()
+        if not value <= limit
     ]
+    largest = {name: _largest(array) for name, array in differences.items()}
     return {"batches": list(BATCHES), "largest_difference_by_batch": largest}, complaints
 
 
 def values(check):
     """Every output, sample by sample."""
-    limits = check.limits()
-    differences = {name: _largest(check.found[name] - true) for name, true in check.true.items()}
-    if check.precision == "float32" and any(differences[n] > limits[n] for n in limits):
-        for name, rounding in check.source.rounding(check.samples).items():
-            limits[name] = max(limits[name], 2 * rounding)
+    differences = {name: _columns(check.found[name] - true) for name, true in check.true.items()}
+    worst = check.worst(differences)
     numbers = {
         "samples": len(check.samples),
         "largest_value": {name: _largest(array) for name, array in check.true.items()},
-        "largest_absolute_difference": differences,
-        "limits": {"largest_absolute_difference": limits},
+        "largest_absolute_difference": {n: _largest(array) for n, array in differences.items()},
+        "difference_in_worst_column": {name: value for name, (_, value, _) in worst.items()},
+        "limits": {"difference_in_worst_column": {n: limit for n, (_, _, limit) in worst.items()}},
     }
     complaints = [
-        f"{name} differs by {value:.3g}, expected at most {limits[name]:.3g}"
-        for name, value in differences.items()
-        if not value <= limits[name]  # a NaN fails
+        f"{name} differs by {value:.3g} in column {column}, expected at most {limit:.3g}"
+        for name, (column, value, limit) in worst.items()
+        if not value <= limit  # a NaN fails
     ]
     return numbers, complaints
 
@@ -259,7 +288,26 @@ def _joined(function, samples, size=64):
     """Returns a function's outputs of all samples, a batch at a time: name -> array."""
     starts = range(0, len(samples), size)
     batches = [function(samples[start : start + size].arrays) for start in starts]
-    return {name: np.concatenate([np.asarray(b[name]) for b in batches]) for name in batches[0]}
+    found = {name: np.concatenate([np.asarray(b[name]) for b in batches]) for name in batches[0]}
+    for name, array in found.items():
+        if array.dtype == bool:  # NumPy does not subtract those
+            found[name] = array.astype(np.int8)
+    return found
+
+
+def _epsilons(array):
+    """Returns how many epsilons each column of an output may differ by; of integers 0."""
+    columns, largest = _columns(array), _largest(array)
+    if not np.issubdtype(array.dtype, np.floating):
+        return np.zeros(columns.shape)
+    if columns.size * ROWS > array.size:
+        return np.full(columns.shape, OF_OUTPUT * largest)
+    return np.minimum(OF_OUTPUT * largest, OF_COLUMN * np.maximum(columns, FLOOR * largest))
+
+
+def _columns(array):
+    """Returns the largest absolute value of each column, which is along the last axis."""
+    return np.abs(array).max(axis=tuple(range(max(array.ndim - 1, 1))), initial=0)
 
 
 def _largest(array):

@@ -11,72 +11,92 @@ import tensorflow as tf
 
 import keras_nam
 from keras_nam.attention.base import ImageAttention
-from keras_nam.fold import KERNELS, FoldedGate
-from keras_nam.graph_copy import following
+from keras_nam.fold import KERNELS, WEIGHTS, FoldedGate
 
 # The converter computes with the constants in these, and so rounds some of them again.
 RECOMPUTED = (ImageAttention, keras.layers.BatchNormalization)
+SAME = {"rtol": 2.0**-21, "atol": 2.0**-126}  # of a product: a few roundings of float32
 
 
 def missing(source, constants=None, whole=True):
     """Returns the names of the trained weights that the SavedModel or the file does not hold.
 
     Args:
-        source: A `Source`; without a Keras model the answer is `None`.
+        source: A `Source` or a `TensorSource`.
         constants: Dictionary name -> float32 array, what a float32 file holds; `None` to look at
             the SavedModel only.
         whole: Whether a constant that is not a weight counts too. If not, it is a LiteRT file,
-            whose converter multiplies a gate's scale by the inverse root of a variance of 1, and a
-            kernel by the factor of a Rescaling layer before it.
+            whose converter multiplies a gate's scale by the inverse root of a variance of 1.
+
+    Returns:
+        A list; `None` if nothing was compared: there is no Keras model, or neither a SavedModel on
+        the disk nor constants that can be compared.
     """
     model = source.model
     if model is None:
         return None
     served = [variable.numpy() for variable in source.classify.loaded.weights]
     is_folded = len(served) != len(model.variables)
-    folded = keras_nam.fold(model) if is_folded else None
-    expected = {v.path: np.asarray(v) for v in (folded or model).variables}
-    kept = {v.path for v in (folded or model).weights}  # without the seeds of random layers
+    truth = keras_nam.fold(model) if is_folded else model
+    expected = [(variable, np.asarray(variable)) for variable in truth.variables]
+    kept = {id(variable) for variable in truth.weights}  # without the seeds of random layers
     if len(served) != len(expected):
-        return list(expected)
+        return [variable.path for variable, _ in expected]
     differing = [
-        name
-        for (name, array), other in zip(expected.items(), served, strict=True)
-        if name in kept and (array.shape != other.shape or array.tobytes() != other.tobytes())
+        variable.path
+        for (variable, array), other in zip(expected, served, strict=True)
+        if id(variable) in kept
+        and (array.shape != other.shape or array.tobytes() != other.tobytes())
     ]
     # The converter folds the normalizations of an unfolded model: its constants are others.
-    if differing or constants is None or not is_folded:
-        return differing
-    return _missing_from_file(source, folded, constants, whole)
+    has_normalization = any(
+        isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers()
+    )
+    is_graph = isinstance(model, keras.Function)  # another may have layers that it does not call
+    is_comparable = is_folded or (whole and is_graph and not has_normalization)
+    if constants is not None and is_comparable and not differing:
+        return _missing_from_file(source, truth, constants, whole)
+    return differing if differing or source.saved_model else None
 
 
-def _missing_from_file(source, folded, constants, whole):
-    """Returns the names of what differs between a folded model and a float32 file's constants."""
-    expected = {}
+def _missing_from_file(source, model, constants, whole):
+    """Returns the names of what differs between a served model and a float32 file's constants.
+
+    `None` if none of its layers can be compared.
+    """
+    expected = []
     if source.normalize.changes_values:
         scale, offset = source.normalize.scale_and_offset()
-        expected = {"the normalization's scale": scale, "the normalization's offset": offset}
+        expected = [("the normalization's scale", scale), ("the normalization's offset", offset)]
     if source.run is None:  # other models' layers have constants of their own
-        parts = [layer for layer in folded._flatten_layers() if not layer._layers]
-        kept = [layer for layer in parts if type(layer) in (*KERNELS, FoldedGate)]
+        parts = [layer for layer in model._flatten_layers() if not layer._layers]
+        kept = [layer for layer in parts if type(layer) is FoldedGate or _is_linear(layer)]
     else:
-        kept = [layer for layer in folded.layers if not isinstance(layer, RECOMPUTED)]
-    for layer in kept:
-        expected |= {variable.path: np.asarray(variable) for variable in layer.variables}
+        kept = [layer for layer in model.layers if not isinstance(layer, RECOMPUTED)]
+    if not kept:
+        return None
+    expected += [(v.path, np.asarray(v)) for layer in kept for v in layer.variables]
     if source.run is None and not whole:
         # LiteRT's converter adds what follows, such as a hard sigmoid's 3, to an offset.
-        expected = {name: array for name, array in expected.items() if "/bias" not in name}
+        expected = [(name, array) for name, array in expected if "/bias" not in name]
     whole = whole and source.run is not None
     there = {_bits(array) for array in constants.values()}
-    if not whole:
-        gates = [layer.scale.path for layer in kept if isinstance(layer, FoldedGate)]
-        changed = {name: expected[name] * _inverse_root_of_one(expected[name]) for name in gates}
-        changed |= _rescaled_kernels(folded, expected)
-        expected |= {name: array for name, array in changed.items() if _bits(array) in there}
     # An offset of 0 is not stored.
-    differing = [n for n, array in expected.items() if array.any() and _bits(array) not in there]
-    if whole and len(kept) == len(folded.layers):
-        known = {_bits(array) for array in expected.values()}
+    absent = [(n, array) for n, array in expected if array.any() and _bits(array) not in there]
+    if not whole:
+        gates = {layer.scale.path for layer in kept if isinstance(layer, FoldedGate)}
+        absent = [
+            (name, array)
+            for name, array in absent
+            if not (
+                _bits(array * _inverse_root_of_one(array)) in there
+                if name in gates
+                else source.run is None and "kernel" in name and _is_multiple(array, constants)
+            )
+        ]
+    differing = [name for name, _ in absent]
+    if whole and len(kept) == len(model.layers):
+        known = {_bits(array) for _, array in expected}
         differing += [
             name
             for name, array in constants.items()
@@ -86,14 +106,25 @@ def _missing_from_file(source, folded, constants, whole):
     return differing
 
 
-def _rescaled_kernels(model, expected):
-    """Returns the kernels after a Rescaling layer, multiplied by its factor: name -> array."""
-    found = {}
-    for layer, (after, _) in following([model]).items():
-        if type(layer) is keras.layers.Rescaling and type(after) in KERNELS:
-            name = getattr(after, KERNELS[type(after)][0]).path
-            found[name] = expected[name] * np.float32(layer.scale)
-    return found
+def _is_linear(layer):
+    """Whether a layer computes with its weights as they are: a LoRA or quantized one does not."""
+    return type(layer) in KERNELS and {variable.name for variable in layer.weights} <= WEIGHTS
+
+
+def _is_multiple(kernel, constants):
+    """Whether a constant is the kernel times a number above 0, other than 1.
+
+    A converter multiplies a kernel by the factor before or after it, such as a Rescaling layer's.
+    """
+    kernel = np.sort(kernel, axis=None)
+    for constant in constants.values():
+        if constant.size == kernel.size:
+            factor = np.abs(constant).max() / np.abs(kernel).max()
+            if not np.isfinite(factor) or np.isclose(factor, 1, **SAME):
+                continue
+            if np.allclose(np.sort(constant, axis=None), kernel * factor, **SAME):
+                return True
+    return False
 
 
 def _bits(array):

@@ -18,7 +18,7 @@ from export.verification.source import in_batches
 from training.cli import FailedError, InputError
 
 BATCHES = (1, 3, 64)
-SMALLER_IMAGES = 8
+OTHER_SIZE_IMAGES = 8
 ROUNDED = 64  # images that the reference's rounding is measured on: where the file differs most
 
 
@@ -47,6 +47,7 @@ def verify(export, candidate, advance=lambda count: None):
 
     Raises:
         VerificationError: If a stage failed.
+        InputError: If an image cannot be read. That says nothing about the candidate.
     """
     if isinstance(export.source, tensors.TensorSource):
         check, stages = tensors.Check(export, candidate, advance), TENSOR_STAGES
@@ -59,8 +60,8 @@ def verify(export, candidate, advance=lambda count: None):
         try:
             with np.errstate(invalid="ignore"):  # NaN is found, and reported
                 numbers, complaints = stage(check)
-        except InputError as refused:  # the candidate rejects its inputs
-            numbers, complaints = {}, [str(refused)]
+        except tensors.RejectedError as error:
+            numbers, complaints = {}, [str(error)]
         report[name] = {"passed": not complaints, **numbers}
         if complaints:
             raise VerificationError(name, "; ".join(complaints), report)
@@ -77,6 +78,13 @@ class Check:
         self.candidate = candidate
         self.advance = advance
 
+    def predict(self, images):
+        """Returns the candidate's `Scores` of images; RejectedError if it rejects them."""
+        try:
+            return self.candidate.predict(images)
+        except InputError as error:
+            raise tensors.RejectedError(str(error)) from None
+
     @cached_property
     def true_logits(self):
         """The reference's logits, float32 [N, classes]."""
@@ -87,7 +95,7 @@ class Check:
         """The candidate's `Scores`."""
 
         def predict(batch):
-            return np.stack(self.candidate.predict(batch), axis=1)
+            return np.stack(self.predict(batch), axis=1)
 
         joined = in_batches(predict, self.images, self.advance)
         return Scores(joined[:, 0], joined[:, 1])
@@ -97,6 +105,15 @@ class Check:
         """The largest absolute difference of a logit that is accepted."""
         limit = self.limits.of_logits(_largest(self.true_logits))
         return np.inf if limit is None else limit
+
+    def accepts(self, found, true):
+        """Whether two models' logits of a few images are equal within the tolerance.
+
+        int8 has none for logits: there the mean divergence is compared.
+        """
+        if self.limits.logits_relative is None:
+            return np.mean(_divergence(true, found)) <= self.limits.kl
+        return _largest(found - true) <= self.logits_limit
 
     @cached_property
     def values_limit(self):
@@ -149,33 +166,36 @@ def interface(check):
         return {}, [f"it declares {declared.inputs} → {declared.outputs}, not {expected}"]
     if check.source.class_names and check.candidate.labels != check.source.class_names:
         return {}, ["its class names differ from the data set's"]
-    complaints, largest = [], 0.0
+    complaints, largest, is_steady = [], 0.0, True
     some = check.images[: max(BATCHES)]
     for size in BATCHES:
         images = np.resize(some, (size, *some.shape[1:])).astype(np.float32)
-        together, alone = (check.candidate.predict(part).logits for part in (images, images[-1:]))
-        largest = max(largest, _largest(together[-1:] - alone))
-    if not largest <= check.logits_limit:
+        together, alone = (check.predict(part).logits for part in (images, images[-1:]))
+        largest = float(np.maximum(largest, _largest(together[-1:] - alone)))  # or NaN
+        is_steady &= check.accepts(together[-1:], alone)
+    if not is_steady:
         complaints.append(f"an image's logits change by {largest:.3g} with the batch")
     numbers = {"batches": list(BATCHES), "largest_difference_by_batch": largest}
     if None in image[1:]:
-        smaller = np.asarray(some[:SMALLER_IMAGES])
-        smaller = smaller[:, : _smaller(image[1], smaller, 1), : _smaller(image[2], smaller, 2)]
-        smaller = smaller.astype(np.float32)
-        difference = _largest(
-            check.candidate.predict(smaller).logits - in_batches(check.source.true_logits, smaller)
-        )
-        numbers["smaller_images"] = list(smaller.shape[1:3])
-        numbers["largest_difference_of_smaller_images"] = difference
-        if not difference <= check.logits_limit:
-            complaints.append(f"logits of smaller images differ by {difference:.3g}")
+        others = np.asarray(some[:OTHER_SIZE_IMAGES])
+        for axis in (1, 2):
+            size = image[axis] or _other_size(others.shape[axis])
+            others = np.take(others, np.arange(size), axis, mode="wrap")
+        others = others.astype(np.float32)
+        found, true = check.predict(others).logits, in_batches(check.source.true_logits, others)
+        numbers["images_of_another_size"] = list(others.shape[1:3])
+        numbers["largest_difference_of_another_size"] = _largest(found - true)
+        if not check.accepts(found, true):
+            complaints.append(
+                f"logits of {others.shape[1]}×{others.shape[2]} images differ by "
+                f"{_largest(found - true):.3g}"
+            )
     return numbers, complaints
 
 
-def _smaller(fixed, images, axis):
-    """Returns a length for a model of any size: three quarters, a multiple of 32 if it can be."""
-    length = images.shape[axis]
-    return fixed or max(length * 3 // 4 // 32 * 32, min(length, 32))
+def _other_size(length):
+    """Returns three quarters of a length as a multiple of 32; of 32 or less the double."""
+    return max(length * 3 // 4 // 32 * 32, 32) if length > 32 else 2 * length
 
 
 def values(check):
@@ -185,7 +205,7 @@ def values(check):
         "images": len(true),
         "largest_logit": _largest(true),
         "largest_absolute_difference": _largest(logits - true),
-        "largest_relative_difference": _largest(logits - true) / _largest(true),
+        "largest_relative_difference": _largest(logits - true) / (_largest(true) or 1),
         "mean_kl": float(np.mean(_divergence(true, logits))),
         "top1_agreement": float(np.mean((check.margin == 0) | check.ties)),
         "ties": int(check.ties.sum()),

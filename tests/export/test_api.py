@@ -104,6 +104,8 @@ def test_another_input_range_is_not_verified(foreign, model, tmp_path):
         ({"labels": LABELS * 1.0}, "labels of dtype float64: expected integers"),
         ({"scores": "logit"}, "kind of scores 'logit'.* 'logits'"),
         ({"precision": "int8"}, "calibration"),
+        ({"precision": "int8", "calibration": IMAGES}, "calibration: .* are among images"),
+        ({"precision": "int8", "calibration": IMAGES[9:3:-1] / 1.0}, "are among images"),
         ({"precision": "int4"}, "int8"),
         ({"class_names": ["red"]}, "1 names for 3 classes"),
         ({"opset": 99}, "opset"),

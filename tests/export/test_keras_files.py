@@ -11,6 +11,7 @@ from export import predict, to_litert, to_onnx, to_savedmodel
 from export.runtime.classification import Classifier
 from export.runtime.local_models import open_model
 from export.runtime.signatures import Scores
+from export.targets import litert
 from export.verification.verify import VerificationError
 from tests.support.networks import colour_models
 from training.cli import InputError
@@ -99,6 +100,19 @@ def test_the_normalization_is_put_into_the_file(tmp_path, photos):
     assert open_model(tmp_path / "own" / "litert" / "model.tflite").labels is None
 
 
+def test_all_files_of_a_model_in_one_folder(tmp_path, photos, monkeypatch):
+    argv = [*saved(colour_models.build(), tmp_path), "--output", str(tmp_path), "--images"]
+    to_onnx.main([*argv, str(photos / "classes")])
+    for precision in ("float32", "int8", "float32"):
+        to_litert.main([*argv, str(photos / "classes"), "--precision", precision])
+    monkeypatch.setattr(litert, "convert", None)  # it is refused before the conversion
+    with pytest.raises(InputError, match="other class names"):
+        to_litert.main([*argv, str(photos / "flat"), "--precision", "float16"])
+    assert not (tmp_path / "model.float16.tflite").exists()
+    for name in ("model.onnx", "model.tflite", "model.int8.tflite"):
+        assert open_model(tmp_path / name).labels == colour_models.NAMES
+
+
 def test_mixed_precision_is_rebuilt_in_float32(tmp_path, photos):
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -150,7 +164,7 @@ def test_images_of_any_size(tmp_path, photos, export, file):
     argv = [*saved(colour_models.build((None, None)), tmp_path), "--images"]
     export.main([*argv, str(photos / "classes"), "--image-size", "40", "48"])
     path = tmp_path / "own" / file
-    assert report_of(path.parent)["stages"]["interface"]["smaller_images"] == [32, 32]
+    assert report_of(path.parent)["stages"]["interface"]["images_of_another_size"] == [32, 32]
     model = open_model(path)
     assert Classifier(model).read(photos / "flat" / "0.png").shape == (40, 48, 3)
     assert model.predict(colour_models.images(2, (24, 16))[0]).logits.shape == (2, 3)
@@ -285,6 +299,7 @@ def test_bad_models_are_refused_in_one_line(tmp_path, photos, name):
         (["--opset", "99"], "--opset 99"),
         (["--custom", "labels.txt"], "expected a Python file"),
         (["--custom", "none.py"], "expected a Python file"),
+        (["--images", "one", "--precision", "int8"], "one: 1 picture: expected 2 or more"),
         (["--inputs", "labels.txt"], ".npz"),
     ],
     ids=str,
@@ -292,6 +307,8 @@ def test_bad_models_are_refused_in_one_line(tmp_path, photos, name):
 def test_bad_options_are_refused(tmp_path, photos, monkeypatch, argv, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "labels.txt").write_text("red\ngreen\n")
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "one" / "red.png")
     if argv and argv[0] not in ("--images", "--inputs"):
         argv = [*argv, "--images", str(photos / "flat")]
     with pytest.raises(InputError, match=message):

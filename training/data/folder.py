@@ -369,8 +369,9 @@ def _unsplit(path, test_split, skip_unreadable):
     found.sort(key=_draw)
     if test_split < 1 and len(found) == 1:
         raise InputError(
-            f"--images {path}: 1 picture: expected 2 or more, because float16 and int8 are measured "
-            "on some and verified on others. Add pictures, or export float32."
+            f"--images {path}: 1 picture: expected 2 or more for float16 and int8, whose ranges "
+            "are measured on other pictures than they are verified on. Add pictures, or export "
+            "float32."
         )
     count = max(1, round(test_split * len(found)))
     parts = {"train": found[count:] or found, "validation": [], "test": found[:count]}

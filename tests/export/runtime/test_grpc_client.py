@@ -42,6 +42,10 @@ def test_predict(target, pictures, signature, name):
     assert not Predictions.requests[-1].model_spec.HasField("version")
 
 
+def test_an_answer_of_more_than_4_mib(target):
+    assert GrpcClient(target, "large").predict(IMAGES).logits.shape == (3, 200_000)
+
+
 def test_status_and_signatures_are_the_same_as_over_rest(target):
     client = GrpcClient(target, "toy")
     assert client.status() == {2: "AVAILABLE"}

@@ -77,6 +77,25 @@ def save_keras(path, activation=None, classes=5):
     return model
 
 
+@keras.saving.register_keras_serializable("test_predict")
+class Centred(keras.Model):
+    """Takes 0–255 of any dtype, as it is."""
+
+    def call(self, image):
+        mean = keras.ops.mean(keras.ops.cast(image - 128, "float32"), (1, 2))
+        return keras.ops.matmul(mean, toys.WEIGHTS / 255)
+
+
+def test_a_subclassed_keras_file_gets_float32(run, folder):
+    """In uint8 the difference would wrap."""
+    model = Centred()
+    model(np.zeros((1, 32, 32, 3)))
+    model.save(folder / "centred.keras")
+    found = run("blue.png", "--json", "--model", "centred.keras", "--input-range", "0..255")
+    expected = toys.logits_of(np.asarray(Image.open(folder / "blue.png")) - 128.0)
+    np.testing.assert_allclose(logits_in(found), expected, atol=1e-5)
+
+
 def logits_in(found):
     entries = sorted(found["predictions"][0]["top"], key=lambda entry: entry["class"])
     return [entry["logit"] for entry in entries]

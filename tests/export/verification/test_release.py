@@ -9,6 +9,7 @@ import pytest
 
 from export.verification import release
 from export.verification.verify import VerificationError
+from training.cli import InputError
 
 SOURCE = types.SimpleNamespace(
     truth="itself", name="saved_model/1", notes=[], data_name="none", identity={}
@@ -27,15 +28,15 @@ def stub(monkeypatch):
     monkeypatch.setattr(release, "verify", verify)
 
 
-def released(folder, content, meanwhile=lambda path: None, complaint="", **more):
+def released(folder, content, meanwhile=lambda path: None, complaint="", name="model.onnx", **more):
     def open_file(path):
         assert path.read_bytes() == content
         meanwhile(path)
         return complaint, {}
 
-    path, more = folder / "model.onnx", {"preprocessing": {}, **more}
+    more = {"precision": "float32", "preprocessing": {}, **more}
     return release.verify_and_release(
-        release.Export(SOURCE, path, content, open_file, "float32", [], [], **more)
+        release.Export(SOURCE, folder / name, content, open_file, images=[], labels=[], **more)
     )
 
 
@@ -49,7 +50,12 @@ def assert_released(folder, content, *more):
     assert {path.name for path in folder.iterdir()} == names
     described = json.loads((folder / "preprocessing.json").read_text())["sha256"]
     assert described["model.onnx"] == report["sha256"]
-    assert set(described) == {name for name in names if name.endswith(".onnx")}
+    assert set(described) == {"model.onnx"}
+
+
+def described(size=32, crop=0.875, labels="a"):
+    rule = {"height": size, "width": size, "crop_fraction": crop, "class_names_sha256": labels}
+    return {"preprocessing": rule, "companions": {"labels.txt": labels}}
 
 
 def test_an_export_during_another(tmp_path):
@@ -94,16 +100,69 @@ def test_a_failed_export_keeps_the_verified_file_of_another(tmp_path):
 
 
 def test_the_files_beside_it_are_of_the_verified_file(tmp_path):
-    def described(size, labels):
-        return {"preprocessing": {"height": size}, "companions": {"labels.txt": labels}}
-
-    released(tmp_path, b"good", **described(1, "a"))
+    released(tmp_path, b"good", **described(1))
     with pytest.raises(VerificationError):
-        released(tmp_path, b"bad", complaint="bad", **described(2, "b"))
+        released(tmp_path, b"bad", complaint="bad", **described(2, labels="b"))
     assert (tmp_path / "labels.txt").read_text() == "a"
     assert json.loads((tmp_path / "preprocessing.json").read_text())["height"] == 1
-    released(tmp_path, b"better", **described(3, None))
+    released(tmp_path, b"better", **described(3, labels=None))
     assert not (tmp_path / "labels.txt").exists()
+    assert json.loads((tmp_path / "preprocessing.json").read_text())["height"] == 3
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_precisions_of_a_model_share_a_folder(tmp_path):
+    for name in ("model.tflite", "model.int8.tflite", "model.onnx", "model.int8.tflite"):
+        precision = "int8" if "int8" in name else "float32"
+        released(tmp_path, b"good", name=name, precision=precision, **described())
+    record = json.loads((tmp_path / "preprocessing.json").read_text())
+    assert set(record["sha256"]) == {"model.tflite", "model.int8.tflite", "model.onnx"}
+    assert (tmp_path / "labels.txt").read_text() == "a"
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"crop": None}, "crop_fraction None instead of 0.875"),
+        ({"size": 24}, "height 24 instead of 32, width 24 instead of 32"),
+        ({"labels": "b"}, "other class names"),
+        ({"labels": None}, "other class names"),
+    ],
+    ids=str,
+)
+def test_another_rule_or_other_class_names_are_refused(tmp_path, other, message):
+    int8 = {"name": "model.int8.tflite", "precision": "int8"}
+
+    def meanwhile(path):
+        released(tmp_path, b"good", name="model.tflite", **described())
+
+    for _ in range(2):  # while another export runs, and after it
+        with pytest.raises(InputError, match=rf"of model\.tflite, .*; received {message}\. Give"):
+            released(tmp_path, b"int8", meanwhile, **int8, **described(**other))
+        before = contents(tmp_path)
+        assert set(before) == {
+            *(".lock", "model.tflite", "labels.txt", "preprocessing.json", "verification.json")
+        }
+        assert before["labels.txt"] == b"a"
+        assert json.loads(before["preprocessing.json"])["crop_fraction"] == 0.875
+    (tmp_path / "model.tflite").unlink()
+    released(tmp_path, b"int8", **int8, **described(**other))
+    assert json.loads((tmp_path / "preprocessing.json").read_text())["sha256"].keys() == {
+        "model.int8.tflite"
+    }
+
+
+def test_different_models_in_one_folder(tmp_path):
+    for size, name in ((1, "a.onnx"), (1, "a.int8.onnx"), (2, "b.onnx"), (3, "model.onnx")):
+        precision = "int8" if "int8" in name else "float32"
+        rule = described(size)["preprocessing"]
+        released(tmp_path, b"good", name=name, precision=precision, preprocessing=rule)
+    for size, variant, names in ((1, ".a", ["a.int8.onnx", "a.onnx"]), (2, ".b", ["b.onnx"])):
+        record = json.loads((tmp_path / f"preprocessing{variant}.json").read_text())
+        assert (record["height"], list(record["sha256"])) == (size, names)
     assert json.loads((tmp_path / "preprocessing.json").read_text())["height"] == 3
 
 

@@ -4,13 +4,14 @@ import json
 import os
 import shutil
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_nam
 from export import to_savedmodel
-from export.verification import trained_weights
+from export.verification import tensors, trained_weights
 from export.verification.classifier import classifier
 from export.verification.source import open_run, open_source
 from tests.support.networks import toys
@@ -84,6 +85,79 @@ def test_one_bit_of_a_weight_differs_from_the_saved_model(source):
     differing = trained_weights.missing(source)
     kernel.assign(trained)
     assert differing == [kernel.path]
+
+
+def of_no_run(*layers, fold=True):
+    """Returns the source of a Keras model of layers after the input, with random weights."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3), name="image")
+    x = image
+    for layer in layers:
+        x = layer(x)
+    model = keras.Model(image, keras.layers.Conv2D(3, 1, name="last")(x))
+    arrays = {"image": np.zeros((1, 8, 8, 3), np.float32)}
+    return tensors.of_model(model, arrays, "own", ".", fold)
+
+
+def served(source, factor=1.0):
+    """Returns a file's constants: all variables, and the kernel `conv` multiplied by a factor."""
+    variables = source.classify.loaded.weights
+    arrays = {f"{number}": np.array(v) for number, v in enumerate(variables)}
+    first = next(name for name, array in arrays.items() if array.ndim == 4)
+    return arrays | {first: (arrays[first] * factor).astype(np.float32)}
+
+
+def conv():
+    return keras.layers.Conv2D(4, 3, name="conv")
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["ONNX", "LiteRT"])
+@pytest.mark.parametrize(
+    ("scale", "factor"),
+    [(1 / 255, 1.0), (1 / 255, np.float32(1 / 255)), ([1 / 255, 0.5, 1], 1.0)],
+    ids=["as it is", "multiplied", "by channel"],
+)
+def test_a_kernel_after_a_factor(scale, factor, whole):
+    """A converter may multiply the kernel by one number."""
+    source = of_no_run(keras.layers.Rescaling(scale), conv(), keras.layers.BatchNormalization())
+    constants = served(source, factor)
+    assert trained_weights.missing(source, constants, whole) == []
+    kernel = next(array for array in constants.values() if array.ndim == 4)
+    one_bit = np.nextafter(kernel.flat[0], np.float32(9))
+    kernel.flat[0] = one_bit if factor == 1 else 1.001 * kernel.flat[0]
+    assert trained_weights.missing(source, constants, whole) == ["conv/kernel"]
+
+
+def backbone(name, *after):
+    return keras.Sequential([keras.Input((8, 8, 3)), conv(), *after], name=name)
+
+
+def test_two_layers_of_one_path():
+    """Of two nested models. Both are in the file, or one is missing."""
+    image = keras.Input((8, 8, 3), name="image")
+    two = [backbone(n, keras.layers.BatchNormalization(name="n")) for n in ("left", "right")]
+    model = keras.Model(image, keras.layers.Add()([each(image) for each in two]))
+    arrays = {"image": np.zeros((1, 8, 8, 3), np.float32)}
+    source = tensors.of_model(model, arrays, "own", ".")
+    constants = served(source)
+    assert trained_weights.missing(source, constants) == []
+    constants.pop(next(name for name, array in constants.items() if array.ndim == 4))
+    assert trained_weights.missing(source, constants) == ["conv/kernel"]
+
+
+def test_what_was_not_compared_is_not_missing():
+    plain, normalized = of_no_run(conv()), of_no_run(conv(), keras.layers.BatchNormalization())
+    unfolded = of_no_run(conv(), keras.layers.BatchNormalization(), fold=False)
+    assert trained_weights.missing(plain, served(plain)) == []
+    assert trained_weights.missing(plain, served(plain, np.nan)) == ["conv/kernel"]
+    for source, constants, whole in (
+        (plain, None, True),  # LiteRT of float16 or int8
+        (plain, served(plain), False),
+        (normalized, None, True),
+        (unfolded, served(unfolded), True),
+    ):
+        assert trained_weights.missing(source, constants, whole) is None
+    assert trained_weights.missing(plain, {}) == ["conv/kernel", "last/kernel"]
 
 
 def mean_colour(image):

@@ -51,6 +51,10 @@ class Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
         response = predict_pb2.PredictResponse()
         for output in ["logits"] if name == "half" else outputs:
             response.outputs[output].CopyFrom(tf.make_tensor_proto(outputs[output]))
+        if name == "large":  # 4.8 MB
+            for output in outputs:
+                tensor = tf.make_tensor_proto(np.zeros((3, 200_000), np.float32))
+                response.outputs[output].CopyFrom(tensor)
         if name == "broken":
             response.outputs["logits"].tensor_shape.dim[0].size = 1000
         return response

@@ -87,7 +87,7 @@ async function show(blob, name) {
     image = rgb(input);
     await update();
   } catch (error) {
-    complain(error.message);
+    if (number === asked) complain(error.message);
   }
 }
 

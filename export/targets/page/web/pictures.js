@@ -44,7 +44,7 @@ export async function decode(blob, maxPixels) {
 }
 
 /**
- * Returns a WebP file whose EXIF orientation is reset, and the orientation, 1–8.
+ * Returns a WebP file whose EXIF orientation is reset, and the orientation, 1–8; 1 for other values.
  *
  * Browsers turn a JPEG and a PNG, but not all of them a WebP. Other files are returned as they are.
  */
@@ -56,7 +56,8 @@ async function withoutOrientation(blob) {
     return { blob, orientation: 1 };
   }
   let orientation = 1;
-  for (let at = 12; at + 16 < data.byteLength; at += 8 + view.getUint32(at + 4, true) + 1 & ~1) {
+  for (let at = 12, size; at + 16 < data.byteLength; at += 8 + size + (size % 2)) {
+    size = view.getUint32(at + 4, true);
     if (word(at) !== "EXIF") continue;
     const start = at + (word(at + 8) === "Exif" ? 14 : 8);
     const little = word(start) === "II*\0";
@@ -68,7 +69,7 @@ async function withoutOrientation(blob) {
       view.setUint16(place + 8, 1, little);
     }
   }
-  return { blob: new Blob([data]), orientation };
+  return { blob: new Blob([data]), orientation: orientation <= 8 ? orientation : 1 };
 }
 
 /** Returns the canvas transformation that turns a picture of an EXIF orientation upright. */

@@ -235,7 +235,7 @@ def formats():
     transparent.putalpha(Image.fromarray(((columns * 3 + rows) % 256).astype(np.uint8)))
     palette = image.convert("P", palette=Image.Palette.ADAPTIVE)
     turned = {}
-    for orientation in (5, 6):
+    for orientation in (5, 6, 9):  # 9 is none
         turned[orientation] = Image.Exif()
         turned[orientation][0x0112] = orientation
     deep = rng.integers(0, 65536, (75, 100, 3), np.uint16)
@@ -257,6 +257,7 @@ def formats():
         "WebP": encoded(image, "WEBP"),
         "WebP, lossless and transparent": encoded(transparent, "WEBP", lossless=True),
         "WebP, turned": encoded(image, "WEBP", exif=turned[6]),
+        "WebP, wrong orientation": encoded(image, "WEBP", exif=turned[9]),
         "WebP, turned and transparent": encoded(transparent, "WEBP", exif=turned[5]),
         "GIF, animated": encoded(image, "GIF", save_all=True, append_images=[palette]),
         "GIF, transparent": encoded(palette, "GIF", transparency=3),
@@ -284,6 +285,7 @@ def test_files_that_are_no_pictures(tab):
         (encoded(image, "TIFF"), "TIFF file"),
         (encoded(image, "JPEG")[:300], "damaged"),
         (b"RIFF\0\0\0\0WEBPEXIF" + b"\xff" * 20, "damaged"),
+        (b"RIFF\0\0\0\0WEBPJUNK\xf7" + b"\xff" * 20, "damaged"),  # a chunk of 4 GiB
         (b"no picture", "is not a picture"),
         (b"", "is not a picture"),
     ):
@@ -329,6 +331,22 @@ def test_the_last_of_several_pictures_is_shown(tab, source):
     assert text(tab, "error") == ""
     assert text(tab, "original-text") == "x, 32 × 32"
     np.testing.assert_allclose(tab.run("[...page.models[0].trained.logits]"), expected, atol=1e-5)
+
+
+def test_the_error_of_an_earlier_picture_is_not_shown(tab, source):
+    picture = in_base64(encoded(Image.fromarray(page.examples(source, 1)[0].pixels)))
+    tab.run(
+        f"""(async () => {{
+            let fail;
+            const read = () => new Promise((_, reject) => (fail = reject));
+            const earlier = page.show({{ slice: () => ({{ arrayBuffer: read }}) }}, "earlier");
+            await page.show(new Blob([{picture}]), "later");
+            fail(new Error("of the earlier one"));
+            await earlier;
+        }})()"""
+    )
+    assert text(tab, "original-text") == "later, 32 × 32"
+    assert text(tab, "error") == ""
 
 
 def test_a_cut_model_and_wrong_ones(open_page, written_page, tmp_path):
