@@ -10,9 +10,11 @@ import tensorflow as tf
 import tf2onnx
 from onnx import helper, numpy_helper
 from tf2onnx.constants import OPSET_TO_IR_VERSION
+from tf2onnx.handler import tf_op
 
 from export.runtime import providers
 from export.runtime.local_models import OnnxModel
+from export.runtime.native_log import one_line
 from export.runtime.signatures import IMAGE, feeds
 from export.targets import quantization
 from export.targets.exporter import Converted, Target
@@ -23,6 +25,18 @@ from training.runs import files
 BATCH = "batch"
 WRAPPER = "StatefulPartitionedCall/"
 OPSETS = range(13, max(OPSET_TO_IR_VERSION) + 1)
+
+
+@tf_op("Erfc")
+class Erfc:
+    """`erfc(x) = 1 - erf(x)`, of which GELU consists; tf2onnx has erf alone."""
+
+    @classmethod
+    def version_9(cls, graph, node, **_):
+        node.type = "Erf"
+        (output,) = node.output
+        one = graph.make_const(f"{node.name}/one", np.ones((), np.float32)).output[0]
+        graph.insert_new_node_on_output("Sub", output, inputs=[one, output])
 
 
 def convert(source, opset):
@@ -42,15 +56,22 @@ def convert(source, opset):
             source.classify, source.classify.input_signature, opset=opset
         )
     except (ValueError, NotImplementedError, tf.errors.OpError) as error:
-        raise InputError(f"{source.name} cannot be converted to ONNX: {error}") from None
+        raise _failure(source, error) from None
     _embed(source.classify.get_concrete_function(), model.graph)
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = BATCH
     model.graph.name = "classifier"
     _shorten_names(model.graph)
     helper.set_model_props(model, metadata(source))
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.checker.ValidationError as error:  # an operation that tf2onnx left as it is
+        raise _failure(source, error) from None
     return model
+
+
+def _failure(source, error):
+    return InputError(f"{source.name} cannot be converted to ONNX: {one_line(error)}")
 
 
 def _embed(function, graph):

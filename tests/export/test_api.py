@@ -62,6 +62,21 @@ def test_a_file_of_other_tools_is_verified(model, foreign):
     assert report["stages"]["weights"] == {"passed": None}
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_gelu_is_exported_and_a_convolution_in_groups_refused(tmp_path, groups):
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(8, 3, activation="gelu")(keras.layers.Rescaling(1 / 255)(image))
+    x = keras.layers.Conv2D(8, 3, groups=groups)(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, keras.layers.Dense(3)(x))
+    if groups == 1:
+        assert export_onnx(model, tmp_path / "a.onnx", IMAGES)["verdict"] == "verified"
+        return
+    with pytest.raises(InputError, match="cannot be converted to ONNX"):
+        export_onnx(model, tmp_path / "a.onnx", IMAGES)
+    assert not list(tmp_path.iterdir())
+
+
 def other_epsilon(model):
     model.get_layer("normalization").epsilon *= 10
 
