@@ -71,7 +71,7 @@ def add_options(parser, folder):
         "--calibration-images",
         type=int,
         metavar="N",
-        help="training images that int8's ranges are measured on (default: 512, or all)",
+        help="training images that the ranges of int8 and float16 are measured on (default: 512, or all)",
     )
     made.add_argument(
         "--samples",
@@ -94,8 +94,8 @@ def add_keras_options(parser):
     data.add_argument(
         "--images",
         metavar="FOLDER",
-        help="pictures to verify it on, in class folders or not; up to 1000 (--samples) for "
-        "float32, else of a half, and the other half to measure ranges on",
+        help="pictures to verify it on, in class folders or not; float16 and int8 are verified on "
+        "one half, and their ranges are measured on the other",
     )
     data.add_argument(
         "--inputs",

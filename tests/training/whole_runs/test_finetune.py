@@ -122,7 +122,7 @@ def test_freezing_ends(uninterrupted):
 
 
 def test_adamw_begins_again_where_freezing_ends(uninterrupted):
-    folder, _ = uninterrupted(*THAWED, "--optimizer", "adamw", "--learning-rate", "1e-3")
+    folder, _ = uninterrupted(*THAWED, "--optimizer", "adamw", "--epochs", "2")
     assert model_of(folder).optimizer.started == 4
 
 

@@ -72,6 +72,7 @@ def test_callbacks_in_the_reverse_order_change_nothing(whole, tmp_path, monkeypa
     assert run(tmp_path / "run", "--checkpoint-every", "3") == whole
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints(whole, tmp_path, signal_after, capsys):
     """One falls back to the one before; without it, best.keras is not overwritten."""
     folder = tmp_path / "run"
