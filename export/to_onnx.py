@@ -71,7 +71,8 @@ def add_options(parser, folder):
         "--calibration-images",
         type=int,
         metavar="N",
-        help="training images that the ranges of int8 and float16 are measured on (default: 512, or all)",
+        help="training images that the ranges of int8 and float16 are measured on (default: 512, "
+        "or all)",
     )
     made.add_argument(
         "--samples",
