@@ -50,7 +50,7 @@ def export_onnx(
         labels: Integers [N], to verify the accuracy; `None` if they are not known.
         precision: `"float32"`, `"float16"` or `"int8"`.
         calibration: Images as above, for the ranges of int8. They must be others than `images`:
-            it is an error if all of them are among `images`, or if the arrays share memory.
+            it is an error if all of them are among `images`.
         class_names: List of strings by label, for the file's metadata, or `None`.
         preprocessing: `Preprocessing` that is put into the file, before the model. By default the
             model gets pixels of 0–255. Like `labels`, `class_names` and `scores` it is refused for
@@ -305,10 +305,10 @@ def _refuse_same(images, calibration):
     def digests(some):
         return {hashlib.sha256(np.float32(image).tobytes()).digest() for image in some}
 
-    if np.shares_memory(images, calibration) or digests(calibration) <= digests(images):
+    if digests(calibration) <= digests(images):
         raise InputError(
-            "calibration: some or all of its images are among images. Give others, such as "
-            "training images: int8 is verified on images that its ranges are not measured on"
+            "calibration: all of its images are among images. Give others, such as training "
+            "images: int8 is verified on images that its ranges are not measured on"
         )
 
 

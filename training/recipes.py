@@ -75,7 +75,9 @@ class Recipe:
     )
     decay_factor: float = _of_recipe(0.2, "factor of each decay (step_decay)", POSITIVE)
     optimizer: str = _of_recipe(
-        "sgd", "muon: for the kernels of the convolutions; adamw: Keras' own", OPTIMIZERS
+        "sgd",
+        "muon: for the kernels of the convolutions; adamw: Keras', begun again at --freeze-epochs",
+        OPTIMIZERS,
     )
     kernel_rate: float = _of_recipe(
         0.1, "angle of a kernel's step for a learning rate of 1 (muon)", POSITIVE, unit="RADIANS"

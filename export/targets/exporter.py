@@ -141,7 +141,7 @@ def file_name(precision, suffix):
 def sample(source, precision, count=None):
     """Returns test images, uint8, and their labels, or `None` if those do not fit.
 
-    They are drawn at random, always the same ones, because a folder's are ordered by class. The
+    They are drawn at random, always the same ones, because arrays may be ordered by class. The
     images of a folder are `store.Images`: a batch at a time is read.
     """
     test = source.dataset.test

@@ -5,6 +5,7 @@ is kept as `model.unverified.onnx`, and an earlier good file becomes `model.prev
 """
 
 import errno
+import json
 import os
 import shutil
 import tempfile
@@ -165,8 +166,7 @@ def sharing(path, precision, description):
         InputError: If its rule or class names differ from theirs.
     """
     shared = description_path(path, precision)
-    known = files.read_json(shared) if shared.exists() else {}
-    known = known if isinstance(known, dict) else {}  # another tool's
+    known = _known(shared)
     others = [
         name
         for name in known.get("sha256", {})
@@ -190,6 +190,15 @@ def sharing(path, precision, description):
     return others
 
 
+def _known(path):
+    """Returns the content of a `preprocessing.json`, or {} if it is damaged or another tool's."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _publish(export, candidate_path, verified, digest):
     """Copies the files to their places by renames, the model as it was verified.
 
@@ -211,8 +220,10 @@ def _publish(export, candidate_path, verified, digest):
     others = sharing(path, export.precision, export.preprocessing)  # of a simultaneous export, too
     for name, text in export.companions.items():
         companion = path.with_name(name)
-        if text is None and not others:
-            companion.unlink(missing_ok=True)
+        if text is None and not others and companion.is_file():
+            known = _known(description_path(path, export.precision))
+            if known.get("class_names_sha256") == files.sha256(companion):  # of an earlier export
+                companion.unlink()
         elif text is not None:
             copied = partial(shutil.copyfile, candidate_path.with_name(name))
             files.write_atomically(companion, copied)

@@ -120,7 +120,7 @@ def _is_multiple(kernel, constants):
     for constant in constants.values():
         if constant.size == kernel.size:
             factor = np.abs(constant).max() / np.abs(kernel).max()
-            if not np.isfinite(factor) or np.isclose(factor, 1, **SAME):
+            if not 0 < factor < np.inf or np.isclose(factor, 1, **SAME):
                 continue
             if np.allclose(np.sort(constant, axis=None), kernel * factor, **SAME):
                 return True

@@ -84,7 +84,9 @@ class Network:
         model, mean, std = injected_faults.MODEL_FAULTS[kind](self.source, rng)
         if model is self.source.model and (mean, std) == (self.normalize.mean, self.normalize.std):
             pytest.skip("the network takes pixels as they are")
-        normalize = self.normalize._replace(mean=tuple(mean), std=tuple(std))
+        if min(std) <= 0:
+            pytest.skip("the network's mean is 0: it cannot be a std")
+        normalize = dataclasses.replace(self.normalize, mean=tuple(mean), std=tuple(std))
         classify = self.source_of(model, normalize).classify
         source = dataclasses.replace(self.source, classify=classify)
         return onnx_target.convert(source, opset=17), source

@@ -169,7 +169,7 @@ def test_unfolded_saved_models(tmp_path, attention):
 
 
 def test_a_sample_is_drawn_from_all_classes():
-    """The pictures of a folder are ordered by class."""
+    """Arrays may be ordered by class."""
     labels = np.repeat([0, 1], 1250)
     test = datasets.Split(np.arange(len(labels)), labels)
     source = types.SimpleNamespace(dataset=types.SimpleNamespace(test=test), no_labels=None)

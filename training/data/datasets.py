@@ -121,15 +121,15 @@ def of_run(folder, job, config, classes, data_dir=None, cache="none"):
         same = [index for index, row in enumerate(now) if row in listed]
         if not listed or not now:
             continue
-        if not same:
+        if part == "test" and not same:
             raise InputError(
-                f"{folder} had {count} {part} pictures, none of which is in {dataset.source}. "
+                f"{folder} had {count} test pictures, none of which is in {dataset.source}. "
                 f"{elsewhere}"
             )
         warnings = list(dataset.warnings)
         if lost := count - len(same):
             warnings.append(f"{lost} of {count} {part} pictures have changed, and are left out.")
-        taken = getattr(dataset, part).take(np.array(same))
+        taken = getattr(dataset, part).take(np.array(same)) if same else None
         dataset = replace(dataset, **{part: taken}, warnings=warnings)
     return dataset
 

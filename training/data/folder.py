@@ -173,7 +173,7 @@ def _pictures(folder):
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in filter(pictures.is_picture, names):
-            path = pictures.check_name(os.path.join(parent, name))
+            path = pictures.check_utf8(os.path.join(parent, name))
             yield Path(path).relative_to(folder)
 
 
@@ -270,8 +270,8 @@ def _check_parts(path, class_names, parts):
 def _index(path, names):
     """Returns the `Entry` of each name. Only files that are new or changed are read."""
     key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    file = f"index-{key}.json"
-    known = _read_index(files.cache_folder() / file)
+    file = files.cache_folder() / f"index-{key}.json"
+    known = _read_index(file)
 
     def entry(name):
         try:
@@ -291,7 +291,9 @@ def _index(path, names):
     if index != known:
         content = {"version": INDEX_VERSION, "folder": str(path.resolve()), "files": index}
         with contextlib.suppress(OSError):  # the index only saves time
-            files.cached(file, lambda _: False, lambda file: files.write_json(file, content))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with files.lock(file.with_suffix(".lock")):
+                files.write_json(file, content)
     return index
 
 

@@ -93,10 +93,10 @@ def find(sources, recursive=False):
     Raises:
         InputError: If a folder has no picture, a pattern no match, or a name is not UTF-8.
     """
-    return [check_name(path) for source in sources for path in _find(source, recursive)]
+    return [check_utf8(path) for source in sources for path in _find(source, recursive)]
 
 
-def check_name(path):
+def check_utf8(path):
     """Returns a path; InputError if it is not UTF-8, since no file could then list it."""
     try:
         path.encode()

@@ -64,7 +64,8 @@ def fit(job, models, dataset, position, placement, say, more=()):
             if not recipe.is_frozen(first_epoch) and initial.is_frozen(model):
                 with placement.scope():
                     network.thaw(models, job)
-            devices.fit_steps_per_call(models[size], steps, steps - first_step)
+            with placement.scope():
+                devices.fit_steps_per_call(models[size], steps, steps - first_step)
             # Keras would put the average into the weights at the end of each call.
             model.optimizer.finalize_variable_values = lambda variables: None
             models[size].fit(

@@ -170,7 +170,7 @@ class AdamW(keras.optimizers.AdamW):
     - [Loshchilov and Hutter, 2019](https://arxiv.org/abs/1711.05101)
     """
 
-    def __init__(self, learning_rate=0.001, started=0, **kwargs):
+    def __init__(self, learning_rate=0.001, *, started=0, **kwargs):
         kwargs.setdefault("name", "adamw")
         super().__init__(learning_rate, **kwargs)
         self.started = started

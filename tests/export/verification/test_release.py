@@ -54,7 +54,8 @@ def assert_released(folder, content, *more):
 
 
 def described(size=32, crop=0.875, labels="a"):
-    rule = {"height": size, "width": size, "crop_fraction": crop, "class_names_sha256": labels}
+    digest = labels and hashlib.sha256(labels.encode()).hexdigest()
+    rule = {"height": size, "width": size, "crop_fraction": crop, "class_names_sha256": digest}
     return {"preprocessing": rule, "companions": {"labels.txt": labels}}
 
 
@@ -108,6 +109,9 @@ def test_the_files_beside_it_are_of_the_verified_file(tmp_path):
     released(tmp_path, b"better", **described(3, labels=None))
     assert not (tmp_path / "labels.txt").exists()
     assert json.loads((tmp_path / "preprocessing.json").read_text())["height"] == 3
+    (tmp_path / "labels.txt").write_text("the user's")
+    released(tmp_path, b"better", **described(3, labels=None))
+    assert (tmp_path / "labels.txt").read_text() == "the user's"
 
 
 def contents(folder):

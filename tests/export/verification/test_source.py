@@ -125,6 +125,7 @@ def test_a_kernel_after_a_factor(scale, factor, whole):
     kernel = next(array for array in constants.values() if array.ndim == 4)
     one_bit = np.nextafter(kernel.flat[0], np.float32(9))
     kernel.flat[0] = one_bit if factor == 1 else 1.001 * kernel.flat[0]
+    constants["zeros"] = np.zeros_like(kernel)
     assert trained_weights.missing(source, constants, whole) == ["conv/kernel"]
 
 

@@ -156,7 +156,7 @@ def test_the_recipe_names_the_optimizer_and_its_settings(name, kind):
 
 def test_adamw_of_thawed_layers_steps_as_at_the_start():
     steps = gradients((3, 4))
-    fresh, later = (optimizers.AdamW(0.1, started, weight_decay=0.0) for started in (0, 1000))
+    fresh, later = (optimizers.AdamW(0.1, started=n, weight_decay=0.0) for n in (0, 1000))
     later.build([keras.Variable(np.zeros((3, 4), "float32"))])
     later.iterations.assign(1000)
     variables = [keras.Variable(np.zeros((3, 4), "float32")), later._trainable_variables[0]]
