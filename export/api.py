@@ -277,7 +277,7 @@ def _source(
         _check_pixels(images)
     if labels is not None:
         labels = _labels(labels, len(images))
-    return keras_source.of_model(
+    source = keras_source.of_model(
         model,
         keras_source.of_arrays(images, labels, calibration),
         normalize=preprocessing,
@@ -286,6 +286,9 @@ def _source(
         **where,
         **options,
     )
+    if isinstance(source, tensors.TensorSource):
+        tensors.refuse_of_classifiers(name, {"labels": labels is not None})
+    return source
 
 
 def _images(what, given, shape):

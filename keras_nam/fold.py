@@ -136,16 +136,19 @@ def _assign(layer, weights):
 
 def _takes(layer, normalization, rank):
     """Whether a normalization can be folded into the layer before it, with outputs of a rank."""
-    if type(layer) not in KERNELS or getattr(normalization, "renorm", False):
+    if not has_plain_kernel(layer) or getattr(normalization, "renorm", False):
         return False
     channels = 1 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
     return (
         layer.activation in (None, keras.activations.linear)
         and normalization.axis % rank == channels
         and layer.dtype_policy == normalization.dtype_policy
-        # A quantized or LoRA layer has other weights too.
-        and {variable.name for variable in layer.weights} <= WEIGHTS
     )
+
+
+def has_plain_kernel(layer):
+    """Whether it is a linear layer of Keras that is neither quantized nor has LoRA weights."""
+    return type(layer) in KERNELS and {variable.name for variable in layer.weights} <= WEIGHTS
 
 
 def _folded_weights(layer, normalization, gain):

@@ -3,7 +3,7 @@
 import numpy as np
 from keras import activations, layers, ops
 
-from keras_nam.fold import NORMALIZATIONS, WEIGHTS
+from keras_nam.fold import NORMALIZATIONS, has_plain_kernel
 from keras_nam.graph_copy import GraphCopy, again, following
 
 # Linear layer -> the argument that is its number of output channels.
@@ -147,11 +147,7 @@ def _normalizations(chain):
 
 def _is_linear(layer):
     """Whether it is a Dense or convolution layer, not grouped, with no other weights."""
-    return (
-        type(layer) in LINEAR
-        and getattr(layer, "groups", 1) == 1
-        and {variable.name for variable in layer.weights} <= WEIGHTS  # not quantized, no LoRA
-    )
+    return type(layer) in LINEAR and getattr(layer, "groups", 1) == 1 and has_plain_kernel(layer)
 
 
 def _is_between(layer):

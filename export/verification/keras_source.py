@@ -168,7 +168,6 @@ def of_model(
     if head is None:
         given = {
             "preprocessing": stated,
-            "labels": dataset.class_names is None,  # of arrays
             "class names": class_names is not None,
             # Several labels are probabilities that do not sum to 1.
             "scores": scores == "logits",

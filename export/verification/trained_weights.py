@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import keras_nam
 from keras_nam.attention.base import ImageAttention
-from keras_nam.fold import KERNELS, WEIGHTS, FoldedGate
+from keras_nam.fold import FoldedGate, has_plain_kernel
 
 # The converter computes with the constants in these, and so rounds some of them again.
 RECOMPUTED = (ImageAttention, keras.layers.BatchNormalization)
@@ -70,7 +70,7 @@ def _missing_from_file(source, model, constants, whole):
         expected = [("the normalization's scale", scale), ("the normalization's offset", offset)]
     if source.run is None:  # other models' layers have constants of their own
         parts = [layer for layer in model._flatten_layers() if not layer._layers]
-        kept = [layer for layer in parts if type(layer) is FoldedGate or _is_linear(layer)]
+        kept = [layer for layer in parts if type(layer) is FoldedGate or has_plain_kernel(layer)]
     else:
         kept = [layer for layer in model.layers if not isinstance(layer, RECOMPUTED)]
     if not kept:
@@ -104,11 +104,6 @@ def _missing_from_file(source, model, constants, whole):
             if _bits(array) not in known and not np.array_equal(array, np.round(array))
         ]
     return differing
-
-
-def _is_linear(layer):
-    """Whether a layer computes with its weights as they are: a LoRA or quantized one does not."""
-    return type(layer) in KERNELS and {variable.name for variable in layer.weights} <= WEIGHTS
 
 
 def _is_multiple(kernel, constants):

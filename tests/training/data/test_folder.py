@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from tests.support import picture_folder
+from training import jobs
 from training.cli import InputError
-from training.data import folder
+from training.data import datasets, folder
+from training.runs import files
 
 
 @pytest.fixture(autouse=True)
@@ -155,3 +157,18 @@ def test_refused(pictures, change, token):
     change(pictures)
     with pytest.raises(InputError, match=token):
         folder.open_folder(pictures)
+
+
+def test_a_validation_part_that_a_run_did_not_have_is_left_out(pictures, tmp_path):
+    root, run = tmp_path / "parts", tmp_path / "run"
+    for part in ("train", "test"):
+        shutil.copytree(pictures, root / part)
+    job = jobs.Job(dataset=str(root), image_size=(32,))
+    before = datasets.load(**job.data)
+    run.mkdir()
+    files.write_listing(run, before.listing)
+    shutil.copytree(pictures, root / "val")
+    assert datasets.load(**job.data).validation is not None
+    found = datasets.of_run(run, job, {}, len(before.class_names))
+    assert found.validation is None
+    assert len(found.test) == len(before.test)
