@@ -11,7 +11,8 @@ from export.runtime import local_models
 from export.runtime.classification import Classifier, open_any
 from export.runtime.native_log import one_line
 from export.runtime.preprocessing import Preprocessing
-from export.runtime.signatures import IMAGE, SCORES, fits
+from export.runtime.signatures import IMAGE, fits
+from export.runtime.single_output import SCORES
 from export.targets import exporter, onnx
 from export.verification import keras_models, keras_source, release, tensors
 from training.cli import InputError, check_name
@@ -303,7 +304,7 @@ def _images(what, given, shape):
 
 
 def _refuse_same(images, calibration):
-    """Raises an InputError if a verification on `images` would be on those of the calibration."""
+    """Raises an InputError if all calibration images are among the images of the verification."""
 
     def digests(some):
         return {hashlib.sha256(np.float32(image).tobytes()).digest() for image in some}

@@ -11,7 +11,7 @@ if not __package__:  # run as a script: the checkout's own modules come first
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from export.runtime import classification, local_models, preprocessing
-from export.runtime.signatures import SCORES
+from export.runtime.single_output import SCORES
 from training import cli, console
 from training.data import pictures
 from training.runs import files

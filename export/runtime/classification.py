@@ -6,7 +6,8 @@ import numpy as np
 
 from export.runtime import local_models
 from export.runtime.preprocessing import UNCHANGED
-from export.runtime.signatures import IMAGE, IMAGE_BYTES, SCORES, image_size
+from export.runtime.signatures import IMAGE, IMAGE_BYTES, image_size
+from export.runtime.single_output import SCORES
 from training.cli import FailedError, InputError, check_name
 from training.data import pictures
 from training.data.sources import SIZE

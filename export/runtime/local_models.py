@@ -15,16 +15,14 @@ from export.runtime.preprocessing import Preprocessing
 from export.runtime.signatures import (
     IMAGE,
     IMAGE_BYTES,
-    SEVERAL_LABELS,
     Scores,
     Signature,
     fits,
     input_of,
-    kind_of,
     scores,
-    scores_of,
     shape_of,
 )
+from export.runtime.single_output import kind_of, last_activation, scores_of
 from training.cli import InputError
 from training.data.pictures import Resize
 from training.runs import files
@@ -126,35 +124,6 @@ class KerasModel(LocalModel):
         rows = np.asarray(self._model([pictures] if takes_list else pictures, training=False))
         self.kind = kind_of(rows, self.source, self.kind)
         return scores_of(rows, self.kind)
-
-
-def last_activation(model):
-    """Returns what a Keras graph's last layer makes of its outputs, that layer, and its input.
-
-    The first is one of `SCORES` or `SEVERAL_LABELS`. Returns `None` without a graph, or if the
-    last layer is not a softmax, a sigmoid or a linear dense layer of Keras.
-    """
-    import keras
-
-    dense = keras.layers.Dense
-    is_graph = isinstance(model, keras.Function | keras.Sequential)
-    outputs = getattr(model, "outputs", []) if is_graph else []
-    if len(outputs) != 1:
-        return None
-    layer, index, _ = outputs[0]._keras_history
-    # An own layer may do more after its activation.
-    activation = layer.activation if type(layer) in (dense, keras.layers.Activation) else None
-    if type(layer) is keras.layers.Softmax:
-        activation = keras.activations.softmax
-    if activation is keras.activations.sigmoid and outputs[0].shape[-1] != 1:
-        kind = SEVERAL_LABELS
-    elif activation in (keras.activations.softmax, keras.activations.sigmoid):
-        kind = "probabilities"
-    elif activation is keras.activations.linear and type(layer) is dense:
-        kind = "logits"
-    else:
-        return None
-    return kind, layer, layer._inbound_nodes[index].input_tensors[0]
 
 
 class SavedModel(LocalModel):

@@ -33,15 +33,6 @@ class Scores(NamedTuple):
 IMAGE = Input("serving_default", "image", (None, None, None, 3))
 IMAGE_BYTES = Input("serving_bytes", "image_bytes", (None,))
 OUTPUT_SHAPE = (None, None)
-SCORES = ("logits", "probabilities")  # what one output of a classifier can be
-SEVERAL_LABELS = "labels"  # or this: a sigmoid for each
-STATE_SCORES = "State which with --scores logits or --scores probabilities (in Python: scores=)"
-LEAST_PROBABILITY = 1e-37  # the logarithm of 0 is not finite
-ROUNDING = 1e-3  # of probabilities that were computed in float16, and of their sum
-
-
-class SeveralLabelsError(InputError):
-    """The outputs of a model are a sigmoid for each of several labels, not scores of one class."""
 
 
 def shape_of(lengths):
@@ -136,74 +127,6 @@ def scores(outputs, count, source):
             f" {shapes[1]} for {count} pictures"
         )
     return found
-
-
-def kind_of(rows, source, known=None, advice=STATE_SCORES):
-    """Returns what the one output of a classifier is: one of `SCORES`.
-
-    Numbers below 0 or above 1 are logits. Rows of 0 to 1 with the sum 1 are probabilities. Others
-    of 0 to 1 may be logits, a sigmoid for the second of two classes, or one for each label.
-
-    Args:
-        rows: Array [N, classes].
-        source: Name of the model, for the message.
-        known: One of `SCORES` or `SEVERAL_LABELS`, if it is stated; `None` to find it out.
-        advice: What to do if it cannot be found out, for the message.
-
-    Raises:
-        SeveralLabelsError: If more than one class can be true of an image.
-        InputError: If it cannot be found out, or the numbers are not what is stated.
-    """
-    if known == "logits":
-        return known
-    rows = np.asarray(rows, np.float64)
-    if rows.ndim != 2:
-        raise InputError(f"{source} returns an array of shape {rows.shape}: expected [N, classes]")
-    rows = rows[np.isfinite(rows).all(-1)]
-    in_range = bool(np.all(np.abs(rows - 0.5) <= 0.5 + ROUNDING))
-    columns = rows.shape[-1]
-    if known == "probabilities" and not in_range:
-        raise InputError(
-            f"{source} returns numbers of {rows.min():.3g} to {rows.max():.3g}: expected "
-            "probabilities, as stated. Numbers below 0 or above 1 are logits."
-        )
-    if known is None and not in_range:
-        return "logits"
-    if known != SEVERAL_LABELS and columns > 1 and np.allclose(rows.sum(-1), 1, atol=ROUNDING):
-        return "probabilities"
-    if known is None:
-        other = "probabilities of several labels" if columns > 1 else "the probability of a class"
-        raise InputError(
-            f"{source} returns numbers of 0 to 1{' whose sum is not 1' if columns > 1 else ''}, "
-            f"which may be logits or {other}. {advice}"
-        )
-    if columns > 1:
-        raise SeveralLabelsError(
-            f"{source} returns a probability for each of {columns} labels, whose sum is not 1: "
-            "expected a classifier of one class an image. Give another model."
-        )
-    return known
-
-
-def scores_of(rows, kind):
-    """Returns the outputs of a classifier by name, of its one output.
-
-    One column is the second of two classes.
-
-    Args:
-        rows: Array [N, classes].
-        kind: One of `SCORES`, which the output is.
-    """
-    rows = np.asarray(rows, np.float64)
-    are_logits = kind == "logits"
-    if rows.shape[-1] == 1:
-        rows = np.concatenate([0 * rows if are_logits else 1 - rows, rows], -1)
-    logits = rows if are_logits else np.log(np.maximum(rows, LEAST_PROBABILITY))
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-    return {
-        "logits": logits,
-        "probabilities": exponentials / exponentials.sum(-1, keepdims=True),
-    }
 
 
 def fits(declared, wanted):

@@ -8,7 +8,7 @@ import numpy as np
 
 from export.runtime import preprocessing
 from export.verification import keras_source, trained_weights
-from export.verification.release import Export, sharing, verify_and_release
+from export.verification.release import Export, released_beside, verify_and_release
 from export.verification.source import open_source
 from export.verification.tensors import TensorSource
 from training.cli import InputError
@@ -105,7 +105,7 @@ def write(target, source, path, args):
         images, labels = sample(source, args.precision, args.samples)
         calibration = calibration_images(source, args.calibration_images)
         description = describe(source.dataset.resize, source.class_names)
-    sharing(path, args.precision, description)  # before a conversion of minutes
+    released_beside(path, args.precision, description)  # before a conversion of minutes
     converted = target.convert(source, args, calibration)
     return verify_and_release(
         Export(

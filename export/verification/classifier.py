@@ -4,7 +4,8 @@ import tensorflow as tf
 
 from export.runtime.native_log import one_line
 from export.runtime.preprocessing import UNCHANGED
-from export.runtime.signatures import IMAGE, LEAST_PROBABILITY, Scores, kind_of
+from export.runtime.signatures import IMAGE, Scores
+from export.runtime.single_output import LEAST_PROBABILITY, kind_of
 from training.cli import InputError
 from training.data.sources import SIZE
 from training.runs import saved_model

@@ -14,9 +14,8 @@ import keras
 import numpy as np
 
 import keras_nam
-from export.runtime.local_models import last_activation
 from export.runtime.native_log import one_line
-from export.runtime.signatures import SeveralLabelsError, kind_of
+from export.runtime.single_output import SeveralLabelsError, kind_of, last_activation
 from export.verification.classifier import of_logits, of_probabilities
 from keras_nam.attention.normalization_gate import NormalizationGate
 from training.cli import InputError
@@ -200,7 +199,7 @@ class Head(NamedTuple):
         model: The model, without a final softmax or sigmoid where that could be taken off.
         to_scores: Function of its outputs to a dictionary of `logits` and `probabilities`.
         note: Sentence about what was found.
-        kind: One of `signatures.SCORES`, what the whole model returns.
+        kind: One of `single_output.SCORES`, what the whole model returns.
     """
 
     model: keras.Model
@@ -217,7 +216,7 @@ def head(model, images, stated=None, keep_activation=False):
     Args:
         model: A `keras.Model`.
         images: Float array [N, ...], as the model takes them.
-        stated: One of `signatures.SCORES`, or `None` to find it out.
+        stated: One of `single_output.SCORES`, or `None` to find it out.
         keep_activation: Whether the last activation is left where it is.
 
     Raises:

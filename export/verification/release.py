@@ -81,7 +81,7 @@ def verify_and_release(export):
 
     Raises:
         VerificationError: If a stage failed; the file and the report are kept.
-        InputError: See `sharing`; then nothing is changed.
+        InputError: See `released_beside`; then nothing is changed.
         OSError: If the disk is full; then nothing new is left.
     """
     path = export.path
@@ -154,7 +154,7 @@ def _named(word, path, stem):
     return path.with_name(f"{word}{dot}{variant}.json")
 
 
-def sharing(path, precision, description):
+def released_beside(path, precision, description):
     """Returns the names of the other released files with the same `preprocessing.json`.
 
     Args:
@@ -217,7 +217,8 @@ def _publish(export, candidate_path, verified, digest):
         if path.exists():
             os.replace(path, _aside(path, "previous"))
         return
-    others = sharing(path, export.precision, export.preprocessing)  # of a simultaneous export, too
+    # Checked again: another export may have ended since.
+    others = released_beside(path, export.precision, export.preprocessing)
     for name, text in export.companions.items():
         companion = path.with_name(name)
         if text is None and not others and companion.is_file():

@@ -29,8 +29,8 @@ def missing(source, constants=None, whole=True):
             whose converter multiplies a gate's scale by the inverse root of a variance of 1.
 
     Returns:
-        A list; `None` if nothing was compared: there is no Keras model, or neither a SavedModel on
-        the disk nor constants that can be compared.
+        A list, or `None` if nothing was compared. Then there is no Keras model, or there are no
+        constants to compare and no SavedModel on the disk.
     """
     model = source.model
     if model is None:

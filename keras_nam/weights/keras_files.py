@@ -24,7 +24,7 @@ class StoredArray:
 
     def __array__(self, dtype=None, copy=None):
         try:
-            values = np.asarray(self._dataset[()])  # a scalar is no array
+            values = np.asarray(self._dataset[()])  # h5py returns a number for a scalar
         except OSError as error:
             raise ValueError(f"{self._dataset.name} is damaged: {error}") from None
         is_bfloat16 = self._dataset.attrs.get("dtype") == "bfloat16" and values.itemsize == 2

@@ -178,7 +178,7 @@ def notes(report):
         )
     if len({str(row["environment"]) for row in report["runs"]}) > 1:
         lines.append(
-            "The runs' versions, machines or revisions differ; compare.json has those of each."
+            "The versions, machines or revisions of the runs differ. compare.json lists them."
         )
     return lines
 

@@ -1,58 +1,29 @@
-"""A folder of pictures as a data set: its classes, its parts, and an index that makes it fast.
+"""A folder of pictures as a data set: its classes and its parts.
 
 `FOLDER/<class>/**/*.jpg`, or `FOLDER/train/<class>/…` with `val` and `test` beside it. A class is
 named after its folder. Files and folders whose names begin with a dot are left out.
 """
 
-import contextlib
 import hashlib
-import json
 import os
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from training import console
 from training.cli import InputError
 from training.data import pictures, sources, store
-from training.runs import files
+from training.data.picture_index import Entry, scan
 
 PARTS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-INDEX_VERSION = 1
 LISTED = 5  # names in a message
 CROP_FRACTION = 0.875  # of the resized picture, which is evaluated
-PLAIN = ("L", "RGB")  # JPEGs that TensorFlow decodes to the same pixels as Pillow
-
-
-class Entry(NamedTuple):
-    """What the index knows of a file.
-
-    Attributes:
-        size: Integer, bytes.
-        modified: Integer, nanoseconds.
-        digest: String, the hash of its content.
-        height: Integer, pixels, with the EXIF orientation applied.
-        width: Integer, pixels.
-        is_jpeg: Whether TensorFlow can decode it: a grey or RGB JPEG without an orientation.
-        error: String, why it cannot be read; empty for a good picture.
-    """
-
-    size: int
-    modified: int
-    digest: str
-    height: int = 0
-    width: int = 0
-    is_jpeg: bool = False
-    error: str = ""
 
 
 class Picture(NamedTuple):
@@ -112,7 +83,7 @@ def open_folder(path, test_split=0.1, validation_split=0.0, skip_unreadable=Fals
     named = {part: _classes(path, root) for part, root in roots.items()}
     class_names = _check_classes(path, named)
     names = [name for classes in named.values() for found in classes.values() for name in found]
-    index = _index(path, names)
+    index = scan(path, names)
     warnings = _unreadable(path, index, names, skip_unreadable)
     parts = {
         part: [
@@ -264,71 +235,6 @@ def _check_parts(path, class_names, parts):
         )
 
 
-# The index
-
-
-def _index(path, names):
-    """Returns the `Entry` of each name. Only files that are new or changed are read."""
-    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    file = files.cache_folder() / f"index-{key}.json"
-    known = _read_index(file)
-
-    def entry(name):
-        try:
-            status = (path / name).stat()
-        except OSError as error:  # a link to nothing
-            return Entry(0, 0, "", error=f"{path / name}: {error.strerror}")
-        old = known.get(name)
-        if old and (old.size, old.modified) == (status.st_size, status.st_mtime_ns):
-            return old
-        return _examine(path / name, status)
-
-    with console.progress("scanning pictures", len(names)) as advance, ThreadPoolExecutor() as pool:
-        index = {}
-        for name, found in zip(names, pool.map(entry, names), strict=True):
-            index[name] = found
-            advance()
-    if index != known:
-        content = {"version": INDEX_VERSION, "folder": str(path.resolve()), "files": index}
-        with contextlib.suppress(OSError):  # the index only saves time
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with files.lock(file.with_suffix(".lock")):
-                files.write_json(file, content)
-    return index
-
-
-def _read_index(file):
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content["version"] == INDEX_VERSION:
-            return {name: Entry(*entry) for name, entry in content["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # none yet, or damaged: all files are read again
-    return {}
-
-
-def _examine(path, status):
-    """Returns the entry of a file, which is decoded to see whether it can be."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        return Entry(status.st_size, 0, "", error=f"{path}: {error.strerror}")
-    entry = Entry(
-        status.st_size, status.st_mtime_ns, hashlib.blake2b(content, digest_size=16).hexdigest()
-    )
-    try:
-        height, width, _ = pictures.read_whole(content, path).shape
-    except InputError as error:
-        return entry._replace(error=str(error))
-    return entry._replace(height=height, width=width, is_jpeg=_is_plain_jpeg(path))
-
-
-def _is_plain_jpeg(path):
-    with Image.open(path) as image:
-        upright = image.getexif().get(0x0112, 1) == 1  # the tag of the orientation
-        return image.format in ("JPEG", "MPO") and image.mode in PLAIN and upright
-
-
 def load(name, options):
     """Returns the `sources.Loaded` of a folder; `options.data_dir` names its new place, if any."""
     path = Path(options.data_dir or name)
@@ -365,7 +271,7 @@ def _unsplit(path, test_split, skip_unreadable):
     if sum(map(len, classes.values())) < len(names):  # some are in no class folder
         classes = {}
     labels = {name: i for i, found in enumerate(classes.values()) for name in found}
-    index = _index(path, names)
+    index = scan(path, names)
     warnings = _unreadable(path, index, names, skip_unreadable)
     found = [Picture(n, labels.get(n, 0), index[n]) for n in names if not index[n].error]
     found.sort(key=_draw)

@@ -148,7 +148,7 @@ def fit_steps_per_call(model, steps, rest):
     Args:
         model: A compiled `keras.Model`.
         steps: Integer, the steps of a whole epoch.
-        rest: Integer, those of the next call of `fit`, which may resume in an epoch.
+        rest: Integer, the steps of the next call of `fit`, which may resume within an epoch.
     """
     fitting = math.gcd(execution(steps)["steps_per_execution"], rest)
     if model.steps_per_execution != fitting:
