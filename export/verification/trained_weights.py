@@ -81,20 +81,19 @@ def _missing_from_file(source, model, constants, whole):
         expected = [(name, array) for name, array in expected if "/bias" not in name]
     whole = whole and source.run is not None
     there = {_bits(array) for array in constants.values()}
+    gates = {layer.scale.path for layer in kept if isinstance(layer, FoldedGate)}
+
+    def is_there(name, array):
+        if _bits(array) in there:
+            return True
+        if whole:
+            return False
+        if name in gates:
+            return _bits(array * _inverse_root_of_one(array)) in there
+        return source.run is None and "kernel" in name and _is_multiple(array, constants)
+
     # An offset of 0 is not stored.
-    absent = [(n, array) for n, array in expected if array.any() and _bits(array) not in there]
-    if not whole:
-        gates = {layer.scale.path for layer in kept if isinstance(layer, FoldedGate)}
-        absent = [
-            (name, array)
-            for name, array in absent
-            if not (
-                _bits(array * _inverse_root_of_one(array)) in there
-                if name in gates
-                else source.run is None and "kernel" in name and _is_multiple(array, constants)
-            )
-        ]
-    differing = [name for name, _ in absent]
+    differing = [name for name, array in expected if array.any() and not is_there(name, array)]
     if whole and len(kept) == len(model.layers):
         known = {_bits(array) for _, array in expected}
         differing += [
