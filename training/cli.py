@@ -54,6 +54,8 @@ class Parser(argparse.ArgumentParser):
         if not argument.startswith("-"):
             raise InputError(f"Unexpected argument {argument!r}. --help lists the options.")
         option = argument.partition("=")[0]
+        if option in {f"--{action.dest}" for action in self._get_positional_actions()}:
+            raise InputError(f"Unknown option {option}. Give its value without {option}.")
         known = nearest(option, self._option_string_actions)
         raise InputError(f"Unknown option {option}. Did you mean {known}? --help lists them.")
 

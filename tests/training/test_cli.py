@@ -31,6 +31,8 @@ def test_options(parser):
     [
         (["--epoch", "5"], "--epoch. Did you mean --epochs"),  # no abbreviation is accepted
         (["--image-size=32"], "--image-size. Did you mean --image-sizes"),
+        (["--run", "a"], "--run. Give its value without --run"),
+        (["--run=a"], "--run. Give its value without --run"),
         (["-e", "5"], "option -e"),
         (["a", "b"], "'b'"),
         (["--epochs", "many"], "--epochs: invalid int value: 'many'"),
