@@ -52,7 +52,8 @@ class Parser(argparse.ArgumentParser):
     def refuse(self, argument):
         """Raises an InputError for an argument that the parser does not know."""
         if not argument.startswith("-"):
-            raise InputError(f"Unexpected argument {argument!r}. --help lists the options.")
+            how = "Give a run with --run. " if "--run" in self._option_string_actions else ""
+            raise InputError(f"Unexpected argument {argument!r}. {how}--help lists the options.")
         option = argument.partition("=")[0]
         if option in {f"--{action.dest}" for action in self._get_positional_actions()}:
             raise InputError(f"Unknown option {option}. Give its value without {option}.")

@@ -58,6 +58,13 @@ def test_every_command_refuses_abbreviations_and_names_the_nearest(command):
         command.parser().parse_args([option[:-1], "1", "--archs=r18", "--processes=1"])
 
 
+def test_a_run_without_its_option_is_refused_with_the_option():
+    parser = cli.Parser("What it does.")
+    parser.add_argument("--run")
+    with pytest.raises(cli.InputError, match="Give a run with --run"):
+        parser.parse_args(["a run"])
+
+
 def test_unknown_names_list_what_there_is():
     with pytest.raises(cli.InputError, match=r"kind 'a'; there are aa, bb. Did you mean 'aa'"):
         cli.check_name("kind", "a", ["aa", "bb"])
