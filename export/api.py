@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 
-from export.runtime import local_models
+from export.runtime import devices, local_models
 from export.runtime.classification import Classifier, open_any
 from export.runtime.native_log import one_line
 from export.runtime.preprocessing import Preprocessing
@@ -96,7 +96,7 @@ def export_onnx(
         opset=opset,
         provider=provider,
         samples=None if isinstance(source, tensors.TensorSource) else len(images),
-        calibration_images=None,
+        calibration_images=None if calibration is None else len(calibration),
     )
     return exporter.write(onnx.TARGET, source, path, options)
 
@@ -151,6 +151,7 @@ def verify_onnx(
         keep_activation=len(declared.outputs) == 1,
     )
     if isinstance(source, tensors.TensorSource):
+        tensors.check_precision(source.name, precision)
         candidate = tensors.Renamed(candidate, source)
         images = source.samples
     else:
@@ -247,6 +248,7 @@ def _source(
     **options,
 ):
     """Returns the source of a Keras model and arrays; `as_pixels` are RGB of 0–255."""
+    devices.share_gpu()
     if isinstance(model, keras.Model):
         name, model = f"{model.name}.keras", keras_models.in_float32(model)
     else:
@@ -259,6 +261,7 @@ def _source(
             "labels": labels is not None,
             "class names": class_names is not None,
             "scores": scores is not None,
+            "calibration": calibration is not None,
         }
         tensors.refuse_of_classifiers(name, given)
         if not isinstance(images, dict):
@@ -288,7 +291,8 @@ def _source(
         **options,
     )
     if isinstance(source, tensors.TensorSource):
-        tensors.refuse_of_classifiers(name, {"labels": labels is not None})
+        given = {"labels": labels is not None, "calibration": calibration is not None}
+        tensors.refuse_of_classifiers(name, given)
     return source
 
 

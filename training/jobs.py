@@ -181,7 +181,7 @@ class Job:
         return cls(**settings, run_dir=str(folder))
 
 
-DATA = [field.name for field in dataclasses.fields(Options)]
+DATA = [field.name for field in dataclasses.fields(Options) if hasattr(Job, field.name)]
 
 # Entry of `config.json` -> field of a job.
 CONFIG = {

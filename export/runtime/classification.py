@@ -29,6 +29,11 @@ def open_any(path=None, url=None, grpc=None, name="keras_nam", version=None, tim
         from export.runtime.grpc_client import GrpcClient
 
         return GrpcClient(grpc, name, version, timeout)
+    if version is not None:
+        raise InputError(
+            f"version {version} is for a server: give the folder of the version instead, such as "
+            f"RUN/saved_model/{version}"
+        )
     return local_models.open_model(path)
 
 

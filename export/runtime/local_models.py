@@ -243,6 +243,7 @@ class SingleOutput(LocalModel):
 
 def classifier_signature(image, output):
     """Returns the signatures of a classifier with one input and one output of these shapes."""
+    output = output or (None, None)  # ONNX Runtime says () of a shape that is not declared
     classes = max(output[-1], 2) if output[-1] else None
     outputs = dict.fromkeys(Scores._fields, (output[0], classes))
     return {IMAGE.signature: Signature({IMAGE.name: image}, outputs)}

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from export.runtime import preprocessing
-from export.verification import keras_source, trained_weights
+from export.verification import keras_source, tensors, trained_weights
 from export.verification.release import Export, released_beside, verify_and_release
 from export.verification.source import open_source
-from export.verification.tensors import TensorSource
 from training.cli import InputError
 from training.runs.saved_model import preprocessing as describe
 
@@ -91,14 +90,15 @@ def write(target, source, path, args):
         args: An object with the attributes `precision`, `samples`, `calibration_images`, and for
             ONNX `opset` and `provider`, as the options of the command line.
     """
-    if isinstance(source, TensorSource):
+    if isinstance(source, tensors.TensorSource):
         available = len(source.samples)
         images = source.samples[: _number("--samples", args.samples, available, available)]
         labels = description = None
-        if args.precision == "int8":
+        tensors.check_precision(source.name, args.precision)
+        if args.calibration_images is not None:
             raise InputError(
-                f"--precision int8: {source.name} is not an image classifier, and other outputs "
-                "have no tolerance for int8. Export float32 or float16."
+                f"--calibration-images: {source.name} is not an image classifier: its ranges are "
+                "measured on all inputs. Leave the option out."
             )
         calibration = source.samples
     else:

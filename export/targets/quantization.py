@@ -25,6 +25,9 @@ from training.cli import FailedError, InputError
 
 BATCH_SIZE = 8  # a batch's activations are in memory at once: 1.6 GB for r50_nam
 FLOAT16_MAX = float(np.finfo(np.float16).max)
+# What normalizes pixels before the first operation with weights.
+ON_PIXELS = {"Add", "BatchNormalization", "Cast", "Concat", "Div", "Mul", "Pad", "Reshape", "Slice"}
+ON_PIXELS |= {"Split", "Sub", "Transpose"}
 # What a NAM gate computes its sigmoid's argument with.
 ARGUMENT_OPERATORS = ("BatchNormalization", "Mul", "Add")
 INT8 = {
@@ -77,7 +80,7 @@ def to_float16(model, images):
     half.remove_cascaded_cast_nodes()
     half.remove_useless_cast_nodes()
     half.topological_sort()
-    return _with_graph_of(half.model, model)
+    return _with_graph_of(half.model, model, onnx.TensorProto.FLOAT16)
 
 
 def to_int8(model, images):
@@ -106,7 +109,7 @@ def to_int8(model, images):
         source, ends = _with_convolutions(model), _ends(model)
         quantization.quantize_static(source, target, _Images(images), nodes_to_exclude=ends, **INT8)
         quantized = onnx.load(target)
-    return _with_short_names(_with_graph_of(quantized, model), model)
+    return _with_short_names(_with_graph_of(quantized, model, onnx.TensorProto.INT8), model)
 
 
 def _check(model, images):
@@ -177,9 +180,16 @@ def _largest_activations(model, images):
 def _ends(model):
     """Returns the names of the image's normalization, the last sum and the softmax."""
     outputs = {tensor.name for tensor in model.graph.output}
-    first = itertools.takewhile(lambda node: node.op_type != "Conv", model.graph.node)
-    last = (node for node in model.graph.node if outputs & set(node.output))
-    return [node.name for node in (*first, *last)]
+    constants = {"", *(tensor.name for tensor in model.graph.initializer)}
+    pixels, found = {tensor.name for tensor in model.graph.input}, []
+    for node in model.graph.node:
+        computed = {*node.input} - constants
+        if node.op_type in ON_PIXELS and computed and computed <= pixels:
+            pixels |= {*node.output}
+            found.append(node.name)
+        elif outputs & {*node.output}:
+            found.append(node.name)
+    return found
 
 
 def _gates(model):
@@ -226,8 +236,11 @@ def _with_convolutions(model):
     return changed
 
 
-def _with_graph_of(converted, model):
-    """Returns `model` with the nodes and weights of `converted`."""
+def _with_graph_of(converted, model, dtype):
+    """Returns `model` with the nodes and weights of `converted`, of which some have the dtype."""
+    if not any(tensor.data_type == dtype for tensor in converted.graph.initializer):
+        name = onnx.TensorProto.DataType.Name(dtype).lower()
+        raise FailedError(f"no weight of the model can be {name}: export it in float32")
     changed = copy.deepcopy(model)
     for field in ("node", "initializer", "value_info"):
         changed.graph.ClearField(field)

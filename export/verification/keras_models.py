@@ -63,6 +63,7 @@ def in_float32(model):
     Raises:
         InputError: As `load`.
     """
+    report.check_backend()
     parts = model._flatten_layers() if isinstance(model, keras.Layer) else []
     if not any(part.dtype_policy.name in MIXED for part in parts):
         return _checked(model, repr(getattr(model, "name", model)))
@@ -170,8 +171,12 @@ def _is_length(value):
     return value is None or isinstance(value, int)
 
 
-def call(model, arrays):
-    """Returns a model's outputs in inference: output name -> tensor, of input name -> tensor."""
+def call(model, arrays, names=None):
+    """Returns a model's outputs in inference: output name -> tensor, of input name -> tensor.
+
+    `names` are the outputs' names, in order; `None` for the model's own. A model that returns a
+    dictionary has its keys. Outputs of one layer get numbers, because Keras names them alike.
+    """
     if isinstance(model, keras.Function):
         given = keras.tree.pack_sequence_as(model.input, [arrays[i.name] for i in inputs(model)])
     else:
@@ -180,8 +185,19 @@ def call(model, arrays):
     if isinstance(found, dict):
         return found
     flat = keras.tree.flatten(found)
-    names = getattr(model, "output_names", None) or [f"output_{i}" for i in range(len(flat))]
-    return dict(zip(names, flat, strict=True))
+    if names is None:
+        names = getattr(model, "output_names", None) or [f"output_{i}" for i in range(len(flat))]
+    return dict(zip(_numbered(names), flat, strict=True))
+
+
+def _numbered(names):
+    """Returns the names, those that were there before with the first free number behind them."""
+    found = []
+    for name in names:
+        numbers = (f"{name}_{n}" for n in range(1, len(names) + 1))
+        others = {*names, *found}
+        found.append(name if name not in found else next(n for n in numbers if n not in others))
+    return found
 
 
 def image_shape(model):

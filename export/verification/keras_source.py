@@ -101,18 +101,16 @@ def _size(given, shape, path):
 
 
 def _dataset(args, size):
+    read = {
+        "image_size": size,
+        "crop_fraction": args.crop_fraction,
+        "usual_crop": None,
+        "cache": "none",
+    }
     if args.images is None:
-        return datasets.load(
-            args.dataset,
-            args.data_dir,
-            image_size=size,
-            crop_fraction=args.crop_fraction,
-            cache="none",
-        )
+        return datasets.load(args.dataset, args.data_dir, **read)
     share = 1.0 if args.precision == "float32" else HELD_OUT
-    options = sources.Options(
-        test_split=share, image_size=size, crop_fraction=args.crop_fraction, cache="none"
-    )
+    options = sources.Options(test_split=share, **read)
     return datasets.of_loaded(args.images, folder.load_any(args.images, options), options)
 
 

@@ -117,7 +117,7 @@ class Source:
         """List of lines that a user must know about the verification."""
         if self.run:
             return list(self.dataset.warnings)
-        lines = list(self.remarks)
+        lines = [*self.dataset.warnings, *self.remarks]
         if self.stated:
             lines.append(f"Pixels of 0–255 are converted as stated: {self.normalize}.")
         else:
@@ -232,8 +232,8 @@ def open_source(run=None, saved_model=None, data_dir=None, dataset="cifar100", p
 
 
 def _load(name, **options):
-    """Returns a data set; of a folder, no picture is read yet."""
-    return datasets.load(name, **{**options, "cache": "none"})
+    """Returns a data set, whose pictures are neither read yet nor cropped without a rule."""
+    return datasets.load(name, cache="none", usual_crop=None, **options)
 
 
 def _of_no_run(folder, name, data_dir, preprocessing):

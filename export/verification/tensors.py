@@ -103,6 +103,15 @@ def refuse_of_classifiers(name, given):
         )
 
 
+def check_precision(name, precision):
+    """Raises an InputError if there is no tolerance for a model's outputs in a precision."""
+    if precision not in EPSILON:
+        raise InputError(
+            f"precision {precision}: {name} is not an image classifier, and other outputs have no "
+            f"tolerance for it. Expected {' or '.join(EPSILON)}."
+        )
+
+
 def of_model(model, arrays, name, folder, fold=True):
     """Returns the `TensorSource` of a float32 Keras model and an array for each of its inputs.
 
@@ -127,12 +136,13 @@ def of_model(model, arrays, name, folder, fold=True):
     samples = Samples({t.name: np.asarray(arrays[t.name]).astype(t.dtype) for t in taken})
     served, folding = keras_models.folded(model) if fold else (model, "Not folded.")
     names = [tensor.name for tensor in taken]
+    outputs = list(keras_models.call(model, samples[:1].arrays))  # of the unfolded model
 
     @tf.function(
         input_signature=[tf.TensorSpec((None, *t.shape[1:]), t.dtype, name=t.name) for t in taken]
     )
     def function(*tensors):
-        return keras_models.call(served, dict(zip(names, tensors, strict=True)))
+        return keras_models.call(served, dict(zip(names, tensors, strict=True)), outputs)
 
     function.loaded = tf.Module()
     function.loaded.weights = [variable.value for variable in served.variables]

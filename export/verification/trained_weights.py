@@ -65,9 +65,11 @@ def _missing_from_file(source, model, constants, whole):
     `None` if none of its layers can be compared.
     """
     expected = []
+    scale, offset = source.normalize.scale_and_offset()
     if source.normalize.changes_values:
-        scale, offset = source.normalize.scale_and_offset()
-        expected = [("the normalization's scale", scale), ("the normalization's offset", offset)]
+        expected = [("the normalization's offset", offset)]
+    if np.any(scale != 1):  # a product with 1 is removed
+        expected.append(("the normalization's scale", scale))
     if source.run is None:  # other models' layers have constants of their own
         parts = [layer for layer in model._flatten_layers() if not layer._layers]
         kept = [layer for layer in parts if type(layer) is FoldedGate or has_plain_kernel(layer)]

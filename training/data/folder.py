@@ -23,7 +23,6 @@ PARTS = {
     "test": ("test", "testing"),
 }
 LISTED = 5  # names in a message
-CROP_FRACTION = 0.875  # of the resized picture, which is evaluated
 
 
 class Picture(NamedTuple):
@@ -239,7 +238,7 @@ def load(name, options):
     """Returns the `sources.Loaded` of a folder; `options.data_dir` names its new place, if any."""
     path = Path(options.data_dir or name)
     found = open_folder(path, options.test_split, options.validation_split, options.skip_unreadable)
-    return _loaded(found, options, options.crop_fraction or CROP_FRACTION)
+    return _loaded(found, options)
 
 
 def load_any(path, options):
@@ -247,7 +246,7 @@ def load_any(path, options):
 
     A folder with a training and a test part is read as by `load`. Any other is shuffled, and
     `options.test_split` of it is the test part. Without class folders there are no class names, and
-    every label is 0. Pictures are resized whole unless `options.crop_fraction` is set.
+    every label is 0.
 
     Raises:
         InputError: If the folder is missing, or has no picture or an unreadable one.
@@ -259,7 +258,7 @@ def load_any(path, options):
         found = open_folder(path, options.test_split, skip_unreadable=options.skip_unreadable)
     else:
         found = _unsplit(path, options.test_split, options.skip_unreadable)
-    return _loaded(found, options, options.crop_fraction)
+    return _loaded(found, options)
 
 
 def _unsplit(path, test_split, skip_unreadable):
@@ -286,8 +285,9 @@ def _unsplit(path, test_split, skip_unreadable):
     return Folder(path, list(classes), parts, warnings)
 
 
-def _loaded(found, options, crop_fraction):
+def _loaded(found, options):
     path = found.path
+    crop_fraction = options.crop_fraction or options.usual_crop
     resize = pictures.Resize(*options.height_and_width(sources.SIZE), crop_fraction)
     everything = [picture for part in found.parts.values() for picture in part]
     decoded = store.Decoded(

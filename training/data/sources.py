@@ -19,12 +19,13 @@ DATASETS = {
     "synthetic": "training.data.synthetic",
 }
 TFDS = "tfds:"
+CROP_FRACTION = 0.875  # of the resized picture, which is evaluated
 SIZE = (224, 224)  # height and width of pictures whose data set has no size
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How a data set is read; the fields of `Job` with the same names.
+    """How a data set is read: the fields of `Job` with the same names, and `usual_crop`.
 
     Attributes:
         data_dir: Path of its folder, or `None` for its default.
@@ -32,7 +33,9 @@ class Options:
         test_split: Float, the same for a test part that a folder or a set does not have.
         seed: Integer, chooses the held-out images of a set that has arrays.
         image_size: Height and width of the images, pixels; empty for the data set's, or `SIZE`.
-        crop_fraction: See `pictures.Resize`; `None` for the data set's default.
+        crop_fraction: See `pictures.Resize`; `None` for `usual_crop`.
+        usual_crop: The same for pictures of several sizes, if `crop_fraction` is `None`. Images of
+            one size are not cropped then.
         cache: `"auto"`, `"memory"`, `"disk"` or `"none"`; see `store.stored`.
         skip_unreadable: Whether unreadable pictures are left out.
     """
@@ -43,6 +46,7 @@ class Options:
     seed: int = 0
     image_size: tuple[int, ...] = ()
     crop_fraction: float | None = None
+    usual_crop: float | None = CROP_FRACTION
     cache: str = "auto"
     skip_unreadable: bool = False
 

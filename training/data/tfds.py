@@ -12,7 +12,7 @@ import numpy as np
 
 from training import console
 from training.cli import InputError
-from training.data import folder, pictures, sources, store
+from training.data import pictures, sources, store
 from training.runs import files
 
 TEST_SPLITS = ("test", "validation")  # the first that has labels becomes the test part
@@ -26,7 +26,7 @@ def load(name, options):
     is_fixed = None not in shape[:2]
     resize = pictures.Resize(
         *options.height_and_width(shape[:2] if is_fixed else sources.SIZE),
-        options.crop_fraction or (None if is_fixed else folder.CROP_FRACTION),
+        options.crop_fraction or (None if is_fixed else options.usual_crop),
     )
     splits = builder.info.splits
     if "train" not in splits:

@@ -194,6 +194,8 @@ class _Nodes:
     def __init__(self, graph):
         self.graph = graph
         self.makers = {name: node for node in graph.node for name in node.output}
+        self.constants = {tensor.name for tensor in graph.initializer}
+        self.constants |= {name for name in self.makers if self.makers[name].op_type == "Constant"}
 
     def of_kind(self, kind):
         return [node for node in self.graph.node if node.op_type == kind]
@@ -212,6 +214,9 @@ class _Nodes:
             for node in self.takers(tensor):
                 if node.op_type == "Mul":
                     (other,) = {*node.input} - {tensor} or {tensor}
+                    if other in self.constants:  # such as a gain
+                        pending.append((node.output[0], added))
+                        continue
                     swish = self.origin(other) in (self.origin(sigmoid.input[0]), tensor)
                     return (None if swish else other), added
                 if node.op_type in BETWEEN:

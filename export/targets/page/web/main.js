@@ -102,10 +102,10 @@ function update() {
       }
     } catch (error) {
       complain(`The network did not run: ${error.message}`);
-    } finally {
-      running = null;
     }
-  })();
+  })().finally(() => {
+    running = null; // later, even if nothing was to be computed
+  });
   return running;
 }
 
