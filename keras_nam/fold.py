@@ -92,7 +92,8 @@ class _Folding(GraphCopy):
     @staticmethod
     def call(layer, *args, **kwargs):
         # Keras' random layers have the default `training=True`, and so has what comes after them.
-        if getattr(layer, "_call_has_training_arg", False):
+        # A layer whose `call` does not take `training` hands it to its inner layers.
+        if isinstance(layer, keras.layers.Layer):
             kwargs["training"] = False
         return layer(*args, **kwargs)
 
@@ -124,7 +125,7 @@ def _foldable(users):
 def _through(layers, inputs, *unused_args, **unused_kwargs):
     """Calls layers in turn, without the `training` and `mask` of the replaced layer."""
     for layer in layers:
-        inputs = layer(inputs)
+        inputs = layer(inputs, training=False)
     return inputs
 
 

@@ -22,7 +22,8 @@ def gate_values(model, inputs):
         path, have the suffixes `#2`, `#3`.
 
     Raises:
-        ValueError: If the model has no gate.
+        ValueError: If the model has no gate, or calls none: its `call` must run in Python, and not
+            be a `tf.function`.
 
     Example:
 
@@ -36,6 +37,11 @@ def gate_values(model, inputs):
         )
     found = {}
     calls = recorded_calls(model, keras.tree.map_structure(ops.convert_to_tensor, inputs))
+    if not calls:
+        raise ValueError(
+            f"{model.name!r} called none of its NAM gates. Expected a `call` in Python, not "
+            "a `tf.function`"
+        )
     for gate, values in calls:
         again = sum(key.partition("#")[0] == gate.path for key in found)
         name = f"{gate.path}#{again + 1}" if again else gate.path

@@ -9,6 +9,8 @@ import numpy as np
 from keras import layers, ops
 from keras.src.saving.serialization_lib import SafeModeScope
 
+LATER = ("built", "_build_shapes_dict")  # what Keras sets when a layer is built
+
 
 class GraphCopy:
     """Copies a graph of layers, with the nested ones. A subclass replaces layers.
@@ -188,15 +190,21 @@ def _copy_state(source, target, seen=()):
         with tempfile.TemporaryDirectory() as folder:
             source.save_assets(folder)
             target.load_assets(folder)
+    # Not by the setter, which changes the inner layers too.
+    target._trainable = source._trainable
+    for old, new in zip(source._trainable_variables, target._trainable_variables, strict=False):
+        new.trainable = old.trainable
     for old, new in zip(source._layers, target._layers, strict=True):
         _copy_state(old, new, (*seen, source))
 
 
 def _check(source, target):
-    """Raises unless a copy has the parts and plain attributes of its source."""
-    own = () if _is_of_keras(source) or isinstance(source, keras.Model) else vars(source)
-    own = [name for name in own if name[0] != "_" and name not in ("name", "built")]
-    pairs = {name: (getattr(source, name), getattr(target, name, None)) for name in own}
+    """Raises unless a copy has the parts and attributes of its source."""
+    own = {} if _is_of_keras(source) else vars(source)
+    bare = {*vars(keras.Model() if isinstance(source, keras.Model) else layers.Layer()), *LATER}
+    if isinstance(source, keras.Model):  # others were set by fit or compile
+        bare |= {*vars(source)} - {*vars(target)}
+    pairs = {n: (getattr(source, n), getattr(target, n, None)) for n in own if n not in bare}
     pairs["dtype_policy"] = source.dtype_policy, target.dtype_policy
     pairs["layers"] = [[type(part).__name__ for part in x._layers] for x in (source, target)]
     for name, (value, copied) in pairs.items():
@@ -208,7 +216,12 @@ def _check(source, target):
 
 
 def _equal(value, copied):
-    """Whether two attributes are equal; other than plain values always are."""
+    """Whether two attributes are equal; other than numbers, texts and arrays always are."""
+    if isinstance(value, dict) and isinstance(copied, dict):
+        return value.keys() == copied.keys() and all(_equal(value[k], copied[k]) for k in value)
+    if ops.is_tensor(value) and not isinstance(value, keras.Variable):
+        value = ops.convert_to_numpy(value)
+        copied = ops.convert_to_numpy(copied) if ops.is_tensor(copied) else copied
     if isinstance(value, list | tuple) and isinstance(copied, list | tuple):
         return len(value) == len(copied) and all(map(_equal, value, copied))
     plain = bool | int | float | str | None | np.ndarray | np.generic | keras.DTypePolicy

@@ -28,15 +28,13 @@ def parser():
     parser.add_argument("--data-dir", help="as for train.py")
     parser.add_argument(
         "--recipe",
-        default="paddle",
         help=f"{', '.join(recipes.RECIPES)}: whose mean and std are used for a .keras file without "
-        "a run (default: %(default)s)",
+        "a run (default: paddle)",
     )
     parser.add_argument(
         "--dataset",
-        default="cifar100",
-        help=f"{', '.join(sources.DATASETS)}: for a .keras file without a run (default: "
-        "%(default)s)",
+        help=f"{', '.join(sources.DATASETS)}: or a folder, for a .keras file without a run "
+        "(default: cifar100)",
     )
     return parser
 

@@ -156,6 +156,11 @@ class Recipe:
         """Whether the training images of an epoch, counted from 0, have the network's size."""
         return self.image_size(epoch) in (None, *self.progressive_sizes[-1:])
 
+    @property
+    def normalization(self):
+        """Where `mean` and `std` are from: `"auto"`, `"imagenet"`, or `"numbers"` for any given."""
+        return self.mean[0] if self.mean in (AUTO, IMAGENET) else "numbers"
+
     def is_frozen(self, epoch):
         """Whether layers are frozen in an epoch, counted from 0."""
         return self.freeze != "none" and (not self.freeze_epochs or epoch < self.freeze_epochs)

@@ -22,6 +22,8 @@ from training.cli import check_name
 from training.fitting import multihost
 from training.settings import add_options
 
+BACKENDS = ("tensorflow", "jax")
+
 
 def parser():
     """Returns the parser; it needs no heavy import, so that --help is immediate."""
@@ -34,13 +36,16 @@ def parser():
 def main(argv=None):
     """Parses and trains."""
     job = jobs.read_job(vars(parser().parse_args(argv)))
-    check_name("backend", os.environ.get("KERAS_BACKEND", "tensorflow"), ("tensorflow", "jax"))
+    check_name("backend", os.environ.get("KERAS_BACKEND", "tensorflow"), BACKENDS)
     if job.strategy == "multihost":
         multihost.choose_backend()
 
     with cli.needing("train"):
+        import keras
+
         from training.fitting.job import train
 
+    check_name("backend", keras.backend.backend(), BACKENDS)  # of ~/.keras/keras.json, too
     try:
         train(job)
     except KeyboardInterrupt as ended:

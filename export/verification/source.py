@@ -169,7 +169,7 @@ def _digest_of(dataset):
     """Returns the hash of the test images and labels, or of a folder's list of pictures."""
     test = dataset.test
     if dataset.listing:
-        return hashlib.sha256(repr(sorted(dataset.listing)).encode()).hexdigest()
+        return dataset.listing_hash
     digest = hashlib.sha256(np.ascontiguousarray(test.images))
     digest.update(np.ascontiguousarray(test.labels, np.int64))
     return digest.hexdigest()

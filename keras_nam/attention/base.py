@@ -51,6 +51,8 @@ def check_shape(layer, input_shape, channels, any_rank=False, positions=False):
         expected = f"{name} expects inputs of rank 2 or more, such as [N, ..., C]."
     elif not any_rank and len(input_shape) != 4:
         expected = f"{name} expects inputs of rank 4, images [N, H, W, C] or [N, C, H, W]."
+    elif not -len(input_shape) <= channels < len(input_shape):
+        expected = f"{name} expects inputs with an axis {channels}."
     elif input_shape[channels] is None:
         expected = f"The channel dimension (axis {channels}) of {name}'s inputs must be defined."
     elif positions and None in input_shape[1:]:

@@ -81,13 +81,14 @@ def load_weights(model, source, format="auto", strict=True, weights=None):
             fit the model. The message lists the differences.
         ImportError: If the file needs a package that is not installed.
     """
-    if not model.built:
-        raise ValueError(f"{model.name!r} has no weights yet. Call build() on it first.")
+    _check_built(model)
     selection = find(model, source, format, weights)
     entries = entries_of(model, selection.format)
     report = _compare(entries, selection)
     if (strict and not report.fits) or not report.loaded:
         hint = " strict=False loads what fits." if strict and report.loaded else ""
+        if report.format == "keras":
+            hint += " Layers are matched by name, and automatic names differ between sessions."
         raise ValueError(f"The checkpoint does not fit {model.name!r}: {report}.{hint}")
     # Every array is converted before the first is written: a failure leaves the model unchanged.
     loaded = set(report.loaded)
@@ -140,7 +141,8 @@ def to_torch_state_dict(model, format="official"):
         `load_state_dict` takes `{k: torch.from_numpy(v) for k, v in arrays.items()}`.
 
     Raises:
-        ValueError: If the format is not known, or has no name for a layer of the model.
+        ValueError: If the model is not built, or the format is not known or has no name for one of
+            its layers.
     """
     format = formats.ALIASES.get(format, format)
     if format not in formats.FORMATS or format == "paddle":
@@ -159,7 +161,7 @@ def to_paddle_state_dict(model):
         Dictionary of float32 arrays in Paddle's layouts, for `paddle.save` or `set_state_dict`.
 
     Raises:
-        ValueError: If Paddle has no name for a layer of the model.
+        ValueError: If the model is not built, or Paddle has no name for one of its layers.
     """
     return _state_dict_of(model, "paddle")
 
@@ -185,7 +187,13 @@ def _compare(entries, selection):
     )
 
 
+def _check_built(model):
+    if not model.built:
+        raise ValueError(f"{model.name!r} has no weights yet. Call build() on it first.")
+
+
 def _state_dict_of(model, format):
+    _check_built(model)
     row = formats.FORMATS[format]
     arrays = {}
     for entry in formats.entries(model, format):

@@ -44,16 +44,16 @@ def read(path):
     layers, arrays = {}, {}
 
     def visit(place, item):  # visititems follows no link to another file
-        group, _, number = place.rpartition("/vars/")
+        group, found, number = f"/{place}".rpartition("/vars/")  # "/vars/0": the model's own
         if place.endswith("/vars") and isinstance(item.attrs.get("name"), str):
             layers[place.removesuffix("/vars")] = item.attrs["name"]
-        elif group and not place.startswith("optimizer/") and _is_stored(item):
-            arrays[group, number] = StoredArray(item)
+        elif found and not place.startswith("optimizer/") and _is_stored(item):
+            arrays[group.removeprefix("/"), number] = StoredArray(item)
 
     file.visititems(visit)
     weights = KerasWeights()
     for (group, number), array in arrays.items():
-        _add(weights, f"{_layer_path(group, layers)}/{number}", array)
+        _add(weights, f"{_layer_path(group, layers)}/{number}".removeprefix("/"), array)
     return weights
 
 

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from training import jobs, train
+from training import jobs, recipes, train
 from training.runs import files
 
 GAINS = {"r18w4": 0.0, "r18w4_nam": 0.01, "r18w4_se": -0.02}
@@ -43,16 +43,21 @@ def write_run(job):
         "stem": job.stem or "cifar",
         "image_size": [job.image_size[0], job.image_size[-1]] if job.image_size else [32, 32],
         "init": job.init and {"source": job.init},
+        "class_names": None,
         "classes": 10,
         "training_images": round(2000 * (1 - job.validation_split)),
         "steps_per_epoch": min(job.steps_per_epoch or 999, 2000 // job.recipe.batch_size),
-        "precision": "float32",
+        "precision": "float32" if job.precision == "auto" else job.precision,
         "environment": {
+            "normalization": job.recipe.normalization,
             "versions": dict.fromkeys(("tensorflow", "keras", "python"), "1.0"),
             "machine": "a machine",
             "git_revision": None,
         },
     }
+    if job.recipe.normalization != "numbers":
+        config["recipe_settings"]["mean"] = [*recipes.IMAGENET_MEAN]
+        config["recipe_settings"]["std"] = [*recipes.IMAGENET_STD]
     job.folder.mkdir(exist_ok=True)
     files.write_json(job.folder / "config.json", config)
     top1 = round(0.5 + GAINS[job.arch] + 0.003 * (job.seed + 1) * (job.arch == "r18w4_nam"), 6)

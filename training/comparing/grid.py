@@ -24,6 +24,7 @@ from training.runs import files
 TRAIN = Path(__file__).parents[1] / "train.py"
 KEPT = ("config.json", "history.csv", "result.json")  # the last makes a run finished
 OF_DATA = ("training_images", "classes", "image_size", "crop_fraction")
+LATER = ("class_names", "pictures", "normalization")  # which older runs do not have
 POLL = 0.5  # seconds
 PATIENCE = 20  # seconds that an interrupted training has to end by itself
 
@@ -49,6 +50,12 @@ class Run:
     @property
     def finished(self):
         return files.is_finished(self.record)
+
+    def in_precision(self, precision):
+        """Returns the run with this precision in the place of `auto`."""
+        if self.job.precision != "auto":
+            return self
+        return dataclasses.replace(self, job=dataclasses.replace(self.job, precision=precision))
 
     @property
     def log(self):
@@ -88,6 +95,9 @@ def check_folders(planned, dataset=None):
     """Raises an InputError for the first run, begun or kept, with other settings than its job.
 
     Without the data set, the first run has the settings that depend on it.
+
+    Returns:
+        The first run's flat `config.json`; `None` if no run has begun.
     """
     first = None
     folders = [(run, folder) for run in planned for folder in (run.folder, run.kept)]
@@ -97,29 +107,37 @@ def check_folders(planned, dataset=None):
         config = files.read_json(folder / "config.json")
         found = files.flat({**config, **Job.from_config(config, folder).as_config()})
         found["init"] = (found.get("init") or {}).get("source")
+        found["normalization"] = config.get("environment", {}).get("normalization")
         first = first or found
         try:
             expected = _expected(run.job, found, _of_data(run.job, first, dataset))
         except KeyError:
             raise InputError(f"{folder}/config.json is not a training's.") from None
         for key, value in expected.items():
+            if key in LATER and None in (value, found.get(key)):
+                continue
             if found.get(key) != value:
                 raise InputError(
                     f"{folder} was started with other settings: {key}: {found.get(key)} there, "
                     f"{value} here. Give those settings, or another --out and --runs-dir."
                 )
+    return first
 
 
 def _of_data(job, first, dataset):
     """Returns the settings that the data set decides, or that the first run has from it."""
     found = {key: first[key] for key in OF_DATA}
+    names, content = first.get("class_names"), first.get("pictures")
     if dataset:
         counts = len(dataset.train), len(dataset.class_names)
         how = dataset.image_shape[:2], dataset.resize.crop_fraction
         found = dict(zip(OF_DATA, counts + how, strict=True))
+        names, content = dataset.class_names, dataset.listing_hash
     size = sources.Options(image_size=job.image_size).height_and_width(found["image_size"])
     return {
         **found,
+        "class_names": names,
+        "pictures": content,
         "image_size": list(size),
         "crop_fraction": job.crop_fraction or found["crop_fraction"],
         "precision": first["precision"] if job.precision == "auto" else job.precision,
@@ -134,12 +152,18 @@ def _expected(job, found, of_data):
         steps_per_epoch=min(job.steps_per_epoch or whole, whole),
     )
     settings = files.flat(resolve.average(job).as_config())
-    if job.init or job.recipe.mean in (recipes.AUTO, recipes.IMAGENET):
+    recipe, named = job.recipe, recipes.RECIPES[job.recipe_name]
+    if recipe.mean == recipes.IMAGENET:
+        settings |= {"mean": [*recipes.IMAGENET_MEAN], "std": [*recipes.IMAGENET_STD]}
+    elif recipe.mean == recipes.AUTO or (
+        job.init and (recipe.mean, recipe.std) == (named.mean, named.std)
+    ):
         del settings["mean"], settings["std"]  # measured, or of the given weights
     return {
         **settings,
         **of_data,
         "dataset": sources.full_name(job.dataset),
+        "normalization": recipe.normalization,
         "init": job.init and str(Path(job.init)),
     }
 
@@ -161,7 +185,9 @@ def train_missing(planned, jobs, runs_dir, when_finished):
         # Once, and not in each training: the data set may be wrong, or not downloaded.
         job = missing[0].job
         loaded = datasets.load(**job.data)
-        check_folders(planned, loaded)
+        first = check_folders(planned, loaded)
+        if first:  # on another machine `auto` may choose another
+            missing = [run.in_precision(first["precision"]) for run in missing]
         for run in missing:
             streams.steps_per_epoch(loaded.train, run.job.recipe.batch_size)
         del loaded

@@ -5,12 +5,14 @@ import re
 
 from training import jobs, recipes
 from training.cli import InputError, check_name
+from training.fitting import network
 from training.settings import check, from_text
 
 # What an entry of --archs may set.
 KINDS = {"stem": jobs.Job} | {
     field.name: recipes.Recipe for field in dataclasses.fields(recipes.Recipe)
 }
+NAM_ALONE = {"gain", "gamma_penalty", "gate_gradient", "weighting"}
 
 
 def read_variants(text, base):
@@ -58,8 +60,10 @@ def _job(entry, base):
             key, _, text = pair.partition("=")
             check_name("setting", key, KINDS)
             own[key] = from_text(KINDS[key], key, text)
+        if NAM_ALONE & {*own} and not network.has_weighting(arch):
+            raise InputError(f"{', '.join(NAM_ALONE & {*own})}: {arch} has no NAM gate.")
         stem = own.pop("stem", base.stem)
         recipe = recipes.changed(base.recipe, **own)
-    except InputError as error:
+    except (InputError, ValueError) as error:
         raise InputError(f"--archs {entry}: {error}") from None
     return check(dataclasses.replace(base, arch=arch, stem=stem, recipe=recipe))

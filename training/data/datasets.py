@@ -1,5 +1,6 @@
 """Data sets: their parts, as all of training and export see them."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,6 +49,12 @@ class Dataset:
     resize: pictures.Resize
     listing: list
     warnings: list
+
+    @property
+    def listing_hash(self):
+        """Hash of the names, contents and parts of the pictures; `None` without a listing."""
+        rows = repr(sorted(self.listing)).encode()
+        return hashlib.sha256(rows).hexdigest() if self.listing else None
 
     @property
     def image_shape(self):

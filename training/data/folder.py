@@ -81,6 +81,11 @@ def open_folder(path, test_split=0.1, validation_split=0.0, skip_unreadable=Fals
     roots = _part_folders(path)
     named = {part: _classes(path, root) for part, root in roots.items()}
     class_names = _check_classes(path, named)
+    if validation_split and "validation" in roots:
+        raise InputError(
+            f"--validation-split {validation_split}: {path} has a validation part. Leave out the "
+            "option."
+        )
     names = [name for classes in named.values() for found in classes.values() for name in found]
     index = scan(path, names)
     warnings = _unreadable(path, index, names, skip_unreadable)

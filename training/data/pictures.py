@@ -68,7 +68,10 @@ class Resize(NamedTuple):
 
     def all(self, images):
         """Returns an array of images [N, H, W, 3], resized and cropped."""
-        return np.stack([self.crop(scale_pixels(image, self)) for image in images])
+        found = np.empty((len(images), self.height, self.width, 3), np.uint8)
+        for row, image in zip(found, images, strict=True):
+            row[:] = self.crop(scale_pixels(image, self))
+        return found
 
     def as_json(self):
         """Returns the rule for `preprocessing.json`."""

@@ -6,6 +6,7 @@ All three hold the same pixels: those of `pictures.read_scaled`, before the cent
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -80,23 +81,28 @@ def stored(decoded, cache, key):
     """
     sizes = decoded.scaled_sizes()
     total = int(3 * sizes.prod(-1).sum())
+    path = f"pixels-{key}.bin"
     if cache == "auto":
-        cache = choose(total)
+        is_there = _is_complete(files.cache_folder() / path, total)
+        cache = choose(total, 0 if is_there else total)
     if cache == "none":
         return decoded
     if cache == "memory":
         return _fill(decoded, np.empty(total, np.uint8), sizes)
-    return Stored(_mapped(decoded, sizes, total, key), sizes)
+    return Stored(_mapped(decoded, sizes, total, path), sizes)
 
 
-def choose(total):
-    """Returns where `auto` keeps so many bytes: memory, else the disk, else nowhere."""
+def choose(total, missing):
+    """Returns where `auto` keeps so many bytes: memory, else the disk, else nowhere.
+
+    `missing` of them are not on the disk yet.
+    """
     if total <= SHARE_OF_MEMORY * _available_memory():
         return "memory"
     folder = files.cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return "disk" if 2 * total <= shutil.disk_usage(folder).free else "none"
+        return "disk" if 2 * missing <= shutil.disk_usage(folder).free else "none"
     except OSError:
         return "none"
 
@@ -129,11 +135,12 @@ def _fill(decoded, pixels, sizes):
     return result
 
 
-def _mapped(decoded, sizes, total, key):
-    """Returns the pixels in the cache's file, which is written unless it is there."""
+def _is_complete(path, total):
+    return path.is_file() and path.stat().st_size == total
 
-    def is_complete(path):
-        return path.is_file() and path.stat().st_size == total
+
+def _mapped(decoded, sizes, total, name):
+    """Returns the pixels in the cache's file, which is written unless it is there."""
 
     def fill(temporary):
         mapped = np.memmap(temporary, np.uint8, "w+", shape=(total,))
@@ -148,7 +155,7 @@ def _mapped(decoded, sizes, total, key):
             )
         files.write_atomically(path, fill)
 
-    path = files.cached(f"pixels-{key}.bin", is_complete, write)
+    path = files.cached(name, partial(_is_complete, total=total), write)
     return np.memmap(path, np.uint8, "r", shape=(total,))
 
 

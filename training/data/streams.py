@@ -183,10 +183,17 @@ def resize(images, size):
 
 
 def preview(split, augment, seed, columns=8):
-    """Returns a picture of augmented training images, float32 [1, H, W, 3] in 0–1."""
+    """Returns a picture of the first training images, as `training_stream` augments them.
+
+    It is float32 [1, H, W, 3] in 0–1.
+    """
     columns = max(1, min(columns, LARGEST_PREVIEW // split.images.shape[2], len(split)))
     whole_rows = min(columns, len(split) // columns)
-    images = tf.constant(split.images[: whole_rows * columns], tf.float32)
-    rows = tf.reshape(augment(images, tf.constant([seed, 0])), (-1, columns, *images.shape[1:]))
+    first = split.take(np.arange(whole_rows * columns))
+    classes = int(first.labels.max()) + 1
+    unchanged = (0, 0, 0), (1, 1, 1)
+    stream = training_stream(first, len(first), *unchanged, augment, seed=seed, classes=classes)
+    images, _ = next(iter(stream))
+    rows = tf.reshape(tf.clip_by_value(images, 0, 1), (-1, columns, *images.shape[1:]))
     picture = tf.concat(tf.unstack(tf.concat(tf.unstack(rows, axis=1), axis=2)), axis=0)
-    return picture[None] / 255
+    return picture[None]

@@ -35,12 +35,17 @@ def load(name, options):
     def part(split):
         stored, labels = read(builder, split, resize, options.cache)
         images = store.Images(stored, resize, np.arange(len(labels)))
-        if is_fixed and options.cache != "disk":
-            images = images[:]  # small: an array, which is the fastest to read
+        if is_fixed and not isinstance(stored.pixels, np.memmap):
+            images = images[:]  # an array, which is the fastest to read
         return images, labels
 
     test = next((s for s in TEST_SPLITS if s in splits and _has_labels(builder, s)), None)
     has_validation = test == "test" and "validation" in splits
+    if has_validation and options.validation_split:
+        raise InputError(
+            f"--validation-split {options.validation_split}: tfds:{name} has a validation part. "
+            "Leave out the option."
+        )
     return sources.Loaded(
         part("train"),
         part(test) if test else None,
@@ -76,14 +81,14 @@ def features(builder):
     import tensorflow_datasets as tfds
 
     found = dict(builder.info.features.items())
-    keys = [
-        next((key for key, feature in found.items() if isinstance(feature, kind)), None)
-        for kind in (tfds.features.Image, tfds.features.ClassLabel)
-    ]
-    if None in keys:
+    kinds = tfds.features.Image, tfds.features.ClassLabel
+    # A set may have several labels, of which the supervised one is meant.
+    given = builder.info.supervised_keys or found
+    keys = [key for kind in kinds for key in given if isinstance(found.get(key), kind)]
+    if len(keys) != 2 or not all(map(isinstance, (found[key] for key in keys), kinds)):
         raise InputError(
-            f"--dataset tfds:{builder.info.full_name}: expected an image and a class label; it has "
-            f"{', '.join(found)}."
+            f"--dataset tfds:{builder.info.full_name}: expected one image and one class label; it "
+            f"has {', '.join(given)}."
         )
     return keys
 
@@ -128,7 +133,7 @@ def read(builder, split, resize, cache):
             "no label (-1). Choose another set, or a folder of pictures."
         )
     total = int(3 * rows[:, :2].prod(-1).sum())
-    in_memory = cache == "memory" or (cache == "auto" and store.choose(total) == "memory")
+    in_memory = cache == "memory" or (cache == "auto" and store.choose(total, 0) == "memory")
     pixels = np.fromfile(path, np.uint8) if in_memory else np.memmap(path, np.uint8, "r")
     return store.Stored(pixels, rows[:, :2]), rows[:, 2]
 

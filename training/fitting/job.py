@@ -10,7 +10,7 @@ from pathlib import Path
 
 import keras
 
-from training.cli import FailedError
+from training.cli import FailedError, InputError
 from training.data import datasets, sources, streams
 from training.fitting import (
     checkpoints,
@@ -61,14 +61,18 @@ def train(job, say=print, callbacks=()):
     dataset = datasets.load(**job.data)
     job = resolve.for_data(job, dataset, placement, say)
     given = resolve.initial_weights(job, len(dataset.class_names), say)
+    normalization = job.recipe.normalization
     job = resolve.normalization(job, dataset, given, say)
     job = resolve.steps(job, dataset)
     if job.find_lr:
+        if placement.shard[1] > 1:
+            raise InputError("--find-lr: expected one process.")
         return _find_rate(job, dataset, say)
     if job.minutes:
         job = pace.fit_epochs(job, dataset, placement, say)
     job = resolve.average(job, say)
-    config = {**_configuration(job, dataset, placement), "init": given}
+    config = {**_configuration(job, dataset, placement, normalization), "init": given}
+    resolve.check_schedule(job, say)
     if job.dry_run:
         say("\n".join(f"{name}: {value}" for name, value in files.described(config).items()))
         return pace.describe(job, dataset, placement, say)
@@ -178,17 +182,19 @@ def finish_in_tensorflow(job):
         )
 
 
-def _configuration(job, dataset, placement):
+def _configuration(job, dataset, placement, normalization):
     """Returns the content of `config.json`: every resolved setting, the data and the machine."""
     return {
         **job.as_config(),
         "dataset": sources.full_name(job.dataset),
         "class_names": dataset.class_names,
         "classes": len(dataset.class_names),
+        "pictures": dataset.listing_hash,
         "training_images": len(dataset.train),
         "held_out": dataset.held_out_name,
         "environment": {
             "data": dataset.source,
+            "normalization": normalization,
             "backend": keras.backend.backend(),
             "strategy": job.strategy,
             "processes": placement.shard[1],

@@ -90,12 +90,17 @@ def at_sizes(model, job):
     return models
 
 
+def has_weighting(arch):
+    """Whether an arch has NAM gates; a ValueError if it does not exist."""
+    _, _, attention = parse_arch(arch)
+    return bool(attention) and "weighting" in ATTENTIONS[attention].layer().get_config()
+
+
 def initial_model(job, classes):
     """Returns the network with its first weights."""
     recipe = job.recipe
-    _, _, attention = parse_arch(job.arch)
     options = {}
-    if attention and "weighting" in ATTENTIONS[attention].layer().get_config():
+    if has_weighting(job.arch):
         penalty = keras.regularizers.L1(recipe.gamma_penalty) if recipe.gamma_penalty else None
         options = {
             "gate_gradient": recipe.gate_gradient,

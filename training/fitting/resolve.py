@@ -147,6 +147,21 @@ def steps(job, dataset):
     return dataclasses.replace(job, steps_per_epoch=min(job.steps_per_epoch or whole, whole))
 
 
+def check_schedule(job, say):
+    """Says what of the learning rate's schedule the training is too short for."""
+    recipe, count = job.recipe, job.steps_per_epoch * job.recipe.epochs
+    if recipe.schedule == "warmup_cosine" and recipe.warmup_steps >= count:
+        say(
+            f"warning: --warmup-steps {recipe.warmup_steps}, and the training has {count} steps: "
+            f"the learning rate does not reach {recipe.learning_rate}"
+        )
+    if recipe.schedule == "step_decay" and min(recipe.milestones, default=0) >= recipe.epochs:
+        say(
+            f"warning: --milestones {' '.join(map(str, recipe.milestones))}, and the training has "
+            f"{recipe.epochs} epochs: the learning rate does not fall"
+        )
+
+
 def average(job, say=lambda line: None):
     """Returns the job with an average of the weights that fits the number of all steps.
 

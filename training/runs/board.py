@@ -71,8 +71,8 @@ class Board(keras.callbacks.Callback):
             tf.summary.image(
                 f"{PICTURES}/augmented images",
                 self.preview,
-                description="Training images as the network receives them, before the "
-                "normalization.",
+                description="Training images of the full size as the network receives them, before "
+                "the normalization.",
             )
         self.preview = None
 

@@ -26,8 +26,8 @@ def report(run, split_name, flip, data_dir, recipe_name, dataset_name):
         split_name: `"test"` or `"validation"`.
         flip: Whether each image's logits are averaged with its mirror image's.
         data_dir: The data set's folder, or `None`.
-        recipe_name: The recipe, for its normalization, of a file without a run.
-        dataset_name: The data set of a file without a run.
+        recipe_name: The recipe, for its normalization, of a file without a run; else `None`.
+        dataset_name: The data set of a file without a run; else `None`.
 
     Returns:
         The scores, from `scores.evaluate`.
@@ -42,7 +42,7 @@ def report(run, split_name, flip, data_dir, recipe_name, dataset_name):
     if not file.is_file():
         raise InputError(f"{file} is missing; give a run folder or a .keras file.")
     model = load_model(file)
-    dataset, recipe = _data(file, model.output_shape[-1], recipe_name, dataset_name, data_dir)
+    dataset, recipe = _data(file, model, recipe_name, dataset_name, data_dir)
     for warning in dataset.warnings:
         console.say(f"warning: {warning}")
     split = getattr(dataset, split_name)
@@ -88,20 +88,25 @@ def load_model(file):
         raise InputError(f"{file} cannot be loaded as a model: {reason}") from None
 
 
-def _data(file, classes, recipe_name, dataset_name, data_dir):
+def _data(file, model, recipe_name, dataset_name, data_dir):
     """Returns the data set and the recipe of a run, or those of the command line without one."""
-    folder = file.parent
+    folder, classes = file.parent, model.output_shape[-1]
     if (folder / files.CONFIG).is_file():
         config = files.read_json(folder / files.CONFIG)
         job = jobs.Job.from_config(config, folder)
+        for option, given in (("--recipe", recipe_name), ("--dataset", dataset_name)):
+            if given:
+                raise InputError(f"{option} {given}: {folder} is a run, which has its own.")
         return datasets.of_run(folder, job, config, classes, data_dir), job.recipe
-    dataset = datasets.load(dataset_name, data_dir, cache="none")
+    dataset_name = dataset_name or jobs.Job.dataset
+    size = tuple(length for length in model.input_shape[1:3] if length)
+    dataset = datasets.load(dataset_name, data_dir, image_size=size, cache="none")
     if classes != len(dataset.class_names):
         raise InputError(
             f"{file} has {classes} classes and {dataset_name} {len(dataset.class_names)}; name its "
             "set with --dataset."
         )
-    return dataset, recipes.get(recipe_name)
+    return dataset, recipes.get(recipe_name or jobs.Job.recipe_name)
 
 
 def _print(scores, file, split, dataset):

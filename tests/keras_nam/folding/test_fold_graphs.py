@@ -201,10 +201,22 @@ def test_other_objects_are_refused(make, received):
         keras_nam.fold(make())
 
 
+class Augment(layers.Layer):
+    """Its call takes no `training`, and Keras hands it to the inner layer."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.flip = layers.RandomFlip()
+
+    def call(self, x):
+        return self.flip(x)
+
+
 @pytest.mark.parametrize("options", [{}, {"training": True}])
-def test_random_layers_are_not_active(options):
+@pytest.mark.parametrize("augmentation", [layers.RandomFlip, Augment])
+def test_random_layers_are_not_active(options, augmentation):
     inputs = keras.Input((8, 8, 3))
-    x = layers.RandomFlip()(inputs, **options)
+    x = augmentation()(inputs, **(options if augmentation is layers.RandomFlip else {}))
     x = keras_nam.NAM()(keras_nam.BatchNormalization()(layers.Conv2D(4, 3)(x)))
     x = layers.Dropout(0.5)(layers.Flatten()(x), **options)
     model = draw(keras.Model(inputs, layers.Dense(2)(x)))

@@ -209,6 +209,42 @@ def shifted():
     return layer
 
 
+class Private(layers.Layer):
+    """Its factor is in no configuration, and neither is its table."""
+
+    def __init__(self, factor=1.0, offset=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self._factor, self.table = factor, {"offset": ops.convert_to_tensor(offset)}
+
+    def call(self, x):
+        return x * self._factor + self.table["offset"]
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+class ScaledModel(keras.Model):
+    """Its configuration does not have its scale."""
+
+    def __init__(self, units, scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.scale, self.dense = units, scale, layers.Dense(units)
+
+    def call(self, x):
+        return self.dense(x) * self.scale
+
+    def get_config(self):
+        return {"units": self.units, "name": self.name}
+
+
+def test_a_nested_model_that_was_compiled_and_trained():
+    inner = ScaledModel(3)
+    x = images(2, 4)
+    inner.compile("sgd", "mse")
+    inner.fit(x, x[:, :3], verbose=0)
+    assert_folds(model_of((4,), inner), x, exact=True)
+
+
 class Calling(layers.Layer):
     """Keras cannot know its configuration."""
 
@@ -239,6 +275,9 @@ def quantized_part():
     [
         (lambda: Forgetful(4, 1, scale=2.0), "Forgetful.*scale=2.0, and 1.0"),
         (shifted, "Shifted.*offset="),
+        (lambda: Private(2.0), "Private.*_factor=2.0, and 1.0"),
+        (lambda: Private(1.0, 3.0), "Private.*table="),
+        (lambda: ScaledModel(4, 2.0), "ScaledModel.*scale=2.0, and 1.0"),
         (lambda: Calling(layers.Dense(2)), "Calling.*get_config"),
         (replaced_part, "Branches.*layers=.*LeakyReLU"),
         (quantized_part, "Branches.*dtype_policy="),

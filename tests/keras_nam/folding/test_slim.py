@@ -131,6 +131,31 @@ def test_inside_a_nested_model():
     assert_equal_outputs(model, slimmed, images(2, 6, 6, 3))
 
 
+class Block(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.convolution, self.bn = convolution(6), BN()
+
+    def call(self, x, training=None):
+        return self.bn(self.convolution(x), training=training)
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 6)
+
+
+def test_what_is_frozen_stays_frozen():
+    model = model_of((6, 6, 3), convolution(6), BN(), Block(), Block(), convolution())
+    *_, whole, part, _ = model.layers
+    whole.trainable = part.convolution.trainable = False
+    slimmed = keras_nam.slim(model, 0.5)
+    *_, whole, part, _ = slimmed.layers
+    assert not whole.trainable_weights
+    assert not any(weight.trainable for weight in whole.weights)
+    assert not part.convolution.trainable
+    assert [weight.name for weight in part.trainable_weights] == ["gamma", "beta"]
+    assert part.trainable
+
+
 def two_uses(x):
     x = BN()(convolution()(x))
     return layers.Add()([convolution(4)(x), x])

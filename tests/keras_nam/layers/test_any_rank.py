@@ -101,6 +101,11 @@ def test_others_say_that_they_need_images(cls):
         cls()(inputs((6, 5, 8)))
 
 
+def test_an_axis_that_the_inputs_do_not_have():
+    with pytest.raises(ValueError, match="an axis 3"):
+        keras_nam.NAMChannelAttention(axis=3)(inputs((6, 5, 8)))
+
+
 @pytest.mark.parametrize("cls", LAYERS)
 def test_rank_1_is_refused(cls):
     with pytest.raises(ValueError, match="rank 2 or more"):

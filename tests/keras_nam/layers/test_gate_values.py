@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_nam
-from tests.support.backends import arrays
+from tests.support.backends import arrays, tensorflow_only
 
 
 def randomized(model, seed=0):
@@ -70,3 +70,16 @@ def test_spatial_values_are_outputs_divided_by_inputs(data_format):
 def test_a_model_without_gates():
     with pytest.raises(ValueError, match="no NAM gate"):
         keras_nam.gate_values(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), None)
+
+
+@tensorflow_only
+def test_gates_in_a_function_that_is_traced_already():
+    import tensorflow as tf
+
+    class Compiled(Subclassed):
+        call = tf.function(Subclassed.call)
+
+    model = Compiled()
+    model(images(), training=False)
+    with pytest.raises(ValueError, match="called none of its NAM gates"):
+        keras_nam.gate_values(model, images())

@@ -115,6 +115,31 @@ def test_layers_load_as_in_keras(tmp_path, build):
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+class WithToken(keras.Model):
+    """Has a weight of its own, beside its layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = self.add_weight(shape=(4,), initializer="zeros", name="token")
+        self.dense = keras.layers.Dense(4, name="dense")
+
+    def call(self, inputs):
+        return self.dense(inputs + self.token)
+
+
+def test_a_models_own_weights(tmp_path):
+    source, target = WithToken(), WithToken()
+    for model in (source, target):
+        model(np.ones((1, 4)))
+    randomize(source)
+    for name in ("own.weights.h5", "own.keras"):
+        getattr(source, "save_weights" if "weights" in name else "save")(tmp_path / name)
+        report = keras_nam.load_weights(target, tmp_path / name)
+        assert report.loaded == ["0", "dense/0", "dense/1"]
+        assert_equal(target, values_of(source))
+        randomize(target, seed=1)
+
+
 class Experts(keras.Model):
     def __init__(self):
         super().__init__()

@@ -96,6 +96,9 @@ def test_refused_models_and_formats(model):
     other = keras.Model(inputs, keras.layers.Conv2D(4, 3, name="mine")(inputs))
     with pytest.raises(ValueError, match=r"'mine/kernel'.*create_model"):
         keras_nam.to_torch_state_dict(other)
+    for of in (keras_nam.to_torch_state_dict, keras_nam.to_paddle_state_dict):
+        with pytest.raises(ValueError, match="no weights yet"):
+            of(keras_nam.NAM())
 
 
 def test_weights_under_mixed_precision_and_a_compiled_model(state):

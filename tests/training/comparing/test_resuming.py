@@ -139,6 +139,44 @@ def test_runs_that_differ_from_the_first_are_refused(finished, tmp_path):
         path.write_text(whole)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([], ["--mean", "auto"]),
+        (["--mean", "auto"], []),
+        ([], ["--mean", "imagenet"]),
+        (["--mean", "imagenet"], ["--mean", "auto"]),
+        (["--init", "a.keras"], ["--init", "a.keras", "--mean", "0.5", "0.5", "0.5"]),
+    ],
+)
+def test_runs_with_another_normalization_are_refused(run, first, second):
+    run(*first, archs="r18w4_nam")
+    run(*first, archs="r18w4_nam")
+    with pytest.raises(InputError, match=r"(normalization|mean): .* there, .* here"):
+        run(*second, archs="r18w4_nam")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("class_names", ["a", "b"]), ("pictures", "another hash")]
+)
+def test_runs_on_other_pictures_are_refused(finished, tmp_path, key, value):
+    folders = [tmp_path / "runs" / f"{name}-s0" for name in ("r18w4", "r18w4_nam")]
+    for folder, found in zip(folders, (["b", "a"], value), strict=True):
+        path = folder / "config.json"
+        files.write_json(path, files.read_json(path) | {key: found})
+    with pytest.raises(InputError, match=rf"r18w4_nam-s0 was started .*{key}: "):
+        finished()
+
+
+def test_missing_runs_train_in_the_precision_of_the_first(finished, tmp_path):
+    for path in tmp_path.rglob("config.json"):
+        files.write_json(path, files.read_json(path) | {"precision": "mixed_float16"})
+    before = len(calls(tmp_path))
+    finished(seeds="0,1")
+    again = calls(tmp_path)[before:]
+    assert ["--precision=mixed_float16" in arguments for arguments in again] == [True, True]
+
+
 def test_a_setting_that_was_added_later_had_its_default(finished, tmp_path):
     shutil.rmtree(tmp_path / "runs")
     path = tmp_path / "out" / "runs" / "r18w4-s0" / "config.json"

@@ -76,11 +76,13 @@ def test_parts_by_folders_of_any_usual_name(pictures, tmp_path):
     root = tmp_path / "parts"
     for part in ("training", "valid", "test"):
         shutil.copytree(pictures, root / part)
-    found = folder.open_folder(root, test_split=0.5, validation_split=0.5)
+    found = folder.open_folder(root, test_split=0.5)
     assert [len(found.parts[part]) for part in ("train", "validation", "test")] == [60, 60, 60]
     # Every picture of the copies is in the training part too.
     assert len(found.warnings) == 2
     assert "60 pictures of the test part" in found.warnings[1]
+    with pytest.raises(InputError, match=r"--validation-split 0\.5.*has a validation part"):
+        folder.open_folder(root, validation_split=0.5)
 
 
 def test_the_index_is_reused_and_notices_changes(pictures):

@@ -228,10 +228,24 @@ def test_the_shards_of_the_stream_are_the_stream():
 @pytest.mark.parametrize(("count", "rows", "columns"), [(12, 3, 3), (8, 2, 3), (2, 1, 2)])
 def test_a_preview_shows_the_images_row_by_row(count, rows, columns):
     """Whole rows: a training set may be small."""
-    picture = streams.preview(numbered(count), lambda images, seed: images, seed=0, columns=3)
-    expected = np.arange(rows * columns).reshape(rows, columns)
+    picture = streams.preview(numbered(count), lambda images, *_: images, seed=0, columns=3)
     assert picture.shape == (1, 4 * rows, 4 * columns, 3)
-    np.testing.assert_allclose(picture[0, ::4, ::4, 0] * 255, expected, atol=1e-4)
+    shown = np.sort(picture[0, ::4, ::4, 0], axis=None) * 255
+    np.testing.assert_allclose(shown, np.arange(rows * columns), atol=1e-4)
+
+
+def test_a_preview_shows_every_augmentation():
+    split = datasets.load("synthetic").train
+    pictures = [
+        streams.preview(split, augment.compose(names), seed=0)
+        for names in ((), ("random_resized_crop",), ("random_resized_crop", "MixUp"))
+    ]
+    plain, cropped, mixed = (np.asarray(picture) for picture in pictures)
+    assert plain.shape == cropped.shape == mixed.shape
+    assert np.abs(plain - cropped).mean() > 0.01
+    assert np.abs(mixed - cropped).mean() > 0.01
+    assert min(picture.min() for picture in (cropped, mixed)) >= 0
+    assert max(picture.max() for picture in (cropped, mixed)) <= 1
 
 
 @pytest.mark.data

@@ -1,5 +1,6 @@
 """TFDS sets by name: their features, splits and sizes, with small sets and the local CIFAR-100."""
 
+import json
 import os
 
 import numpy as np
@@ -55,6 +56,22 @@ def folder(tmp_path_factory):
     photo = tfds.features.Image(shape=(None, None, 3))
     store("various", {"train": various}, photo=photo, kind=label)
     store("unlabelled", {"train": [{"photo": v["photo"]} for v in various]}, photo=photo)
+    grey_image = tfds.features.Image(shape=(12, 10, 1))
+    features = {"image": grey_image, "part": label, "label": label}
+    double = [{**example, "part": 0} for example in grey]
+    store("two_labels", {"train": double}, **features)
+    store("two_labels_supervised", {"train": double}, **features)
+    path = folder / "two_labels_supervised" / "1.0.0" / "dataset_info.json"
+    info = json.loads(path.read_text())
+    keys = [{"featureKey": key} for key in ("image", "label")]
+    info["supervisedKeys"] = {"tuple": {"items": keys}}
+    path.write_text(json.dumps(info))
+    store(
+        "three_parts",
+        {"train": grey[:8], "validation": grey[8:10], "test": grey[10:]},
+        image=grey_image,
+        label=label,
+    )
     return str(folder)
 
 
@@ -90,6 +107,25 @@ def test_pictures_of_many_sizes_without_a_test_split(folder, kind):
     np.testing.assert_array_equal(found.test.images[:], other.test.images[:])  # of every seed
 
 
+@pytest.mark.parametrize("kind", ["disk", "none"])
+def test_images_of_one_size_stay_in_the_file(folder, kind):
+    found = datasets.load("tfds:grey", folder, cache=kind)
+    assert not isinstance(found.train.images, np.ndarray)
+    array = datasets.load("tfds:grey", folder, cache="memory")
+    np.testing.assert_array_equal(found.train.images[:], array.train.images)
+
+
+def test_of_two_labels_the_supervised_one(folder):
+    found = datasets.load("tfds:two_labels_supervised", folder)
+    assert sorted({*found.train.labels, *found.test.labels}) == [0, 1]
+
+
+def test_a_validation_part_and_a_share_for_it(folder):
+    assert len(datasets.load("tfds:three_parts", folder).validation) == 2
+    with pytest.raises(InputError, match=r"--validation-split 0\.2.*has a validation part"):
+        datasets.load("tfds:three_parts", folder, validation_split=0.2)
+
+
 def test_a_test_split_without_labels_is_not_the_test_part(folder):
     found = datasets.load("tfds:competition", folder)
     assert (len(found.train), len(found.test), found.validation) == (6, 4, None)
@@ -97,7 +133,12 @@ def test_a_test_split_without_labels_is_not_the_test_part(folder):
 
 @pytest.mark.parametrize(
     ("name", "token"),
-    [("none", "none"), ("unlabelled", "class label"), ("hidden", "12 images of the split train")],
+    [
+        ("none", "none"),
+        ("unlabelled", "class label"),
+        ("two_labels", "one class label; it has image, label, part"),
+        ("hidden", "12 images of the split train"),
+    ],
 )
 def test_refused(folder, name, token):
     with pytest.raises(InputError, match=token):
