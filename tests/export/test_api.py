@@ -11,7 +11,7 @@ from export.verification.verify import VerificationError
 from tests.support.networks import colour_models
 from tests.support.serving import grpc_server
 from tests.support.serving.replay import replay
-from training.cli import InputError
+from training.cli import FailedError, InputError
 
 IMAGES, LABELS = colour_models.images()
 
@@ -178,6 +178,7 @@ def test_a_file_that_rejects_the_inputs_is_not_verified(two_outputs, tmp_path, c
         {"labels": LABELS[:9]},
         {"class_names": ["a", "b"]},
         {"scores": "logits"},
+        {"calibration": IMAGES},
     ],
     ids=list,
 )
@@ -187,10 +188,80 @@ def test_no_argument_is_ignored(two_outputs, tmp_path, options):
     message = next(iter(options)).replace("_", " ")
     with pytest.raises(InputError, match=f"received {message}"):
         export_onnx(model, tmp_path / "model.onnx", samples, **options)
-    if "class_names" not in options:
+    if not {"class_names", "calibration"} & {*options}:
         with pytest.raises(InputError, match=f"received {message}"):
             verify_onnx(path, model, samples, **options)
     assert not list(tmp_path.iterdir())
+
+
+def sequence_model():
+    """Three outputs of one layer."""
+    steps = keras.Input((5, 4), name="steps")
+    outputs = keras.layers.LSTM(6, return_sequences=True, return_state=True, name="lstm")(steps)
+    return keras.Model(steps, outputs)
+
+
+def embedding():
+    """Ends in a normalization that `fold` removes, which names the output."""
+    steps = keras.Input((4,), name="steps")
+    x = keras.layers.BatchNormalization(name="embedding")(keras.layers.Dense(6)(steps))
+    model = keras.Model(steps, x)
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.uniform(0.2, 1, weight.shape) for weight in model.get_weights()])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "names"),
+    [
+        (sequence_model, (9, 5, 4), ["lstm", "lstm_1", "lstm_2"]),
+        (embedding, (9, 4), ["embedding"]),
+    ],
+)
+def test_every_output_has_its_name(tmp_path, make, shape, names):
+    samples = {"steps": np.random.default_rng(0).normal(size=shape).astype("float32")}
+    report = export_onnx(make(), tmp_path / "model.onnx", samples)
+    assert report["verdict"] == "verified"
+    outputs = onnx.load(tmp_path / "model.onnx").graph.output
+    assert sorted(output.name for output in outputs) == names
+
+
+def test_float16_without_a_convolution(tmp_path):
+    numbers = keras.Input((4,), name="numbers")
+    x = keras.layers.Dense(8, activation="relu")(keras.layers.Rescaling(0.1)(numbers))
+    model = keras.Model(numbers, keras.layers.Dense(2, bias_initializer="ones")(x))
+    samples = {"numbers": np.random.default_rng(0).normal(size=(9, 4)).astype("float32")}
+    export_onnx(model, tmp_path / "model.float16.onnx", samples, precision="float16")
+    graph = onnx.load(tmp_path / "model.float16.onnx").graph
+    kernels = [tensor for tensor in graph.initializer if np.prod(tensor.dims) > 8]
+    assert {tensor.data_type for tensor in kernels} == {onnx.TensorProto.FLOAT16}
+    model = keras.Model(numbers, keras.layers.Dense(2)(numbers))
+    with pytest.raises(FailedError, match=r"no weight .* can be float16"):
+        export_onnx(model, tmp_path / "one.float16.onnx", samples, precision="float16")
+
+
+def test_int8_of_other_models_has_no_tolerance(two_outputs, tmp_path):
+    model, samples, path = two_outputs
+    with pytest.raises(InputError, match=r"precision int8: .* not an image classifier"):
+        verify_onnx(path, model, samples, precision="int8")
+
+
+def test_the_pixels_of_caffe(tmp_path):
+    """The scale is 1, and a product with it is in no file."""
+    caffe = Preprocessing("0..255", (123.68, 116.779, 103.939), channels="bgr")
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(8, 3, padding="same")(image)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
+    model = keras.Model(image, keras.layers.Dense(3)(x))
+    report = export_onnx(model, tmp_path / "model.onnx", IMAGES, preprocessing=caffe)
+    assert report["stages"]["weights"] == {"passed": True, "missing": []}
+
+
+def test_few_images_say_nothing_about_the_pixels(model, tmp_path):
+    few = np.arange(6)
+    report = export_onnx(model, tmp_path / "model.onnx", IMAGES[few], LABELS[few])
+    assert report["stages"]["pixels"]["passed"] is None
+    assert report["stages"]["accuracy"]["top1"] == 1
 
 
 def test_several_labels_have_no_accuracy(tmp_path):

@@ -210,6 +210,8 @@ def test_a_float16_model_of_several_outputs_keeps_its_names(tmp_path):
     for count in ("0", "10"):
         with pytest.raises(InputError, match=f"--samples {count}: expected 1 to 9"):
             to_onnx.main([*argv, "--samples", count])
+    with pytest.raises(InputError, match=r"--calibration-images: .* Leave the option out"):
+        to_onnx.main([*argv, "--calibration-images", "4"])
     arrays["photo"] = arrays["photo"][:, :7]
     np.savez(tmp_path / "inputs.npz", **arrays)
     with pytest.raises(InputError, match=r"photo of shape \[None, 8, 8, 3\]"):

@@ -189,15 +189,16 @@ def test_a_moved_folder_and_another_one(own, tmp_path):
         opened.dataset(other)
 
 
-def test_a_copied_saved_model_keeps_its_rule(own, tmp_path):
-    """It belongs to no run; a folder's own crop fraction would be 0.875."""
+@pytest.mark.parametrize("fraction", [0.5, None])
+def test_a_copied_saved_model_keeps_its_rule(own, tmp_path, fraction):
+    """It belongs to no run; in a training, a folder's crop fraction would be 0.875."""
     photos, run = own
     copy = shutil.copytree(run / "saved_model" / "1", tmp_path / "copy" / "1")
     rule = files.read_json(copy / "assets" / "preprocessing.json")
-    files.write_json(copy / "assets" / "preprocessing.json", {**rule, "crop_fraction": 0.5})
+    files.write_json(copy / "assets" / "preprocessing.json", {**rule, "crop_fraction": fraction})
     opened = open_source(saved_model=copy, dataset=str(photos))
     assert opened.run is None
-    assert opened.dataset.resize == pictures.Resize(HEIGHT, WIDTH, 0.5)
+    assert opened.dataset.resize == pictures.Resize(HEIGHT, WIDTH, fraction)
 
 
 def test_changed_test_pictures_are_left_out(own, tmp_path):

@@ -87,6 +87,7 @@ BAD_USE = [
     (["--model", "model.onnx", "--timeout", "0"], "--timeout"),
     (["--model", "model.onnx", "--timeout", "nan"], "--timeout"),
     (["--model", "run", "--scores", "logits"], "--scores logits: run.* Leave the option out"),
+    (["--model", "run", "--model-version", "1"], "version 1 is for a server: .*saved_model/1"),
     (["--model", "run", "--url", "http://localhost:8501"], "not allowed"),
 ]
 

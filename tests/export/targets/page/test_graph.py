@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import keras_nam
 from export.targets.page import graph
@@ -173,6 +173,21 @@ def test_a_gate_that_is_added_to_one():
     shapes = {"a": (1, 3, 2, 5), "one": (1,)}
     (gate,) = graph.gates(graph.with_gates(network(nodes, shapes)))
     assert gate.added
+
+
+def test_a_gate_with_a_gain_and_a_scaled_output():
+    nodes = [
+        ("Sigmoid", ["a"], "s", "n/nam/Sigmoid", {}),
+        ("Mul", ["two", "s"], "g", "gain", {}),
+        ("Mul", ["x", "g"], "out", "m", {}),
+    ]
+    model = network(nodes, {"a": (1, 3, 2, 5)})
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(2), "two"))
+    (gate,) = graph.gates(graph.with_gates(model))
+    assert (gate.name, gate.added) == ("nam", False)
+    model = network([*nodes[:1], ("Mul", ["two", "s"], "out", "m", {})], {"a": (1, 3, 2, 5)})
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(2), "two"))
+    assert graph.gates(graph.with_gates(model)) == []
 
 
 def test_a_shape_that_is_not_fixed():
