@@ -10,6 +10,7 @@ from keras import layers, ops
 from keras.src.saving.serialization_lib import SafeModeScope
 
 LATER = ("built", "_build_shapes_dict")  # what Keras sets when a layer is built
+TRACKED = "_self_"  # the names of what TensorFlow notes for its checkpoints
 
 
 class GraphCopy:
@@ -204,7 +205,8 @@ def _check(source, target):
     bare = {*vars(keras.Model() if isinstance(source, keras.Model) else layers.Layer()), *LATER}
     if isinstance(source, keras.Model):  # others were set by fit or compile
         bare |= {*vars(source)} - {*vars(target)}
-    pairs = {n: (getattr(source, n), getattr(target, n, None)) for n in own if n not in bare}
+    own = [name for name in own if name not in bare and not name.startswith(TRACKED)]
+    pairs = {name: (getattr(source, name), getattr(target, name, None)) for name in own}
     pairs["dtype_policy"] = source.dtype_policy, target.dtype_policy
     pairs["layers"] = [[type(part).__name__ for part in x._layers] for x in (source, target)]
     for name, (value, copied) in pairs.items():

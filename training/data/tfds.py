@@ -88,7 +88,7 @@ def features(builder):
     if len(keys) != 2 or not all(map(isinstance, (found[key] for key in keys), kinds)):
         raise InputError(
             f"--dataset tfds:{builder.info.full_name}: expected one image and one class label; it "
-            f"has {', '.join(given)}."
+            f"has {', '.join(sorted(given))}."
         )
     return keys
 

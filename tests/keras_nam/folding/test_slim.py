@@ -144,7 +144,8 @@ class Block(layers.Layer):
 
 
 def test_what_is_frozen_stays_frozen():
-    model = model_of((6, 6, 3), convolution(6), BN(), Block(), Block(), convolution())
+    stack = convolution(6), BN(), convolution(6), Block(), Block(), convolution()
+    model = model_of((6, 6, 3), *stack)
     *_, whole, part, _ = model.layers
     whole.trainable = part.convolution.trainable = False
     slimmed = keras_nam.slim(model, 0.5)
