@@ -17,14 +17,15 @@ from training import console, recipes
 from training.cli import InputError
 from training.comparing.variants import folder_name
 from training.data import datasets, sources, streams
-from training.fitting import resolve
+from training.fitting import initial, resolve
 from training.jobs import Job
 from training.runs import files
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 KEPT = ("config.json", "history.csv", "result.json")  # the last makes a run finished
 OF_DATA = ("training_images", "classes", "image_size", "crop_fraction")
-LATER = ("class_names", "pictures", "normalization")  # which older runs do not have
+# Which older runs do not have; the file of --init may be gone.
+LATER = ("class_names", "pictures", "normalization", "sha256")
 POLL = 0.5  # seconds
 PATIENCE = 20  # seconds that an interrupted training has to end by itself
 
@@ -106,7 +107,8 @@ def check_folders(planned, dataset=None):
             continue
         config = files.read_json(folder / "config.json")
         found = files.flat({**config, **Job.from_config(config, folder).as_config()})
-        found["init"] = (found.get("init") or {}).get("source")
+        given = found.get("init") or {}
+        found |= {"init": given.get("source"), "sha256": given.get("sha256")}
         found["normalization"] = config.get("environment", {}).get("normalization")
         first = first or found
         try:
@@ -165,7 +167,13 @@ def _expected(job, found, of_data):
         "dataset": sources.full_name(job.dataset),
         "normalization": recipe.normalization,
         "init": job.init and str(Path(job.init)),
+        "sha256": job.init and _sha256(initial.weights_file(job.init)),
     }
+
+
+@functools.cache
+def _sha256(file):
+    return files.sha256(file) if file.is_file() else None
 
 
 def train_missing(planned, jobs, runs_dir, when_finished):

@@ -18,6 +18,12 @@ NAMES_SHOWN = 3
 GATE_GAMMA = 0.01  # of a gate that is new in a trained network
 
 
+def weights_file(source):
+    """Returns the path of the file of `--init`: of a run folder its best checkpoint."""
+    path = Path(source)
+    return path / "best.keras" if path.is_dir() else path
+
+
 def load(model, source):
     """Loads the weights of a file or a run's best checkpoint into a network.
 
@@ -36,8 +42,7 @@ def load(model, source):
     Raises:
         InputError: If the file cannot be read, or its network is another one.
     """
-    path = Path(source)
-    file = path / "best.keras" if path.is_dir() else path
+    path, file = Path(source), weights_file(source)
     if path.is_dir() and not file.is_file():
         raise InputError(f"--init {path}: expected a run folder with best.keras, or a file.")
     try:
@@ -62,6 +67,7 @@ def load(model, source):
     ]
     return {
         "source": str(path),
+        "sha256": files.sha256(file),
         "format": report.format,
         "loaded": len(report.loaded),
         "replaced": [layer.name for layer in left if layer.name == CLASSIFIER],

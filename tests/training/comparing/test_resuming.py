@@ -168,6 +168,20 @@ def test_runs_on_other_pictures_are_refused(finished, tmp_path, key, value):
         finished()
 
 
+def test_runs_from_other_weights_are_refused(run, tmp_path):
+    weights = tmp_path / "a.npz"
+    weights.write_bytes(b"some")
+    given = ["--init", str(weights)]
+    run(*given, archs="r18w4_nam")
+    path = tmp_path / "runs" / "r18w4_nam-s0" / "config.json"
+    init = {"source": str(weights), "sha256": files.sha256(weights)}
+    files.write_json(path, files.read_json(path) | {"init": init})
+    run(*given, archs="r18w4_nam")
+    files.write_json(path, files.read_json(path) | {"init": {**init, "sha256": "another"}})
+    with pytest.raises(InputError, match="sha256: another there"):
+        run(*given, archs="r18w4_nam")
+
+
 def test_missing_runs_train_in_the_precision_of_the_first(finished, tmp_path):
     for path in tmp_path.rglob("config.json"):
         files.write_json(path, files.read_json(path) | {"precision": "mixed_float16"})
