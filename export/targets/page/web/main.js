@@ -105,6 +105,7 @@ function update() {
     }
   })().finally(() => {
     running = null; // later, even if nothing was to be computed
+    if (pending && image) update();
   });
   return running;
 }
