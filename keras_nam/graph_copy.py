@@ -9,9 +9,6 @@ import numpy as np
 from keras import layers, ops
 from keras.src.saving.serialization_lib import SafeModeScope
 
-LATER = ("built", "_build_shapes_dict")  # what Keras sets when a layer is built
-TRACKED = "_self_"  # the names of what TensorFlow notes for its checkpoints
-
 
 class GraphCopy:
     """Copies a graph of layers, with the nested ones. A subclass replaces layers.
@@ -201,11 +198,7 @@ def _copy_state(source, target, seen=()):
 
 def _check(source, target):
     """Raises unless a copy has the parts and attributes of its source."""
-    own = {} if _is_of_keras(source) else vars(source)
-    bare = {*vars(keras.Model() if isinstance(source, keras.Model) else layers.Layer()), *LATER}
-    if isinstance(source, keras.Model):  # others were set by fit or compile
-        bare |= {*vars(source)} - {*vars(target)}
-    own = [name for name in own if name not in bare and not name.startswith(TRACKED)]
+    own = [] if _is_of_keras(source) else _own_attributes(source, target)
     pairs = {name: (getattr(source, name), getattr(target, name, None)) for name in own}
     pairs["dtype_policy"] = source.dtype_policy, target.dtype_policy
     pairs["layers"] = [[type(part).__name__ for part in x._layers] for x in (source, target)]
@@ -215,6 +208,19 @@ def _check(source, target):
                 f"Expected its `get_config` to describe {source.path!r}. "
                 f"Received: {name}={value!r}, and {copied!r} in the copy"
             )
+
+
+def _own_attributes(source, target):
+    """Returns the names of the attributes that a layer's own code sets, and not Keras."""
+    is_model = isinstance(source, keras.Model)
+    of_keras = {*vars(keras.Model() if is_model else layers.Layer()), "built", "_build_shapes_dict"}
+    return [
+        name
+        for name in vars(source)
+        if name not in of_keras
+        and not name.startswith("_self_")  # TensorFlow's, for its checkpoints
+        and (not is_model or hasattr(target, name))  # else of `compile` or `fit`
+    ]
 
 
 def _equal(value, copied):

@@ -33,7 +33,7 @@ def parser():
     )
     parser.add_argument(
         "--dataset",
-        help=f"{', '.join(sources.DATASETS)}: or a folder, for a .keras file without a run "
+        help=f"{', '.join(sources.DATASETS)} or a folder: for a .keras file without a run "
         "(default: cifar100)",
     )
     return parser

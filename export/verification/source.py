@@ -167,9 +167,9 @@ class Source:
 
 def _digest_of(dataset):
     """Returns the hash of the test images and labels, or of a folder's list of pictures."""
-    test = dataset.test
     if dataset.listing:
         return dataset.listing_hash
+    test = dataset.test
     digest = hashlib.sha256(np.ascontiguousarray(test.images))
     digest.update(np.ascontiguousarray(test.labels, np.int64))
     return digest.hexdigest()

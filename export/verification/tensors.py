@@ -104,11 +104,11 @@ def refuse_of_classifiers(name, given):
 
 
 def check_precision(name, precision):
-    """Raises an InputError if there is no tolerance for a model's outputs in a precision."""
+    """Raises an InputError for a precision without a tolerance, such as int8."""
     if precision not in EPSILON:
         raise InputError(
-            f"precision {precision}: {name} is not an image classifier, and other outputs have no "
-            f"tolerance for it. Expected {' or '.join(EPSILON)}."
+            f"precision {precision}: {name} is not an image classifier. Expected "
+            f"{' or '.join(EPSILON)}, which have tolerances for other outputs."
         )
 
 

@@ -1,5 +1,6 @@
 """The command line: its statuses, and a full disk."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -39,3 +40,18 @@ def test_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, monkeyp
     assert "config.json" in files
     assert not {"last.keras", "result.json"} & files
     assert not [name for name in files if "writing" in name]
+
+
+def test_a_backend_of_keras_own_file_is_refused(tmp_path):
+    """`~/.keras/keras.json` decides where the environment does not."""
+    (tmp_path / "keras.json").write_text('{"backend": "numpy"}')
+    environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
+    ended = subprocess.run(
+        [sys.executable, ROOT / "training" / "train.py", "--dataset", "synthetic"],
+        env={**environment, "KERAS_HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: Unknown backend 'numpy'")

@@ -25,7 +25,7 @@ TRAIN = Path(__file__).parents[1] / "train.py"
 KEPT = ("config.json", "history.csv", "result.json")  # the last makes a run finished
 OF_DATA = ("training_images", "classes", "image_size", "crop_fraction")
 # Which older runs do not have; the file of --init may be gone.
-LATER = ("class_names", "pictures", "normalization", "sha256")
+LATER = ("class_names", "pictures", "normalization", "hash of --init")
 POLL = 0.5  # seconds
 PATIENCE = 20  # seconds that an interrupted training has to end by itself
 
@@ -108,7 +108,7 @@ def check_folders(planned, dataset=None):
         config = files.read_json(folder / "config.json")
         found = files.flat({**config, **Job.from_config(config, folder).as_config()})
         given = found.get("init") or {}
-        found |= {"init": given.get("source"), "sha256": given.get("sha256")}
+        found |= {"init": given.get("source"), "hash of --init": given.get("sha256")}
         found["normalization"] = config.get("environment", {}).get("normalization")
         first = first or found
         try:
@@ -167,7 +167,7 @@ def _expected(job, found, of_data):
         "dataset": sources.full_name(job.dataset),
         "normalization": recipe.normalization,
         "init": job.init and str(Path(job.init)),
-        "sha256": job.init and _sha256(initial.weights_file(job.init)),
+        "hash of --init": job.init and _sha256(initial.weights_file(job.init)),
     }
 
 

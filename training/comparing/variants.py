@@ -12,7 +12,6 @@ from training.settings import check, from_text
 KINDS = {"stem": jobs.Job} | {
     field.name: recipes.Recipe for field in dataclasses.fields(recipes.Recipe)
 }
-NAM_ALONE = {"gain", "gamma_penalty", "gate_gradient", "weighting"}
 
 
 def read_variants(text, base):
@@ -60,8 +59,9 @@ def _job(entry, base):
             key, _, text = pair.partition("=")
             check_name("setting", key, KINDS)
             own[key] = from_text(KINDS[key], key, text)
-        if NAM_ALONE & {*own} and not network.has_weighting(arch):
-            raise InputError(f"{', '.join(NAM_ALONE & {*own})}: {arch} has no NAM gate.")
+        of_nam = [key for key in own if key in network.OF_NAM]
+        if of_nam and not network.has_nam_gates(arch):
+            raise InputError(f"{', '.join(of_nam)}: {arch} has no NAM gate.")
         stem = own.pop("stem", base.stem)
         recipe = recipes.changed(base.recipe, **own)
     except (InputError, ValueError) as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import keras
 
-from training.cli import FailedError, InputError
+from training.cli import FailedError
 from training.data import datasets, sources, streams
 from training.fitting import (
     checkpoints,
@@ -65,14 +65,12 @@ def train(job, say=print, callbacks=()):
     job = resolve.normalization(job, dataset, given, say)
     job = resolve.steps(job, dataset)
     if job.find_lr:
-        if placement.shard[1] > 1:
-            raise InputError("--find-lr: expected one process.")
         return _find_rate(job, dataset, say)
     if job.minutes:
         job = pace.fit_epochs(job, dataset, placement, say)
     job = resolve.average(job, say)
     config = {**_configuration(job, dataset, placement, normalization), "init": given}
-    resolve.check_schedule(job, say)
+    resolve.warn_of_few_steps(job, say)
     if job.dry_run:
         say("\n".join(f"{name}: {value}" for name, value in files.described(config).items()))
         return pace.describe(job, dataset, placement, say)

@@ -11,6 +11,8 @@ from keras_nam.attention import ATTENTIONS
 from keras_nam.models import parse_arch
 from training.fitting import devices, initial, optimizers, schedules
 
+OF_NAM = ("gain", "gamma_penalty", "gate_gradient", "weighting")  # settings of NAM's layers alone
+
 
 def compiled_model(job, classes):
     """Returns the network of a `Job` whose precision and steps are resolved, ready to fit."""
@@ -90,7 +92,7 @@ def at_sizes(model, job):
     return models
 
 
-def has_weighting(arch):
+def has_nam_gates(arch):
     """Whether an arch has NAM gates; a ValueError if it does not exist."""
     _, _, attention = parse_arch(arch)
     return bool(attention) and "weighting" in ATTENTIONS[attention].layer().get_config()
@@ -100,7 +102,7 @@ def initial_model(job, classes):
     """Returns the network with its first weights."""
     recipe = job.recipe
     options = {}
-    if has_weighting(job.arch):
+    if has_nam_gates(job.arch):
         penalty = keras.regularizers.L1(recipe.gamma_penalty) if recipe.gamma_penalty else None
         options = {
             "gate_gradient": recipe.gate_gradient,

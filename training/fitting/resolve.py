@@ -76,6 +76,8 @@ def for_data(job, dataset, placement, say):
         say(f"--stem {job.stem}, for images of {height}×{width}")
     _check_augmentation(recipe, height, width, placement)
     _check_end(recipe, dataset, placement)
+    if job.find_lr and placement.shard[1] > 1:
+        raise InputError("--find-lr: expected one process.")
     if recipe.freeze != "none":
         say(_frozen(job))
     return dataclasses.replace(job, crop_fraction=dataset.resize.crop_fraction)
@@ -147,8 +149,8 @@ def steps(job, dataset):
     return dataclasses.replace(job, steps_per_epoch=min(job.steps_per_epoch or whole, whole))
 
 
-def check_schedule(job, say):
-    """Says what of the learning rate's schedule the training is too short for."""
+def warn_of_few_steps(job, say):
+    """Warns if the training ends before its learning rate reaches its peak, or falls."""
     recipe, count = job.recipe, job.steps_per_epoch * job.recipe.epochs
     if recipe.schedule == "warmup_cosine" and recipe.warmup_steps >= count:
         say(

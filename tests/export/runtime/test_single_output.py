@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from export.runtime.local_models import classifier_signature
 from export.runtime.single_output import SEVERAL_LABELS, SeveralLabelsError, kind_of
 from training.cli import InputError
 
@@ -42,3 +43,9 @@ def test_what_may_be_either_must_be_stated(rows, stated, message):
 def test_several_labels(rows, stated):
     with pytest.raises(SeveralLabelsError, match="each of 3 labels"):
         kind_of(rows, "m", stated)
+
+
+def test_an_output_without_a_declared_shape():
+    """ONNX Runtime gives () for it."""
+    (signature,) = classifier_signature((None, 8, 8, 3), ()).values()
+    assert set(signature.outputs.values()) == {(None, None)}

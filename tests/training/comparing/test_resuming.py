@@ -178,7 +178,7 @@ def test_runs_from_other_weights_are_refused(run, tmp_path):
     files.write_json(path, files.read_json(path) | {"init": init})
     run(*given, archs="r18w4_nam")
     files.write_json(path, files.read_json(path) | {"init": {**init, "sha256": "another"}})
-    with pytest.raises(InputError, match="sha256: another there"):
+    with pytest.raises(InputError, match="hash of --init: another there"):
         run(*given, archs="r18w4_nam")
 
 

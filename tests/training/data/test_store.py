@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -43,6 +44,20 @@ def test_stores_hold_the_pixels_that_pillow_reads(decoded, cache):
     np.testing.assert_array_equal(found[plain], RESIZE.crop(whole))
     np.testing.assert_array_equal(found.take([3, 1])[1:], found[[1]])
     assert found[np.array([], int)].shape == (0, 32, 32, 3)
+
+
+def test_auto_uses_a_cache_file_that_is_there(decoded, tmp_path, monkeypatch):
+    """Also if the disk has no room for a second one: a resumed training sees the same pixels."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(store, "SHARE_OF_MEMORY", 0)
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=0))
+    assert isinstance(store.stored(decoded, "auto", "key"), store.Decoded)
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    store.stored(decoded, "disk", "key")
+    monkeypatch.setattr(store, "SHARE_OF_MEMORY", 0)
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=0))
+    assert isinstance(store.stored(decoded, "auto", "key"), store.Stored)
 
 
 def test_streams_of_views(decoded):

@@ -1,15 +1,17 @@
 """`--find-lr`: a sweep that suggests a learning rate, and trains nothing."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.support import small_run
-from training import train
-from training.cli import FailedError
-from training.fitting import find_rate
+from training import jobs, train
+from training.cli import FailedError, InputError
+from training.data import datasets
+from training.fitting import find_rate, resolve
 
 pytestmark = pytest.mark.usefixtures("lean")
 
@@ -57,3 +59,10 @@ def test_a_first_loss_that_is_not_finite(tmp_path, monkeypatch):
 
 def stop(self, batch, logs=None):
     self.model.stop_training = True
+
+
+def test_one_process_sweeps():
+    job = jobs.Job(dataset="synthetic", arch="r18w4", find_lr=True)
+    placement = types.SimpleNamespace(shard=(0, 2))
+    with pytest.raises(InputError, match="--find-lr: expected one process"):
+        resolve.for_data(job, datasets.load("synthetic"), placement, print)

@@ -103,6 +103,9 @@ def test_evaluate_measures_what_the_training_did(finished):
     for key in ("loss", "top1", "top5"):
         assert scores[key] == pytest.approx(result[key], abs=1e-5, rel=1e-5)
     (finished / "mistakes.png").unlink()
+    for given in (("paddle", None), (None, "cifar100")):
+        with pytest.raises(InputError, match="is a run, which has its own"):
+            report.report(finished, "test", False, None, *given)
 
 
 def test_the_checkpoint_loads_with_the_library_alone(finished):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training import recipes
-from training.fitting import schedules
+from training import jobs, recipes
+from training.fitting import resolve, schedules
 from training.fitting.optimizers import SGD
 
 
@@ -81,3 +81,21 @@ def test_the_rate_follows_the_step_of_a_traced_training():
     traced = tf.function(schedules.StepDecay(0.1, [1], 0.5, 2))
     found = [float(traced(tf.constant(step, tf.int64))) for step in range(4)]
     np.testing.assert_allclose(found, [0.1, 0.1, 0.05, 0.05], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "warning"),
+    [
+        ("paddle", {"warmup_steps": 30}, "30, and the training has 30 steps"),
+        ("paddle", {"warmup_steps": 29}, None),
+        ("official", {"milestones": (3, 5)}, "3 5, and the training has 3 epochs"),
+        ("official", {"milestones": (2, 5)}, None),
+        ("fast", {}, None),
+    ],
+)
+def test_a_training_that_is_too_short_is_warned_of(name, settings, warning):
+    recipe = recipes.get(name, epochs=3, **settings)
+    said = []
+    resolve.warn_of_few_steps(jobs.Job(recipe=recipe, steps_per_epoch=10), said.append)
+    assert len(said) == (warning is not None)
+    assert all(line.startswith("warning: ") and warning in line for line in said)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_nam
 from training import evaluate
 from training.cli import InputError
 from training.runs.scores import accuracy_by_class, surest_mistakes, worst_confusions
@@ -96,3 +97,10 @@ def test_an_unknown_split(tmp_path):
     (tmp_path / "model.keras").write_bytes(b"")
     with pytest.raises(InputError, match=r"--split 'train'; there are test, validation"):
         evaluate.main([str(tmp_path / "model.keras"), "--split", "train", "--dataset", "synthetic"])
+
+
+def test_a_file_of_another_image_size(tmp_path):
+    model = keras_nam.create_model("r18w4", 10, (48, 48, 3))
+    model.save(tmp_path / "model.keras")
+    evaluate.main([str(tmp_path / "model.keras"), "--dataset", "synthetic"])
+    assert (tmp_path / "model-mistakes.png").is_file()
