@@ -5,7 +5,6 @@ import re
 
 from training import jobs, recipes
 from training.cli import InputError, check_name
-from training.fitting import network
 from training.settings import check, from_text
 
 # What an entry of --archs may set.
@@ -59,9 +58,6 @@ def _job(entry, base):
             key, _, text = pair.partition("=")
             check_name("setting", key, KINDS)
             own[key] = from_text(KINDS[key], key, text)
-        of_nam = [key for key in own if key in network.OF_NAM]
-        if of_nam and not network.has_nam_gates(arch):
-            raise InputError(f"{', '.join(of_nam)}: {arch} has no NAM gate.")
         stem = own.pop("stem", base.stem)
         recipe = recipes.changed(base.recipe, **own)
     except (InputError, ValueError) as error:

@@ -53,7 +53,7 @@ def fit_epochs(job, dataset, placement, say):
         sizes = recipe.progressive_sizes or (None,)
         pace = measure(job, dataset, placement, map(Kind._make, product(is_frozen, sizes)))
         epochs = _most_epochs(job, pace)
-        say(f"--epochs {epochs}, which take about {minutes(job, pace, epochs):.1f} minutes")
+        say(f"--epochs {epochs}, in about {minutes(job, pace, epochs):.1f} minutes")
     return dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, epochs=epochs))
 
 
@@ -87,7 +87,7 @@ def describe(job, dataset, placement, say):
     """Says how long a job takes on this machine."""
     epochs = job.recipe.epochs
     pace = measure(job, dataset, placement, kinds_of(job.recipe, epochs))
-    say(f"{epochs} epochs take about {minutes(job, pace, epochs):.1f} minutes on this machine.")
+    say(f"Epochs: {epochs}, in about {minutes(job, pace, epochs):.1f} minutes on this machine.")
     for (is_frozen, size), (_, seconds) in pace.items():
         what = [f"images of {size} pixels"] * bool(size) + ["frozen layers"] * is_frozen
         kind = f" with {' and '.join(what)}" if what else ""

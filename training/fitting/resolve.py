@@ -41,6 +41,15 @@ def check(job):
     mean, std = job.recipe.mean, job.recipe.std
     if mean in (recipes.AUTO, recipes.IMAGENET) and std != recipes.RECIPES[job.recipe_name].std:
         raise InputError(f"--std {std}: --mean {mean[0]} brings its own. Leave out --std.")
+    _check_nam(job)
+
+
+def _check_nam(job):
+    named = recipes.RECIPES[job.recipe_name]
+    own = [key for key in network.OF_NAM if getattr(job.recipe, key) != getattr(named, key)]
+    if own and not network.has_nam_gates(job.arch):
+        option = "--" + own[0].replace("_", "-")
+        raise InputError(f"{option}: {job.arch} has no NAM gate. Leave out the option.")
 
 
 def _check_exempt(job):

@@ -81,7 +81,7 @@ def test_a_dry_run_prints_settings_and_the_time_and_writes_nothing(tmp_path, lea
     for line in ("arch: r18w8_nam", "epochs: 1", "classes: 10", f"tensorflow: {tf.__version__}"):
         assert line in out.splitlines()
     assert "class_names" not in out
-    assert "1 epochs take about" in out
+    assert "Epochs: 1, in about" in out
     assert "with images of 32 pixels" in out
     assert "16 pixels" not in out
     assert not (tmp_path / "run").exists()
