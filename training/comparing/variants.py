@@ -60,6 +60,6 @@ def _job(entry, base):
             own[key] = from_text(KINDS[key], key, text)
         stem = own.pop("stem", base.stem)
         recipe = recipes.changed(base.recipe, **own)
-    except (InputError, ValueError) as error:
+    except InputError as error:
         raise InputError(f"--archs {entry}: {error}") from None
     return check(dataclasses.replace(base, arch=arch, stem=stem, recipe=recipe))

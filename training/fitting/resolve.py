@@ -13,6 +13,7 @@ from training.cli import InputError
 from training.data import augment, streams
 from training.fitting import initial, network
 from training.runs import files
+from training.settings import refuse
 
 EMA_SPANS = 10  # at least, in a training
 
@@ -45,11 +46,10 @@ def check(job):
 
 
 def _check_nam(job):
-    named = recipes.RECIPES[job.recipe_name]
-    own = [key for key in network.OF_NAM if getattr(job.recipe, key) != getattr(named, key)]
-    if own and not network.has_nam_gates(job.arch):
-        option = "--" + own[0].replace("_", "-")
-        raise InputError(f"{option}: {job.arch} has no NAM gate. Leave out the option.")
+    for name in network.OF_NAM:
+        usual = getattr(recipes.RECIPES[job.recipe_name], name)
+        if getattr(job.recipe, name) != usual and not network.has_nam_gates(job.arch):
+            refuse(job.recipe, name, f"{usual}, since {job.arch} has no NAM gate")
 
 
 def _check_exempt(job):

@@ -108,8 +108,8 @@ def test_tables_without_training(finished, tmp_path):
     ("more", "archs", "message"),
     [
         ([], "r18w4,r18w4_nma", "Did you mean 'r18_nam'"),
-        ([], "r18w4_se,r18w4_se:gain=2", "--gain: r18w4_se has no NAM gate"),
-        (["--gain", "2"], "r18w4_nam,r18w4", "--gain: r18w4 has no NAM gate"),
+        ([], "r18w4_se,r18w4_se:gain=2", "expected 1.0, since r18w4_se has no NAM gate"),
+        (["--gain", "2"], "r18w4_nam,r18w4", "gain 2.0: expected 1.0, since r18w4 has no NAM gate"),
         ([], "r18w4:stem=cfar", "Unknown stem 'cfar'"),
         (["--baseline", "r18"], "r18w4,r18w4_nam", "as --baseline 'r18'; there are r18w4, r18w4_n"),
         (["--seeds", "0,0"], "r18w4", "0 is given twice"),
