@@ -153,7 +153,10 @@ def notes(report):
     """Returns the notes on the table, one line each."""
     lines = [f"Measured: {report['measure']}."]
     if report["missing"]:
-        lines.append(f"Not finished: {', '.join(report['missing'])}.")
+        count = len(report["missing"])
+        lines.append(
+            f"Not finished: {count} of {count + len(report['runs'])} runs. compare.json lists them."
+        )
     pairs = [row["difference"]["seeds"] for row in report["variants"] if row["difference"]]
     counts = sorted({len(seeds) for seeds in pairs})
     if 1 in counts:
@@ -162,11 +165,12 @@ def notes(report):
         if count > 1:
             p = 2 / 2**count
             lines.append(f"With {count} pairs the permutation test's p cannot fall below {p:.3g}.")
-    if len(pairs) > 1 and max(counts) > 1:
+    tested = sum(len(seeds) > 1 for seeds in pairs)
+    if tested > 1:
         lines.append(
-            f"Each interval is by itself: of {len(pairs)} comparisons without any difference, "
-            f"{0.05 * len(pairs):.2g} would on average be called better or worse. Holm's p is the "
-            "t-test's, corrected for all of them."
+            "Better or worse: Holm's p, which is the t-test's corrected for all "
+            f"{tested} comparisons, is below 0.05. The intervals are not corrected: one may leave "
+            "out 0 although no difference is shown."
         )
     found = [row["difference"]["detectable"] for row in report["variants"] if row["difference"]]
     found = [100 * points for points in found if points is not None]
@@ -174,7 +178,7 @@ def notes(report):
         lines.append(
             "With these spreads, a true difference of "
             f"{' to '.join(f'{end:.2g}' for end in sorted({min(found), max(found)}))} points would "
-            "be shown in about 80% of such comparisons."
+            "be shown in about 80% of such comparisons, if each were the only one."
         )
     if len({str(row["environment"]) for row in report["runs"]}) > 1:
         lines.append(
@@ -197,10 +201,9 @@ def markdown(report):
         "draws, and the same initial weights to the layers that they share. So the difference is "
         f"taken seed by seed: variant minus `{report['baseline']}`, in percentage points, over the "
         "seeds that both have.",
-        "The interval is Student's t on these differences; where it holds 0, no difference is "
-        "shown, which is not to say that there is none: its width says how large a difference "
-        "could have hidden. The permutation test (exact, two-sided, flips the differences' signs) "
-        "is a check that assumes no normal distribution.",
+        "The interval is Student's t on these differences. Where no difference is shown, there may "
+        "be one as large as the interval's ends. The permutation test (exact, two-sided, flips the "
+        "differences' signs) is a check that assumes no normal distribution.",
         "sd: sample standard deviation over seeds. Multiply-adds: of convolutions and dense "
         "layers, an image. ms/step: median over the epochs of full size, training alone; minutes: "
         "a run's; both with whatever else the machine did, runs beside it (--jobs) included.",

@@ -21,6 +21,19 @@ def paired(values, baseline):
     return statistics.difference(dict(enumerate(values)), dict(enumerate(baseline)))
 
 
+def compared(*differences):
+    """Returns the difference of each variant from a baseline of zeros."""
+    costs = dict.fromkeys(statistics.COSTS, 1)
+    columns = [(0, 0, 0), *differences]
+    rows = [
+        {"name": name, "seed": seed, "top1": top1, **costs}
+        for name, column in enumerate(columns)
+        for seed, top1 in enumerate(column)
+    ]
+    variants = statistics.compare(rows, 0, dict.fromkeys(range(len(columns)), 1))
+    return [row["difference"] for row in variants[1:]]
+
+
 def test_interval_and_p_are_scipys():
     found = statistics.difference(NAM, PLAIN)
     test = stats.ttest_rel(list(NAM.values()), list(PLAIN.values()))
@@ -47,14 +60,7 @@ def test_holm_by_hand():
 
 
 def test_holm_corrects_for_the_comparisons_that_have_an_interval():
-    rows = [
-        {"name": name, "seed": seed, "top1": top1 + 0.001 * seed**2 * (name == "b")}
-        for name, top1 in (("a", 0.5), ("b", 0.6), ("c", 0.7))
-        for seed in range(3 if name != "c" else 1)
-    ]
-    costs = dict.fromkeys(statistics.COSTS, 1)
-    variants = statistics.compare([row | costs for row in rows], "a", dict.fromkeys("abc", 1))
-    _, two, one = (row["difference"] for row in variants)
+    two, one = compared([0.1, 0.101, 0.104], [0.2])
     assert two["p_holm"] == two["p_t"] < 0.01
     assert one["p_holm"] is None
 
@@ -79,10 +85,23 @@ def test_permutation_by_hand():
         ([0.010, 0.011, 0.012], "better"),
         ([-0.010, -0.011, -0.012], "worse"),
         ([-0.010, 0.011, 0.012], "no difference shown"),
+        ([0, 0, 0], "no difference shown"),
+        ([0.0012, 0.0012], "better"),
+        ([0.0012], "one pair: no interval"),
     ],
 )
 def test_verdict(differences, verdict):
-    assert paired(differences, [0, 0, 0])["verdict"] == verdict
+    assert compared(differences)[0]["verdict"] == verdict
+
+
+def test_the_verdict_is_corrected_for_all_comparisons():
+    """p = 0.0091 with 3 pairs, times 5 is 0.046 and times 6 is 0.055."""
+    close, far = [0.010, 0.012, 0.014], [0.010, -0.011, 0.012]
+    assert compared(close)[0]["p_t"] == pytest.approx(0.0091, abs=1e-4)
+    assert compared(close, *4 * [far])[0]["verdict"] == "better"
+    found = compared(close, *5 * [far])[0]
+    assert found["verdict"] == "no difference shown"
+    assert found["low"] > 0
 
 
 @pytest.mark.filterwarnings("error")
@@ -90,7 +109,6 @@ def test_equal_differences_have_an_interval_of_no_width():
     found = statistics.difference(PLAIN, dict(PLAIN))
     assert (found["mean"], found["low"], found["high"], found["std"]) == (0, 0, 0, 0)
     assert (found["p_t"], found["p_permutation"]) == (1, 1)
-    assert found["verdict"] == "no difference shown"
     # 0.0012 twice, except for rounding.
     found = paired([0.6664, 0.6462], [0.6652, 0.6450])
     assert (found["low"], found["high"]) == pytest.approx((0.0012, 0.0012))
