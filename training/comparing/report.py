@@ -175,10 +175,11 @@ def notes(report):
     found = [row["difference"]["detectable"] for row in report["variants"] if row["difference"]]
     found = [100 * points for points in found if points is not None]
     if found:
+        alone = ", if each were the only one" if tested > 1 else ""
         lines.append(
             "With these spreads, a true difference of "
             f"{' to '.join(f'{end:.2g}' for end in sorted({min(found), max(found)}))} points would "
-            "be shown in about 80% of such comparisons, if each were the only one."
+            f"be shown in about 80% of such comparisons{alone}."
         )
     if len({str(row["environment"]) for row in report["runs"]}) > 1:
         lines.append(
