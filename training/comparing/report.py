@@ -168,18 +168,17 @@ def notes(report):
     tested = sum(len(seeds) > 1 for seeds in pairs)
     if tested > 1:
         lines.append(
-            "Better or worse: Holm's p, which is the t-test's corrected for all "
-            f"{tested} comparisons, is below 0.05. The intervals are not corrected: one may leave "
-            "out 0 although no difference is shown."
+            "A variant is called better or worse if Holm's p is below 0.05: the t-test's p, "
+            f"corrected for all {tested} comparisons. The intervals are not corrected, so an "
+            "interval may exclude 0 where no difference is shown."
         )
     found = [row["difference"]["detectable"] for row in report["variants"] if row["difference"]]
     found = [100 * points for points in found if points is not None]
     if found:
-        alone = ", if each were the only one" if tested > 1 else ""
         lines.append(
             "With these spreads, a true difference of "
             f"{' to '.join(f'{end:.2g}' for end in sorted({min(found), max(found)}))} points would "
-            f"be shown in about 80% of such comparisons{alone}."
+            "be shown in about 80% of such comparisons, before Holm's correction."
         )
     if len({str(row["environment"]) for row in report["runs"]}) > 1:
         lines.append(
